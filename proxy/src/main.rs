@@ -1,0 +1,3 @@
+//! The `outrider-proxy` binary.
+
+fn main() {}
