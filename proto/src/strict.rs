@@ -1,0 +1,131 @@
+//! Decoding from the wire, where what is not understood is an error.
+//!
+//! A protobuf decoder skips what it does not know. For a proxy an ignored field can be an ignored rule, so a
+//! message is decoded by its descriptor first, and every unknown field, unknown enum number and unlisted
+//! `Any`, at any depth, is a fault that names its path.
+
+use prost::{Message, Name};
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value,
+};
+use prost_types::Any;
+
+use crate::fault::{Fault, Path};
+use crate::{pool, type_url};
+
+/// How deep `Any`s may be nested in each other. Messages are bounded by prost's own limit of 100.
+const MAX_ANY_DEPTH: usize = 16;
+
+/// Decodes one resource and refuses whatever is outside the subset.
+///
+/// # Errors
+/// All faults (up to [`crate::fault::MAX_FAULTS`]), with the paths of the fields.
+pub fn decode<M: Message + Name + Default>(bytes: &[u8]) -> Result<M, Vec<Fault>> {
+    let mut path = Path::root();
+    let name = M::full_name();
+    match pool::message(&name) {
+        Some(descriptor) => check_bytes(&descriptor, bytes, 0, &mut path),
+        None => path.fault(format!("{name} is not in the supported subset")),
+    }
+    let message = M::decode(bytes)
+        .map_err(|error| path.fault(format!("not a valid {name}: {error}")))
+        .ok();
+    path.finish(message)
+}
+
+/// The typed message in an `Any`, if it is of this type and can be decoded.
+#[must_use]
+pub fn unpack<M: Message + Name + Default>(any: &Any) -> Option<M> {
+    let name = any.type_url.rsplit('/').next()?;
+    (name == M::full_name())
+        .then(|| M::decode(any.value.as_slice()).ok())
+        .flatten()
+}
+
+fn check_bytes(descriptor: &MessageDescriptor, bytes: &[u8], depth: usize, path: &mut Path) {
+    match DynamicMessage::decode(descriptor.clone(), bytes) {
+        Ok(message) => check(&message, depth, path),
+        Err(error) => path.fault(format!("not a valid {}: {error}", descriptor.full_name())),
+    }
+}
+
+fn check(message: &DynamicMessage, depth: usize, path: &mut Path) {
+    if message.descriptor().full_name() == "google.protobuf.Any" {
+        check_any(message, depth, path);
+        return;
+    }
+    for unknown in message.unknown_fields() {
+        let name = format!("field {}", unknown.number());
+        let of = message.descriptor().full_name().to_owned();
+        path.fault_at(&name, format!("not supported in {of}"));
+    }
+    for (field, value) in message.fields() {
+        path.field(field.name(), |path| check_value(&field, value, depth, path));
+    }
+}
+
+fn check_value(field: &FieldDescriptor, value: &Value, depth: usize, path: &mut Path) {
+    match value {
+        Value::Message(message) => check(message, depth, path),
+        Value::EnumNumber(number) => {
+            if let Kind::Enum(kind) = field.kind()
+                && kind.get_value(*number).is_none()
+            {
+                path.fault(format!("unknown value {number} of {}", kind.full_name()));
+            }
+        }
+        Value::List(items) => {
+            for (index, item) in items.iter().enumerate() {
+                path.index(index, |path| check_value(field, item, depth, path));
+            }
+        }
+        Value::Map(entries) => {
+            for (key, item) in entries {
+                path.field(&map_key(key), |path| {
+                    if let Value::Message(message) = item {
+                        check(message, depth, path);
+                    }
+                });
+            }
+        }
+        Value::Bool(_)
+        | Value::I32(_)
+        | Value::I64(_)
+        | Value::U32(_)
+        | Value::U64(_)
+        | Value::F32(_)
+        | Value::F64(_)
+        | Value::String(_)
+        | Value::Bytes(_) => {}
+    }
+}
+
+/// How a map's key is written in a path.
+pub(crate) fn map_key(key: &MapKey) -> String {
+    match key {
+        MapKey::String(key) => format!("[\"{key}\"]"),
+        MapKey::Bool(key) => format!("[{key}]"),
+        MapKey::I32(key) => format!("[{key}]"),
+        MapKey::I64(key) => format!("[{key}]"),
+        MapKey::U32(key) => format!("[{key}]"),
+        MapKey::U64(key) => format!("[{key}]"),
+    }
+}
+
+fn check_any(any: &DynamicMessage, depth: usize, path: &mut Path) {
+    let Ok(any) = any.transcode_to::<Any>() else {
+        path.fault("not a valid google.protobuf.Any");
+        return;
+    };
+    if depth >= MAX_ANY_DEPTH {
+        path.fault(format!("extensions are nested more than {MAX_ANY_DEPTH} deep"));
+        return;
+    }
+    match type_url::extension(&any.type_url).and_then(pool::message) {
+        Some(descriptor) => check_bytes(&descriptor, &any.value, depth + 1, path),
+        None => path.fault(format!("extension \"{}\" is not supported", any.type_url)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,32 @@
+//! Type URLs of the resources, and of what may stand in an `Any`.
+
+/// `envoy.config.listener.v3.Listener`
+pub const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+/// `envoy.config.route.v3.RouteConfiguration`
+pub const ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+/// `envoy.config.cluster.v3.Cluster`
+pub const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+/// `envoy.config.endpoint.v3.ClusterLoadAssignment`
+pub const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+
+/// Prefix of every type URL.
+pub const PREFIX: &str = "type.googleapis.com/";
+
+/// Extensions that may stand in an `Any` inside a resource.
+pub const EXTENSIONS: &[&str] = &[
+    "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+    "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+    "envoy.extensions.filters.http.router.v3.Router",
+    "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",
+    "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
+    "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+    "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+    "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+];
+
+/// The full message name in a type URL, if it is one that may stand in an `Any`.
+pub(crate) fn extension(type_url: &str) -> Option<&str> {
+    let name = type_url.strip_prefix(PREFIX)?;
+    EXTENSIONS.contains(&name).then_some(name)
+}
