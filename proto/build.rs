@@ -13,7 +13,12 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     files.sort();
     let descriptors = protox::compile(&files, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+    let mut embedded = descriptors.clone();
+    for file in &mut embedded.file {
+        // The comments go into the generated code below; the running program has no use for them.
+        file.source_code_info = None;
+    }
+    fs::write(out.join("descriptors.bin"), embedded.encode_to_vec())?;
     let mut config = tonic_prost_build::Config::new();
     config.enable_type_names();
     tonic_prost_build::configure()

@@ -2,8 +2,11 @@
 
 use std::fmt;
 
-/// Faults that are collected before the rest is left unsaid.
+/// Faults that are collected; when there are more, the last one says so.
 pub const MAX_FAULTS: usize = 100;
+
+/// Bytes of a name from outside that are shown in a path or a reason.
+const MAX_SHOWN_BYTES: usize = 128;
 
 /// One thing that is wrong, with the path of the field in the names of the protobuf JSON mapping.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,11 +92,26 @@ impl Path {
         self.field(&format!("{name}[{index}]"), body)
     }
 
+    /// Runs `body` at an entry of a map; the key comes from outside and is shown escaped.
+    pub fn key<T>(&mut self, key: &str, body: impl FnOnce(&mut Self) -> T) -> T {
+        self.field(&format!("[{}]", quoted(key)), body)
+    }
+
     /// Takes note of a fault here.
     pub fn fault(&mut self, reason: impl Into<String>) {
-        if self.faults.len() < MAX_FAULTS {
-            self.faults.push(Fault::new(self.text.clone(), reason));
+        match self.faults.len() + 1 {
+            next if next < MAX_FAULTS => self.faults.push(Fault::new(self.text.clone(), reason)),
+            MAX_FAULTS => {
+                let reason = format!("more faults follow; the first {} are listed", self.faults.len());
+                self.faults.push(Fault::new("", reason));
+            }
+            _ => {}
         }
+    }
+
+    /// Whether looking for more faults is of no use.
+    pub(crate) fn is_full(&self) -> bool {
+        self.faults.len() >= MAX_FAULTS
     }
 
     /// Takes note of a fault at a field of what is here.
@@ -123,5 +141,63 @@ impl Path {
             Some(_) | None if !self.faults.is_empty() => Err(self.faults),
             Some(_) | None => Err(vec![Fault::new(self.text, "not understood")]),
         }
+    }
+}
+
+/// A name from outside in quotes, escaped so that it cannot break a log line, and cut when it is long.
+pub(crate) fn quoted(text: &str) -> String {
+    match text.get(..text.floor_char_boundary(MAX_SHOWN_BYTES)) {
+        Some(head) if head.len() < text.len() => format!("{head:?}..."),
+        _ => format!("{text:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_grows_and_shrinks() {
+        let mut path = Path::root();
+        path.item("clusters", 2, |path| {
+            path.field("options", |path| path.key("a\"b\n", |path| path.fault("bad")));
+            path.fault("worse");
+        });
+        path.fault("worst");
+        let lines: Vec<_> = path
+            .finish(Some(()))
+            .unwrap_err()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                r#"clusters[2].options["a\"b\n"]: bad"#,
+                "clusters[2]: worse",
+                "worst"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_list_is_bounded_and_says_so() {
+        let mut path = Path::root();
+        for index in 0..10 * MAX_FAULTS {
+            path.item("a", index, |path| path.fault("bad"));
+        }
+        let faults = path.finish(Some(())).unwrap_err();
+        assert_eq!(faults.len(), MAX_FAULTS);
+        assert_eq!(faults[MAX_FAULTS - 2].to_string(), "a[98]: bad");
+        assert_eq!(
+            faults[MAX_FAULTS - 1].to_string(),
+            "more faults follow; the first 99 are listed"
+        );
+    }
+
+    #[test]
+    fn long_names_are_cut_between_characters() {
+        let shown = quoted(&"\u{e9}".repeat(1000));
+        assert!(shown.ends_with("...") && shown.len() < 150, "{shown}");
     }
 }

@@ -10,19 +10,39 @@ use prost_reflect::{Cardinality, DynamicMessage, FieldDescriptor, Kind, MapKey, 
 use prost_types::Any;
 use serde_json::Value as Json;
 
-use crate::fault::{Fault, Path};
-use crate::{pool, type_url};
+use crate::fault::{Fault, Path, quoted};
+use crate::{outside, pool, strict, type_url};
 
 /// Messages nested deeper than this are refused.
 const MAX_DEPTH: usize = 64;
+
+/// Longest key that can be the name of a field, bytes.
+const MAX_NAME_BYTES: usize = 64;
+
+/// Largest text that is read, bytes.
+const MAX_TEXT_BYTES: usize = 32 << 20;
+
+/// Most mappings, lists and scalars in a text, those that aliases repeat included. A route takes about ten, so
+/// this is room for 100,000 of them.
+const MAX_NODES: usize = 1_000_000;
 
 /// Reads one message from YAML (of which JSON is a part).
 ///
 /// # Errors
 /// All faults, with the paths of the fields; a syntax error with its line and column.
 pub fn from_yaml<M: Message + Name + Default>(text: &str) -> Result<M, Vec<Fault>> {
-    let json: Json = serde_saphyr::from_str(text)
-        .map_err(|error| vec![Fault::new("", format!("not valid YAML: {error}"))])?;
+    if text.len() > MAX_TEXT_BYTES {
+        return Err(vec![Fault::new(
+            "",
+            format!("longer than {MAX_TEXT_BYTES} bytes"),
+        )]);
+    }
+    let json: Json = serde_saphyr::from_str_with_options(text, yaml_options()).map_err(|error| {
+        vec![Fault::new(
+            "",
+            format!("not valid YAML: {}", one_line(&error.to_string())),
+        )]
+    })?;
     from_json(&json)
 }
 
@@ -38,8 +58,10 @@ pub fn from_json<M: Message + Name + Default>(json: &Json) -> Result<M, Vec<Faul
         return path.finish(None);
     };
     let message = message(&descriptor, json, 0, &mut path);
-    let typed = message.and_then(|message| message.transcode_to::<M>().ok());
-    path.finish(typed)
+    let message = path.finish(message)?;
+    // By way of the strict decoder, so that a file cannot hold what the wire cannot carry: text nests deeper in a
+    // `Struct` than an encoded message may, for one.
+    strict::decode(&message.encode_to_vec())
 }
 
 /// The JSON form of a message, with field names as in the `.proto` files.
@@ -59,6 +81,26 @@ pub fn to_json<M: Message + Name>(value: &M) -> Result<Json, Fault> {
     message
         .serialize_with_options(serde_json::value::Serializer, &options)
         .map_err(|error| fault(error.to_string()))
+}
+
+/// How YAML is read: one document, no key twice, only `true` and `false` as booleans (YAML 1.2), and bounds that an
+/// "alias bomb" runs into.
+fn yaml_options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: 4 * MAX_NODES,
+            max_nodes: MAX_NODES,
+            max_depth: MAX_DEPTH,
+        },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_NODES },
+        strict_booleans: true,
+        with_snippet: false,
+    }
+}
+
+/// A parser's message without its line breaks: a fault is one line.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn message(
@@ -83,21 +125,35 @@ fn message(
         ));
     };
     let mut message = DynamicMessage::new(descriptor.clone());
+    // Numbers of the fields that were set: one that is set to its default looks unset in the message.
+    let mut set = Vec::new();
     for (key, json) in entries {
-        path.field(key, |path| match find(descriptor, key) {
-            Some(_) if json.is_null() => {}
-            Some(field) if is_set_already(&message, &field) => {
-                path.fault("set twice, or beside another field of which only one may be set");
+        let Some(field) = find(descriptor, key) else {
+            unknown_field(descriptor, key, path);
+            continue;
+        };
+        if is_unset(&field, json) {
+            continue;
+        }
+        path.field(field.name(), |path| {
+            if let Some(other) = set_beside(&field, &set) {
+                path.fault(format!(
+                    "set beside {other}; only one of them may be set, and only once"
+                ));
+            } else if let Some(value) = field_value(&field, json, depth, path) {
+                message.set_field(&field, value);
             }
-            Some(field) => {
-                if let Some(value) = field_value(&field, json, depth, path) {
-                    message.set_field(&field, value);
-                }
-            }
-            None => path.fault(unknown_field(descriptor, key)),
         });
+        set.push(field);
     }
     Some(message)
+}
+
+/// Whether `null` leaves the field alone; only a `google.protobuf.Value` can hold it.
+fn is_unset(field: &FieldDescriptor, json: &Json) -> bool {
+    let holds_null =
+        matches!(field.kind(), Kind::Message(kind) if kind.full_name() == "google.protobuf.Value");
+    json.is_null() && !(holds_null && !field.is_list() && !field.is_map())
 }
 
 /// A field by its name in the `.proto` file or by its lowerCamelCase name.
@@ -107,27 +163,47 @@ fn find(descriptor: &MessageDescriptor, key: &str) -> Option<FieldDescriptor> {
         .or_else(|| descriptor.get_field_by_json_name(key))
 }
 
-fn is_set_already(message: &DynamicMessage, field: &FieldDescriptor) -> bool {
-    message.has_field(field)
-        || field.containing_oneof().is_some_and(|oneof| {
-            oneof
-                .fields()
-                .any(|other| other.supports_presence() && message.has_field(&other))
-        })
+/// The name of a field that was set already and excludes this one: itself, or another of the same `oneof`.
+fn set_beside(field: &FieldDescriptor, set: &[FieldDescriptor]) -> Option<String> {
+    let oneof = field.containing_oneof();
+    let other = set
+        .iter()
+        .find(|other| *other == field || (oneof.is_some() && other.containing_oneof() == oneof))?;
+    Some(other.name().to_owned())
 }
 
-fn unknown_field(descriptor: &MessageDescriptor, key: &str) -> String {
+fn unknown_field(descriptor: &MessageDescriptor, key: &str, path: &mut Path) {
+    let shown = quoted(key);
+    // A name that could be one stands in the path as it is; anything else only as a quoted text.
+    let is_name = key.len() <= MAX_NAME_BYTES
+        && key
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if is_name && !key.is_empty() {
+        path.fault_at(key, unknown_field_reason(descriptor, key));
+    } else {
+        path.fault(format!("unknown field {shown} of {}", descriptor.name()));
+    }
+}
+
+fn unknown_field_reason(descriptor: &MessageDescriptor, key: &str) -> String {
+    if outside::is_outside(descriptor.full_name(), key) {
+        return format!(
+            "not supported: this field of {} is outside Outrider's subset",
+            descriptor.name()
+        );
+    }
     let near = descriptor
         .fields()
-        .map(|field| (edit_distance(field.name(), key), field.name().to_owned()))
+        .map(|field| {
+            let distance = edit_distance(field.name(), key).min(edit_distance(field.json_name(), key));
+            (distance, field.name().to_owned())
+        })
         .min()
         .filter(|(distance, _)| *distance <= 2);
     match near {
         Some((_, name)) => format!("unknown field of {}; did you mean \"{name}\"?", descriptor.name()),
-        None => format!(
-            "not supported: {} has no such field in Outrider's subset",
-            descriptor.name()
-        ),
+        None => format!("not supported: {} has no such field", descriptor.name()),
     }
 }
 
@@ -173,16 +249,17 @@ fn map(field: &FieldDescriptor, json: &Json, depth: usize, path: &mut Path) -> O
     };
     let kind = entry.map_entry_value_field().kind();
     let values = entries.iter().filter_map(|(key, json)| {
-        let value = path.field(&format!("[\"{key}\"]"), |path| single(&kind, json, depth, path))?;
+        let value = path.key(key, |path| single(&kind, json, depth, path))?;
         Some((MapKey::String(key.clone()), value))
     });
     Some(Value::Map(values.collect()))
 }
 
 fn single(kind: &Kind, json: &Json, depth: usize, path: &mut Path) -> Option<Value> {
-    match kind {
-        Kind::Message(descriptor) => message(descriptor, json, depth + 1, path).map(Value::Message),
-        kind => scalar::value(kind, json, path),
+    if let Kind::Message(descriptor) = kind {
+        message(descriptor, json, depth + 1, path).map(Value::Message)
+    } else {
+        scalar::value(kind, json, path)
     }
 }
 
@@ -197,7 +274,7 @@ fn any(descriptor: &MessageDescriptor, json: &Json, depth: usize, path: &mut Pat
         return path.refuse("\"@type\" is missing");
     };
     let Some(inner) = type_url::extension(url).and_then(pool::message) else {
-        return path.refuse(format!("extension \"{url}\" is not supported"));
+        return path.refuse(format!("extension {} is not supported", quoted(url)));
     };
     let mut rest = entries.clone();
     rest.remove("@type");
@@ -209,6 +286,15 @@ fn any(descriptor: &MessageDescriptor, json: &Json, depth: usize, path: &mut Pat
     let mut message = DynamicMessage::new(descriptor.clone());
     message.transcode_from(&any).ok()?;
     Some(message)
+}
+
+/// A JSON value as it is shown in a reason, cut when it is long.
+fn shown(json: &Json) -> String {
+    match json {
+        Json::String(text) => quoted(text),
+        Json::Number(_) | Json::Bool(_) => json.to_string(),
+        Json::Null | Json::Array(_) | Json::Object(_) => kind_of(json).to_owned(),
+    }
 }
 
 /// What a JSON value is, in words.

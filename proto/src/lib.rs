@@ -8,6 +8,7 @@ pub mod fault;
 pub mod fields;
 mod generated;
 pub mod json;
+mod outside;
 mod pool;
 pub mod strict;
 pub mod type_url;
@@ -15,3 +16,6 @@ pub mod type_url;
 pub use fault::{Fault, Path};
 pub use generated::{envoy, google};
 pub use strict::unpack;
+
+#[cfg(test)]
+mod roundtrip;

@@ -7,7 +7,7 @@ use prost_reflect::{DescriptorPool, MessageDescriptor};
 static DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// The pool; decoded once. The bytes are made by the build script, so an undecodable set cannot be shipped: a
-/// test looks types up in it.
+/// test looks types up in it. An empty pool would refuse everything, never let anything through.
 pub(crate) static POOL: LazyLock<DescriptorPool> =
     LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).unwrap_or_default());
 

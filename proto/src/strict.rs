@@ -5,13 +5,11 @@
 //! `Any`, at any depth, is a fault that names its path.
 
 use prost::{Message, Name};
-use prost_reflect::{
-    DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value,
-};
+use prost_reflect::{DynamicMessage, Kind, MapKey, MessageDescriptor, ReflectMessage, Value};
 use prost_types::Any;
 
-use crate::fault::{Fault, Path};
-use crate::{pool, type_url};
+use crate::fault::{Fault, Path, quoted};
+use crate::{outside, pool, type_url};
 
 /// How deep `Any`s may be nested in each other. Messages are bounded by prost's own limit of 100.
 const MAX_ANY_DEPTH: usize = 16;
@@ -50,25 +48,34 @@ fn check_bytes(descriptor: &MessageDescriptor, bytes: &[u8], depth: usize, path:
 }
 
 fn check(message: &DynamicMessage, depth: usize, path: &mut Path) {
-    if message.descriptor().full_name() == "google.protobuf.Any" {
+    let descriptor = message.descriptor();
+    let of = descriptor.full_name();
+    for unknown in message.unknown_fields() {
+        let name = match outside::field_outside(of, unknown.number()) {
+            Some(name) => name.to_owned(),
+            None => format!("field {}", unknown.number()),
+        };
+        path.fault_at(&name, format!("not supported in {of}"));
+        if path.is_full() {
+            return;
+        }
+    }
+    if of == "google.protobuf.Any" {
         check_any(message, depth, path);
         return;
     }
-    for unknown in message.unknown_fields() {
-        let name = format!("field {}", unknown.number());
-        let of = message.descriptor().full_name().to_owned();
-        path.fault_at(&name, format!("not supported in {of}"));
-    }
     for (field, value) in message.fields() {
-        path.field(field.name(), |path| check_value(&field, value, depth, path));
+        path.field(field.name(), |path| {
+            check_value(&field.kind(), value, depth, path)
+        });
     }
 }
 
-fn check_value(field: &FieldDescriptor, value: &Value, depth: usize, path: &mut Path) {
+fn check_value(kind: &Kind, value: &Value, depth: usize, path: &mut Path) {
     match value {
         Value::Message(message) => check(message, depth, path),
         Value::EnumNumber(number) => {
-            if let Kind::Enum(kind) = field.kind()
+            if let Kind::Enum(kind) = kind
                 && kind.get_value(*number).is_none()
             {
                 path.fault(format!("unknown value {number} of {}", kind.full_name()));
@@ -76,16 +83,20 @@ fn check_value(field: &FieldDescriptor, value: &Value, depth: usize, path: &mut 
         }
         Value::List(items) => {
             for (index, item) in items.iter().enumerate() {
-                path.index(index, |path| check_value(field, item, depth, path));
+                if path.is_full() {
+                    return;
+                }
+                path.index(index, |path| check_value(kind, item, depth, path));
             }
         }
         Value::Map(entries) => {
+            let Kind::Message(entry) = kind else { return };
+            let kind = entry.map_entry_value_field().kind();
+            // A hash table has no order of its own; reports must be the same each time.
+            let mut entries: Vec<_> = entries.iter().map(|(key, item)| (map_key(key), item)).collect();
+            entries.sort_by(|(left, _), (right, _)| left.cmp(right));
             for (key, item) in entries {
-                path.field(&map_key(key), |path| {
-                    if let Value::Message(message) = item {
-                        check(message, depth, path);
-                    }
-                });
+                path.key(&key, |path| check_value(&kind, item, depth, path));
             }
         }
         Value::Bool(_)
@@ -100,15 +111,15 @@ fn check_value(field: &FieldDescriptor, value: &Value, depth: usize, path: &mut 
     }
 }
 
-/// How a map's key is written in a path.
-pub(crate) fn map_key(key: &MapKey) -> String {
+/// A map's key as text.
+fn map_key(key: &MapKey) -> String {
     match key {
-        MapKey::String(key) => format!("[\"{key}\"]"),
-        MapKey::Bool(key) => format!("[{key}]"),
-        MapKey::I32(key) => format!("[{key}]"),
-        MapKey::I64(key) => format!("[{key}]"),
-        MapKey::U32(key) => format!("[{key}]"),
-        MapKey::U64(key) => format!("[{key}]"),
+        MapKey::String(key) => key.clone(),
+        MapKey::Bool(key) => key.to_string(),
+        MapKey::I32(key) => key.to_string(),
+        MapKey::I64(key) => key.to_string(),
+        MapKey::U32(key) => key.to_string(),
+        MapKey::U64(key) => key.to_string(),
     }
 }
 
@@ -123,7 +134,7 @@ fn check_any(any: &DynamicMessage, depth: usize, path: &mut Path) {
     }
     match type_url::extension(&any.type_url).and_then(pool::message) {
         Some(descriptor) => check_bytes(&descriptor, &any.value, depth + 1, path),
-        None => path.fault(format!("extension \"{}\" is not supported", any.type_url)),
+        None => path.fault(format!("extension {} is not supported", quoted(&any.type_url))),
     }
 }
 
