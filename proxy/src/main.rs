@@ -1,3 +1,7 @@
 //! The `outrider-proxy` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    outrider_proxy::cli::main()
+}

@@ -1,0 +1,299 @@
+//! The operator's HTTP endpoints, on the control thread and a port of their own.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::control::{Message, Question};
+use crate::observe::logging::LevelHandle;
+
+/// Connections at a time.
+const MAX_CONNECTIONS: usize = 64;
+/// For a head to come in.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the control thread to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+const HELP: &str = "GET  /ready              whether traffic is served (200 or 503)
+GET  /live               whether the process answers
+GET  /stats/prometheus   metrics
+GET  /config_dump        all resources, as JSON
+GET  /clusters           clusters and endpoints
+GET  /listeners          listeners and their addresses
+GET  /server_info        version and state
+GET  /logging            level of the proxy's own log
+POST /logging?level=L    sets it: error, warn, info, debug, trace, off
+POST /drain              finishes what is under way, then ends
+";
+
+/// What the proxy says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum State {
+    /// Configuration is still awaited.
+    Initializing,
+    /// Traffic is served.
+    Live,
+    /// Nothing new is accepted.
+    Draining,
+}
+
+impl State {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Initializing => "INITIALIZING",
+            Self::Live => "LIVE",
+            Self::Draining => "DRAINING",
+        }
+    }
+}
+
+/// The state, shared between the control thread and the endpoints.
+#[derive(Clone, Debug, Default)]
+pub struct SharedState(Arc<AtomicU8>);
+
+impl SharedState {
+    /// Says what the state is.
+    pub fn set(&self, state: State) {
+        self.0.store(state as u8, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> State {
+        match self.0.load(Ordering::Relaxed) {
+            0 => State::Initializing,
+            1 => State::Live,
+            _ => State::Draining,
+        }
+    }
+}
+
+/// What the endpoints need.
+pub struct Admin {
+    /// To ask the control thread.
+    pub control: mpsc::Sender<Message>,
+    /// The state.
+    pub state: SharedState,
+    /// The level of the log.
+    pub level: LevelHandle,
+    /// Metrics that are not of workers.
+    pub recorder: metrics_exporter_prometheus::PrometheusHandle,
+}
+
+/// Listens, and says where.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub async fn start(address: SocketAddr, admin: Admin) -> std::io::Result<SocketAddr> {
+    let socket = TcpListener::bind(address).await?;
+    let bound = socket.local_addr()?;
+    tokio::task::spawn_local(accept(socket, Rc::new(admin)));
+    Ok(bound)
+}
+
+async fn accept(socket: TcpListener, admin: Rc<Admin>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        match socket.accept().await {
+            Ok((stream, _)) => {
+                let admin = Rc::clone(&admin);
+                tokio::task::spawn_local(async move {
+                    serve(stream, &admin).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "admin port cannot accept");
+                tokio::time::sleep(HEADER_TIMEOUT / 100).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, admin: &Rc<Admin>) {
+    let service = service_fn(|request: Request<Incoming>| {
+        let admin = Rc::clone(admin);
+        async move { Ok::<_, Infallible>(answer(&request, &admin).await) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "admin connection ended");
+    }
+}
+
+async fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
+    if let Some(refusal) = foreign(request) {
+        return text(StatusCode::FORBIDDEN, refusal);
+    }
+    let path = request.uri().path();
+    let wanted = match path {
+        "/drain" => &[Method::POST][..],
+        "/logging" => &[Method::GET, Method::HEAD, Method::POST][..],
+        _ => &[Method::GET, Method::HEAD][..],
+    };
+    if !wanted.contains(request.method()) {
+        let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "method not allowed\n");
+        let allowed: Vec<&str> = wanted.iter().map(Method::as_str).collect();
+        if let Ok(value) = allowed.join(", ").parse() {
+            refusal.headers_mut().insert("allow", value);
+        }
+        return refusal;
+    }
+    match path {
+        "/" => text(StatusCode::OK, HELP),
+        "/live" => text(StatusCode::OK, "LIVE\n"),
+        "/ready" => {
+            let state = admin.state.get();
+            let status = if state == State::Live {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            };
+            text(status, format!("{}\n", state.name()))
+        }
+        "/server_info" => {
+            let info =
+                serde_json::json!({"version": env!("CARGO_PKG_VERSION"), "state": admin.state.get().name()});
+            typed(StatusCode::OK, "application/json", info.to_string())
+        }
+        "/stats/prometheus" | "/metrics" => match ask(admin, Question::Metrics).await {
+            Some(workers) => {
+                let all = format!("{workers}{}{}", process_metrics(), admin.recorder.render());
+                typed(StatusCode::OK, "text/plain; version=0.0.4", all)
+            }
+            None => busy(),
+        },
+        "/config_dump" => asked(admin, Question::ConfigDump, "application/json").await,
+        "/clusters" => asked(admin, Question::Clusters, "text/plain").await,
+        "/listeners" => asked(admin, Question::Listeners, "text/plain").await,
+        "/logging" => logging(request, admin),
+        "/drain" => match admin.control.send(Message::Drain).await {
+            Ok(()) => text(StatusCode::OK, "draining\n"),
+            Err(_) => busy(),
+        },
+        _ => text(
+            StatusCode::NOT_FOUND,
+            format!("no such endpoint; there are:\n{HELP}"),
+        ),
+    }
+}
+
+/// A page in a browser can be made to send requests here; it cannot hide that it did.
+fn foreign(request: &Request<Incoming>) -> Option<&'static str> {
+    if request.headers().contains_key("origin") || request.headers().contains_key("sec-fetch-site") {
+        return Some("requests of web pages are refused\n");
+    }
+    let host = request
+        .headers()
+        .get("host")
+        .and_then(|host| host.to_str().ok())
+        .unwrap_or_default();
+    let name = crate::model::route_table::without_port(host).trim_matches(['[', ']']);
+    let known = name == "localhost" || name.is_empty() || name.parse::<std::net::IpAddr>().is_ok();
+    (!known).then_some("the host must be localhost or an IP address\n")
+}
+
+fn logging(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
+    if request.method() == Method::POST {
+        let level = request
+            .uri()
+            .query()
+            .and_then(|query| query.strip_prefix("level="))
+            .unwrap_or_default();
+        let Ok(level) = level.parse::<LevelFilter>() else {
+            return text(
+                StatusCode::BAD_REQUEST,
+                "level must be one of error, warn, info, debug, trace, off\n",
+            );
+        };
+        if admin.level.reload(level).is_err() {
+            return busy();
+        }
+    }
+    let level = admin.level.with_current(ToString::to_string).unwrap_or_default();
+    text(StatusCode::OK, format!("level: {level}\n"))
+}
+
+async fn ask(admin: &Admin, question: Question) -> Option<String> {
+    let (answer, answered) = oneshot::channel();
+    admin.control.send(Message::Ask(question, answer)).await.ok()?;
+    timeout(ANSWER_TIMEOUT, answered).await.ok()?.ok()
+}
+
+async fn asked(admin: &Admin, question: Question, kind: &'static str) -> Response<Full<Bytes>> {
+    match ask(admin, question).await {
+        Some(answer) => typed(StatusCode::OK, kind, answer),
+        None => busy(),
+    }
+}
+
+/// Memory, files and time of the process, under Prometheus' usual names.
+fn process_metrics() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_default()
+            .trim()
+    };
+    let rss_kb: u64 = field("VmRSS:").trim_end_matches(" kB").parse().unwrap_or(0);
+    let threads: u64 = field("Threads:").parse().unwrap_or(0);
+    let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    format!(
+        "# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes {}\n\
+         # TYPE process_threads gauge\nprocess_threads {threads}\n\
+         # TYPE process_open_fds gauge\nprocess_open_fds {files}\n\
+         # TYPE outrider_build_info gauge\noutrider_build_info{{version=\"{}\"}} 1\n",
+        rss_kb * 1024,
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+fn busy() -> Response<Full<Bytes>> {
+    text(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the control thread did not answer\n",
+    )
+}
+
+fn text(status: StatusCode, body: impl Into<String>) -> Response<Full<Bytes>> {
+    typed(status, "text/plain; charset=utf-8", body)
+}
+
+fn typed(status: StatusCode, kind: &'static str, body: impl Into<String>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body.into())));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert("content-type", http::HeaderValue::from_static(kind));
+    response.headers_mut().insert(
+        "cache-control",
+        http::HeaderValue::from_static("no-cache, max-age=0"),
+    );
+    response.headers_mut().insert(
+        "x-content-type-options",
+        http::HeaderValue::from_static("nosniff"),
+    );
+    response
+}

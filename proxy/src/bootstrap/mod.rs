@@ -1,0 +1,189 @@
+//! Start-up settings: the file, the environment and the command line, checked.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use outrider_proto::{Fault, json};
+
+use crate::model::bootstrap::Bootstrap;
+
+/// Largest start-up file, in bytes.
+const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
+/// Most workers.
+const MAX_WORKERS: usize = 256;
+/// How long connections may take to end.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// File descriptors that are not for downstream connections and their upstream ones.
+const RESERVED_FILES: u64 = 128;
+
+/// What the proxy is started with, beside its resources.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The start-up file.
+    pub config: PathBuf,
+    /// Worker threads.
+    pub workers: usize,
+    /// Downstream connections of each worker.
+    pub max_connections: usize,
+    /// Where the operator's endpoints listen, if not where the file says.
+    pub admin: Option<SocketAddr>,
+    /// How long connections may take to end.
+    pub drain_timeout: Duration,
+    /// Level of the proxy's own log.
+    pub log_level: String,
+    /// Whether it is JSON.
+    pub log_json: bool,
+}
+
+/// Why the proxy cannot start; one line each.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct StartError(pub Vec<String>);
+
+impl Settings {
+    /// From the environment, the file's path given.
+    ///
+    /// # Errors
+    /// Every variable whose value is wrong.
+    pub fn from_env(config: PathBuf, env: impl Fn(&str) -> Option<String>) -> Result<Self, StartError> {
+        let mut wrong = Vec::new();
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = number(&env, "OUTRIDER_WORKERS", cores, 1..=MAX_WORKERS, &mut wrong);
+        let files = crate::sys::raise_open_files();
+        // Every downstream connection may have one upstream.
+        let room = usize::try_from(files.saturating_sub(RESERVED_FILES) / 2).unwrap_or(usize::MAX);
+        let most = number(&env, "OUTRIDER_MAX_CONNECTIONS", room, 1..=usize::MAX, &mut wrong);
+        let drain = number(
+            &env,
+            "OUTRIDER_DRAIN_TIMEOUT_MS",
+            DRAIN_TIMEOUT.as_millis() as usize,
+            0..=usize::MAX,
+            &mut wrong,
+        );
+        let admin = env("OUTRIDER_ADMIN_ADDRESS").and_then(|text| match text.parse() {
+            Ok(address) => Some(address),
+            Err(_) => {
+                wrong.push(format!(
+                    "OUTRIDER_ADMIN_ADDRESS: \"{text}\" is not an address with a port"
+                ));
+                None
+            }
+        });
+        let log_level = env("OUTRIDER_LOG").unwrap_or_else(|| "info".to_owned());
+        if !["error", "warn", "info", "debug", "trace", "off"].contains(&log_level.as_str()) {
+            wrong.push(format!(
+                "OUTRIDER_LOG: \"{log_level}\" is none of error, warn, info, debug, trace, off"
+            ));
+        }
+        let log_json = match env("OUTRIDER_LOG_FORMAT").as_deref() {
+            None | Some("text") => false,
+            Some("json") => true,
+            Some(other) => {
+                wrong.push(format!("OUTRIDER_LOG_FORMAT: \"{other}\" is none of text, json"));
+                false
+            }
+        };
+        if !wrong.is_empty() {
+            return Err(StartError(wrong));
+        }
+        Ok(Self {
+            config,
+            workers,
+            max_connections: (most / workers).max(1),
+            admin,
+            drain_timeout: Duration::from_millis(drain as u64),
+            log_level,
+            log_json,
+        })
+    }
+}
+
+fn number(
+    env: impl Fn(&str) -> Option<String>,
+    name: &str,
+    default: usize,
+    range: std::ops::RangeInclusive<usize>,
+    wrong: &mut Vec<String>,
+) -> usize {
+    let Some(text) = env(name) else { return default };
+    match text.trim().parse() {
+        Ok(number) if range.contains(&number) => number,
+        _ => {
+            wrong.push(format!(
+                "{name}: \"{text}\" is not a number from {} to {}",
+                range.start(),
+                range.end()
+            ));
+            default
+        }
+    }
+}
+
+/// Reads and checks a start-up file.
+///
+/// # Errors
+/// One line per fault: `FILE: path.of.the.field: reason`.
+pub fn read(file: &Path) -> Result<Bootstrap, StartError> {
+    let named = |reason: String| StartError(vec![format!("{}: {reason}", file.display())]);
+    let size = std::fs::metadata(file)
+        .map_err(|error| named(error.to_string()))?
+        .len();
+    if size > MAX_FILE_BYTES {
+        return Err(named(format!("{size} bytes, more than {MAX_FILE_BYTES}")));
+    }
+    let text = std::fs::read_to_string(file).map_err(|error| named(error.to_string()))?;
+    parse(&text).map_err(|faults| lines(file, &faults))
+}
+
+/// The lines that tell what is wrong with a file.
+#[must_use]
+pub fn lines(file: &Path, faults: &[Fault]) -> StartError {
+    StartError(
+        faults
+            .iter()
+            .map(|fault| format!("{}: {fault}", file.display()))
+            .collect(),
+    )
+}
+
+/// Checks the text of a start-up file.
+///
+/// # Errors
+/// All faults.
+pub fn parse(text: &str) -> Result<Bootstrap, Vec<Fault>> {
+    let bootstrap: outrider_proto::envoy::config::bootstrap::v3::Bootstrap = json::from_yaml(text)?;
+    Bootstrap::from_proto(&bootstrap)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_wrong_variable_is_named() {
+        let env = |name: &str| match name {
+            "OUTRIDER_WORKERS" => Some("0".to_owned()),
+            "OUTRIDER_LOG" => Some("loud".to_owned()),
+            "OUTRIDER_ADMIN_ADDRESS" => Some("here".to_owned()),
+            _ => None,
+        };
+        let wrong = Settings::from_env(PathBuf::from("x"), env).unwrap_err().0;
+        assert_eq!(wrong.len(), 3, "{wrong:?}");
+        assert!(wrong[0].starts_with("OUTRIDER_WORKERS: \"0\" is not a number from 1 to 256"));
+    }
+
+    #[test]
+    fn faults_of_resources_are_under_their_paths() {
+        let yaml = "static_resources: {clusters: [{name: a}, {name: a, connect_timeout: 0s}, {connect_timeout: 1s}]}";
+        let found: Vec<String> = parse(yaml).unwrap_err().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            found,
+            [
+                "static_resources.clusters[1].connect_timeout: must be longer than 0",
+                "static_resources.clusters[2].name: missing",
+                "static_resources.clusters[1]: \"a\" is there twice",
+            ]
+        );
+    }
+}

@@ -1,0 +1,76 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::bootstrap::{self, Settings, StartError};
+use crate::run;
+
+/// Exit code for a wrong configuration or command line.
+const WRONG: u8 = 2;
+
+/// A small proxy beside each workload.
+#[derive(Debug, Parser)]
+#[command(name = "outrider-proxy", version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// The start-up file, in Envoy's YAML form (or $OUTRIDER_CONFIG).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Says what is wrong with a start-up file, and does nothing else.
+    Validate {
+        /// The start-up file.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+/// Runs the command that the arguments ask for.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match arguments.command {
+        Some(Command::Validate { config }) => {
+            bootstrap::read(&config).map(|_| say(&format!("{}: OK", config.display())))
+        }
+        None => match arguments
+            .config
+            .or_else(|| std::env::var_os("OUTRIDER_CONFIG").map(PathBuf::from))
+        {
+            Some(config) => proxy(config),
+            None => Err(StartError(vec![
+                "no start-up file; use --config FILE or OUTRIDER_CONFIG".to_owned(),
+            ])),
+        },
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error.to_string());
+            ExitCode::from(WRONG)
+        }
+    }
+}
+
+fn proxy(config: PathBuf) -> Result<(), StartError> {
+    let bootstrap = bootstrap::read(&config)?;
+    let settings = Settings::from_env(config, |name| std::env::var(name).ok())?;
+    run::run(&settings, bootstrap)
+}
+
+#[expect(clippy::print_stdout, reason = "the answer of a command")]
+fn say(text: &str) {
+    println!("{text}");
+}
+
+#[expect(clippy::print_stderr, reason = "why the command failed")]
+fn complain(text: &str) {
+    eprintln!("{text}");
+}

@@ -1,0 +1,116 @@
+//! One downstream connection, top to bottom.
+//!
+//! original destination -> first bytes (where a chain depends on them) -> filter chain -> HTTP/1 | HTTP/2 | opaque
+
+pub mod h1;
+pub mod h2;
+pub mod inspect;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+
+use crate::connection::inspect::Inspected;
+use crate::drain::Drain;
+use crate::exchange::Origin;
+use crate::model::filter_chain::ChainQuery;
+use crate::model::http_chain::Codec;
+use crate::model::{ChainProtocol, HttpChain, Listener};
+use crate::observe::format::Record;
+use crate::observe::metrics::Labels;
+use crate::observe::series::LOCAL_REPLIES;
+use crate::observe::{Flags, Reason};
+use crate::transport::Transport;
+use crate::worker::Worker;
+use crate::{sys, tcp};
+
+/// Serves a connection to its end.
+pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker>, drain: Drain) {
+    let Ok(mut transport) = Transport::new(stream) else {
+        return;
+    };
+    let destination = destination(&transport, &listener);
+    let Some(inspected) = inspect::inspect(&mut transport, &listener, &worker).await else {
+        return;
+    };
+    let query = ChainQuery {
+        destination,
+        transport_protocol: inspected.transport_protocol(),
+        application_protocols: &inspected.protocols,
+        server_name: inspected.server_name.as_deref(),
+    };
+    let Some(chain) = listener.chains.select(&query) else {
+        refuse(&transport, &listener, &worker, &inspected);
+        return;
+    };
+    match &chain.protocol {
+        ChainProtocol::Tcp(tcp) => {
+            let target = tcp::Target {
+                destination,
+                server_name: inspected.server_name,
+                direction: listener.direction,
+            };
+            tcp::serve(transport, tcp, target, &worker).await;
+        }
+        ChainProtocol::Http(http) => {
+            let origin = Origin {
+                worker: Rc::clone(&worker),
+                chain: Arc::clone(http),
+                direction: listener.direction,
+                local: transport.local(),
+                remote: transport.peer(),
+                destination,
+                server_name: inspected.server_name.map(Arc::from),
+            };
+            serve_http(transport, http, origin, drain).await;
+        }
+    }
+}
+
+async fn serve_http(mut transport: Transport, chain: &HttpChain, origin: Origin, drain: Drain) {
+    let h2 = match chain.codec {
+        Codec::Http1 => false,
+        Codec::Http2 => true,
+        Codec::Auto => match inspect::is_h2(&mut transport, chain, &drain).await {
+            Some(h2) => h2,
+            None => return,
+        },
+    };
+    if h2 {
+        h2::serve(transport, origin, drain).await;
+    } else {
+        h1::serve(transport, origin, drain).await;
+    }
+}
+
+/// Where the connection was going: what the kernel says if the listener asks for it, our own address otherwise.
+fn destination(transport: &Transport, listener: &Listener) -> SocketAddr {
+    let local = transport.local();
+    if !listener.original_dst {
+        return local;
+    }
+    let v6 = matches!(local, SocketAddr::V6(address) if address.ip().to_ipv4_mapped().is_none());
+    sys::original_destination(transport.socket(), v6).unwrap_or(local)
+}
+
+fn refuse(transport: &Transport, listener: &Listener, worker: &Worker, inspected: &Inspected) {
+    let reason = Reason::NoFilterChain;
+    worker
+        .metrics
+        .counter(LOCAL_REPLIES, &Labels::none().with("reason", reason.code()))
+        .add(1);
+    let record = Record {
+        start: std::time::SystemTime::now(),
+        flags: Flags::NR,
+        reason: Some(reason.code()),
+        local: Some(transport.local()),
+        remote: Some(transport.peer()),
+        server_name: inspected.server_name.as_deref(),
+        ..Record::default()
+    };
+    for log in &listener.access_logs {
+        worker.logger.write(log, &record);
+    }
+}

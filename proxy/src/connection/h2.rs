@@ -1,0 +1,225 @@
+//! An HTTP/2 connection: its streams run as tasks of their own on the same worker.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{Connection, SendResponse};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use crate::drain::Drain;
+use crate::exchange::report::Report;
+use crate::exchange::timers::LazyTimer;
+use crate::exchange::{self, Origin, Outcome, reply};
+use crate::http::body::Pump;
+use crate::http::downstream::Downstream as _;
+use crate::http::h2::convert::{self, HeadError};
+use crate::http::h2::server::H2Server;
+use crate::http::message::{BodyLength, RequestHead, ResponseHead};
+use crate::observe::Reason;
+use crate::observe::metrics::Labels;
+use crate::observe::series::PANICS;
+use crate::transport::Transport;
+
+/// For the preface and the settings of a new connection.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams that the client may reset before they were accepted (CVE-2023-44487).
+const MAX_PENDING_RESETS: usize = 50;
+/// Streams that we may have to reset for the client's errors before the connection is ended (CVE-2025-8671).
+const MAX_LOCAL_ERRORS: usize = 256;
+/// Reset streams that are remembered, and for how long.
+const MAX_REMEMBERED_RESETS: usize = 50;
+const REMEMBER_RESETS: Duration = Duration::from_secs(5);
+/// How long a connection that is being ended may take to say goodbye once its streams are done.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// Serves a connection to its end.
+pub async fn serve(transport: Transport, origin: Origin, drain: Drain) {
+    let settings = origin.chain.http2;
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(settings.max_concurrent_streams)
+        .initial_window_size(settings.initial_stream_window_bytes)
+        .initial_connection_window_size(settings.initial_connection_window_bytes)
+        .max_header_list_size(u32::try_from(origin.chain.max_head_bytes).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(Some(MAX_LOCAL_ERRORS))
+        .max_concurrent_reset_streams(MAX_REMEMBERED_RESETS)
+        .reset_stream_duration(REMEMBER_RESETS)
+        .max_send_buffer_size(crate::http::h2::MAX_SEND_BUFFER_BYTES);
+    if settings.allow_connect {
+        builder.enable_connect_protocol();
+    }
+    let Ok(Ok(connection)) = timeout(HANDSHAKE_TIMEOUT, builder.handshake::<_, Bytes>(transport)).await
+    else {
+        return;
+    };
+    Streams {
+        connection,
+        tasks: JoinSet::new(),
+        origin: Rc::new(origin),
+        opened: Instant::now(),
+        accepted: 0,
+    }
+    .run(&drain)
+    .await;
+}
+
+struct Streams {
+    connection: Connection<Transport, Bytes>,
+    tasks: JoinSet<()>,
+    origin: Rc<Origin>,
+    opened: Instant,
+    accepted: u32,
+}
+
+/// What happened on a connection.
+enum Event {
+    Stream(http::Request<h2::RecvStream>, SendResponse<Bytes>),
+    Ended,
+    Drain,
+}
+
+impl Streams {
+    async fn run(mut self, drain: &Drain) {
+        let mut timer = LazyTimer::default();
+        let mut draining = false;
+        let mut idle_since = Instant::now();
+        loop {
+            match self.next(&mut timer, (drain, draining), &mut idle_since).await {
+                Event::Stream(request, respond) => {
+                    self.accepted = self.accepted.saturating_add(1);
+                    let (parts, recv) = request.into_parts();
+                    let request = http::Request::from_parts(parts, ());
+                    self.tasks
+                        .spawn_local(stream(request, recv, respond, Rc::clone(&self.origin)));
+                    draining |= self.is_used_up();
+                }
+                Event::Drain if draining => return,
+                Event::Drain => {
+                    draining = true;
+                    self.connection.graceful_shutdown();
+                }
+                Event::Ended => break,
+            }
+        }
+        // Streams that are still open have lost their connection; they notice and record it.
+        while let Some(done) = self.tasks.join_next().await {
+            self.account(&done);
+        }
+    }
+
+    fn is_used_up(&mut self) -> bool {
+        let used_up = self
+            .origin
+            .chain
+            .max_requests
+            .is_some_and(|limit| self.accepted >= limit);
+        if used_up {
+            self.connection.graceful_shutdown();
+        }
+        used_up
+    }
+
+    fn account(&self, done: &Result<(), tokio::task::JoinError>) {
+        if done.as_ref().is_err_and(tokio::task::JoinError::is_panic) {
+            self.origin.worker.metrics.counter(PANICS, &Labels::none()).add(1);
+        }
+    }
+
+    async fn next(
+        &mut self,
+        timer: &mut LazyTimer,
+        (drain, draining): (&Drain, bool),
+        idle_since: &mut Instant,
+    ) -> Event {
+        let mut begun = std::pin::pin!(drain.begun());
+        poll_fn(|cx| {
+            match self.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    return Poll::Ready(Event::Stream(request, respond));
+                }
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Event::Ended),
+                Poll::Pending => {}
+            }
+            while let Poll::Ready(Some(done)) = self.tasks.poll_join_next(cx) {
+                self.account(&done);
+                *idle_since = Instant::now();
+            }
+            if !draining && begun.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Event::Drain);
+            }
+            let chain = &self.origin.chain;
+            let idle = self.tasks.is_empty().then_some(*idle_since);
+            let idle_limit = if draining {
+                Some(GOODBYE)
+            } else {
+                chain.idle_timeout
+            };
+            let idle_end = idle.zip(idle_limit).map(|(since, limit)| since + limit);
+            let life_end = chain
+                .max_connection_duration
+                .filter(|_| !draining)
+                .map(|limit| self.opened + limit);
+            match idle_end.into_iter().chain(life_end).min() {
+                Some(end) => timer.poll_until(cx, end).map(|()| Event::Drain),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+}
+
+async fn stream(
+    request: http::Request<()>,
+    recv: h2::RecvStream,
+    respond: SendResponse<Bytes>,
+    origin: Rc<Origin>,
+) {
+    let mut head = RequestHead::default();
+    let ended = recv.is_end_stream();
+    let converted = convert::request_in(&request, ended, origin.chain.max_headers, &mut head);
+    drop(request);
+    let mut server = H2Server::new(recv, respond);
+    match converted {
+        Ok(()) => {
+            let mut timer = LazyTimer::default();
+            let outcome = Box::pin(exchange::serve(&mut server, &mut head, &mut timer, &origin)).await;
+            if outcome == Outcome::Broken && !server.is_sent_whole() {
+                server.abort();
+            }
+        }
+        Err(error) => refuse(&mut server, &head, error, &origin).await,
+    }
+}
+
+async fn refuse(server: &mut H2Server, head: &RequestHead, error: HeadError, origin: &Origin) {
+    let reason = match error {
+        HeadError::TooManyHeaders => Reason::HeadersTooLarge,
+        HeadError::NoAuthority
+        | HeadError::HostMismatch
+        | HeadError::BadAuthority
+        | HeadError::BadPath
+        | HeadError::BadContentLength => Reason::BadRequest,
+    };
+    let mut report = Report::begin(origin, origin.remote);
+    let mut response = ResponseHead::default();
+    let plain = RequestHead::default();
+    let body = reply::head(
+        &plain,
+        &mut response,
+        (reason, reason.status()),
+        &error.to_string(),
+        &mut report,
+    );
+    response.body = BodyLength::Known(body.len() as u64);
+    report.status = response.status.as_u16();
+    if server.send_head(&response).is_ok() {
+        let (mut pump, mut source) = (Pump::default(), reply::Whole(body));
+        let _ = poll_fn(|cx| pump.poll(cx, &mut source, server)).await;
+    }
+    report.finish(head, &response, origin);
+}

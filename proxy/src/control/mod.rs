@@ -1,0 +1,293 @@
+//! The control thread: everything that is not on the way of a request.
+//!
+//! Resources come from the start-up file and over xDS, endpoints of names from DNS; together they become a
+//! snapshot, which is published to the workers.
+
+pub mod dns;
+pub mod store;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrider_proto::{Fault, json};
+use serde_json::json as object;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::model::bootstrap::Bootstrap;
+use crate::model::{Cluster, Discovery, Listener};
+use crate::observe::metrics;
+use crate::runtime::{Published, Sockets, Workers};
+use store::{Change, Store};
+
+/// Messages that may wait for the control thread.
+pub const QUEUED_MESSAGES: usize = 64;
+
+/// What others ask of the control thread.
+#[derive(Debug)]
+pub enum Message {
+    /// Resources came over xDS; the answer says which were refused, and what is wanted now.
+    Apply(Vec<Change>, oneshot::Sender<Applied>),
+    /// A name was resolved.
+    Resolved(dns::Resolved),
+    /// The operator wants to know something.
+    Ask(Question, oneshot::Sender<String>),
+    /// The proxy shall end.
+    Drain,
+    /// The start-up file shall be read again.
+    Reload,
+    /// Something may have run out of time.
+    Tick,
+}
+
+/// What became of changes.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// The resources that were refused.
+    pub refused: Vec<(String, Vec<Fault>)>,
+    /// The resources that are wanted now.
+    pub wanted: Wanted,
+}
+
+/// Names of resources that others refer to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Of load assignments.
+    pub endpoints: BTreeSet<Arc<str>>,
+    /// Of route configurations.
+    pub routes: BTreeSet<Arc<str>>,
+}
+
+/// What an operator can ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// All resources, as JSON.
+    ConfigDump,
+    /// Clusters and endpoints, as text.
+    Clusters,
+    /// Listeners and their addresses, as text.
+    Listeners,
+    /// All metrics.
+    Metrics,
+}
+
+/// The state of the control thread.
+#[derive(Debug)]
+pub struct Control {
+    store: Store,
+    sockets: Sockets,
+    workers: Workers,
+    dns: dns::Resolver,
+    version: u64,
+    draining: bool,
+}
+
+impl Control {
+    /// With running workers and nothing configured.
+    #[must_use]
+    pub fn new(workers: Workers, worker_count: usize, messages: mpsc::Sender<Message>) -> Self {
+        Self {
+            store: Store::default(),
+            sockets: Sockets::new(worker_count),
+            workers,
+            dns: dns::Resolver::new(messages),
+            version: 0,
+            draining: false,
+        }
+    }
+
+    /// Takes over the resources of the start-up file. What came from it before and is not in it now is gone.
+    ///
+    /// # Errors
+    /// What cannot be used; then nothing has changed but the sockets that could be bound.
+    pub fn load(&mut self, bootstrap: &Bootstrap) -> Result<(), Vec<Fault>> {
+        let mut faults = Vec::new();
+        let mut changes = Vec::new();
+        for (index, listener) in bootstrap.listeners.iter().enumerate() {
+            match Listener::from_proto(listener) {
+                Ok(compiled) => match self.sockets.bind(&compiled) {
+                    Ok(_) => changes.push(Change::listener(listener.clone(), compiled)),
+                    Err(reason) => {
+                        faults.push(Fault::new(format!("static_resources.listeners[{index}]"), reason))
+                    }
+                },
+                Err(found) => faults.extend(found),
+            }
+        }
+        for cluster in &bootstrap.clusters {
+            match Cluster::from_proto(cluster) {
+                Ok(compiled) => changes.push(Change::cluster(cluster.clone(), compiled)),
+                Err(found) => faults.extend(found),
+            }
+        }
+        if !faults.is_empty() {
+            self.publish();
+            return Err(faults);
+        }
+        self.store.replace_static(changes);
+        self.publish();
+        Ok(())
+    }
+
+    /// Applies what came over xDS. A listener whose address is taken is refused, the others are taken.
+    pub fn apply(&mut self, changes: Vec<Change>) -> Applied {
+        let mut refused = Vec::new();
+        for change in changes {
+            let name = change.name().to_owned();
+            let bound = match change.bindable() {
+                Some(listener) => self.sockets.bind(listener).map(|_| ()),
+                None => Ok(()),
+            };
+            let stored = bound
+                .map_err(|reason| vec![Fault::new("", reason)])
+                .and_then(|()| self.store.apply(change));
+            if let Err(faults) = stored {
+                refused.push((name, faults));
+            }
+        }
+        self.publish();
+        Applied {
+            refused,
+            wanted: self.store.wanted(),
+        }
+    }
+
+    /// Handles one message; `false` when the proxy shall end.
+    pub fn handle(&mut self, message: Message) -> bool {
+        match message {
+            Message::Apply(changes, answer) => {
+                let applied = self.apply(changes);
+                // Whoever asked may be gone.
+                let _ = answer.send(applied);
+            }
+            Message::Resolved(resolved) => {
+                if self.store.resolved(resolved) {
+                    self.publish();
+                }
+            }
+            Message::Ask(question, answer) => {
+                let _ = answer.send(self.answer(question));
+            }
+            Message::Tick => {
+                if self.store.expire(Instant::now()) {
+                    self.publish();
+                }
+            }
+            Message::Drain => {
+                self.drain();
+                return false;
+            }
+            Message::Reload => {}
+        }
+        true
+    }
+
+    /// Stops accepting; workers end when their connections have.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        self.publish();
+    }
+
+    /// Waits for the workers to end.
+    pub fn join(self) {
+        self.workers.join();
+    }
+
+    /// Whether all that the listeners want has come, so that traffic can be served.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.draining && self.store.is_settled()
+    }
+
+    fn publish(&mut self) {
+        self.version += 1;
+        let snapshot = Arc::new(self.store.assemble(self.version));
+        // The sockets of a listener that is waiting for its routes are kept for it.
+        self.sockets
+            .keep(|name| snapshot.listeners.contains_key(name) || self.store.has_listener(name));
+        let names = snapshot
+            .clusters
+            .values()
+            .filter_map(|entry| match &entry.config.discovery {
+                Discovery::StrictDns {
+                    hosts,
+                    refresh,
+                    family,
+                } => Some((&entry.config.name, hosts, *refresh, *family)),
+                Discovery::Static(_) | Discovery::Eds(_) | Discovery::OriginalDst => None,
+            });
+        self.dns.follow(names);
+        self.workers.publish(Published {
+            snapshot,
+            sockets: self.sockets.all(),
+            draining: self.draining,
+        });
+    }
+
+    fn answer(&self, question: Question) -> String {
+        match question {
+            Question::Metrics => metrics::render(self.workers.shards()),
+            Question::ConfigDump => self.config_dump(),
+            Question::Clusters => {
+                let mut out = String::new();
+                let snapshot = self.store.current();
+                let mut clusters: Vec<_> = snapshot.clusters.values().collect();
+                clusters.sort_by_key(|entry| &entry.config.name);
+                for entry in clusters {
+                    let name = &entry.config.name;
+                    out.push_str(&format!(
+                        "{name}::max_connections::{}\n",
+                        entry.config.limits.max_connections
+                    ));
+                    for endpoint in &entry.endpoints.endpoints {
+                        let health = if endpoint.available {
+                            "healthy"
+                        } else {
+                            "unhealthy"
+                        };
+                        out.push_str(&format!("{name}::{}::health_flags::{health}\n", endpoint.address));
+                        out.push_str(&format!(
+                            "{name}::{}::weight::{}\n",
+                            endpoint.address, endpoint.weight
+                        ));
+                    }
+                }
+                out
+            }
+            Question::Listeners => {
+                let mut lines: Vec<String> = self
+                    .sockets
+                    .all()
+                    .iter()
+                    .map(|(name, bound)| format!("{name}::{}\n", bound.address))
+                    .collect();
+                lines.sort();
+                lines.concat()
+            }
+        }
+    }
+
+    fn config_dump(&self) -> String {
+        let resources = |messages: Vec<Result<serde_json::Value, Fault>>| {
+            serde_json::Value::Array(messages.into_iter().filter_map(Result::ok).collect())
+        };
+        let dump = object!({
+            "version": self.version,
+            "listeners": resources(self.store.listeners().map(json::to_json).collect()),
+            "clusters": resources(self.store.clusters().map(json::to_json).collect()),
+            "routes": resources(self.store.routes().map(json::to_json).collect()),
+            "endpoints": resources(self.store.endpoints().map(json::to_json).collect()),
+        });
+        serde_json::to_string_pretty(&dump).unwrap_or_default()
+    }
+
+    /// The names that are wanted of the control server.
+    #[must_use]
+    pub fn wanted(&self) -> Wanted {
+        self.store.wanted()
+    }
+}
+
+/// How often the control thread looks for what ran out of time.
+pub const TICK: Duration = Duration::from_millis(250);

@@ -1,0 +1,195 @@
+//! One HTTP exchange, top to bottom: what happens to a request between its head and the end of its response.
+//!
+//! normalise -> (fault, authorize, limit: not built yet) -> route -> attempts -> answer -> record
+//!
+//! The exchange runs on the task of the HTTP/1 connection or HTTP/2 stream that it belongs to; both bodies move
+//! on that task, without a channel.
+
+pub mod attempt;
+pub mod mirror;
+pub mod prepare;
+pub mod relay;
+pub mod replay;
+pub mod reply;
+pub mod report;
+pub mod timers;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::exchange::attempt::{Attempts, Ending};
+use crate::exchange::relay::Relayed;
+use crate::exchange::report::Report;
+use crate::exchange::timers::{LazyTimer, Timers};
+use crate::http::downstream::Downstream;
+use crate::http::message::{RequestHead, ResponseHead};
+use crate::http::path::{self, Normalized};
+use crate::model::route_table::VirtualHost;
+use crate::model::{ForwardAction, HttpChain, Route, RouteAction, RouteTable, Snapshot};
+use crate::observe::Reason;
+use crate::upstream::ClusterState;
+use crate::worker::Worker;
+
+/// What an exchange knows of the connection that it came on.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// The worker.
+    pub worker: Rc<Worker>,
+    /// The chain's HTTP settings.
+    pub chain: Arc<HttpChain>,
+    /// Which way the listener's traffic goes.
+    pub direction: &'static str,
+    /// Our address.
+    pub local: SocketAddr,
+    /// The client's address.
+    pub remote: SocketAddr,
+    /// Where the connection was going before it was redirected to us.
+    pub destination: SocketAddr,
+    /// By SNI.
+    pub server_name: Option<Arc<str>>,
+}
+
+/// How an exchange left its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The response was sent whole.
+    Complete,
+    /// It was not; nothing more can be said on this connection or stream.
+    Broken,
+}
+
+/// A route with what else was decided about the request.
+struct Routed<'a> {
+    table: &'a RouteTable,
+    host: &'a VirtualHost,
+    route: &'a Arc<Route>,
+}
+
+/// Answers one request.
+pub async fn serve<D: Downstream>(
+    down: &mut D,
+    request: &mut RequestHead,
+    timer: &mut LazyTimer,
+    origin: &Origin,
+) -> Outcome {
+    let snapshot = origin.worker.snapshot();
+    let mut report = Report::begin(origin, prepare::client_address(request, origin));
+    let mut response = ResponseHead::default();
+    let outcome = answer(
+        down,
+        request,
+        &mut response,
+        timer,
+        origin,
+        (&snapshot, &mut report),
+    )
+    .await;
+    report.finish(request, &response, origin);
+    outcome
+}
+
+async fn answer<D: Downstream>(
+    down: &mut D,
+    request: &mut RequestHead,
+    response: &mut ResponseHead,
+    timer: &mut LazyTimer,
+    origin: &Origin,
+    (snapshot, report): (&Snapshot, &mut Report),
+) -> Outcome {
+    let chain = &origin.chain;
+    match path::normalize(&mut request.path, chain.path) {
+        Ok(Normalized::Forward) => {}
+        Ok(Normalized::Redirect) => {
+            reply::to_path(request, response, report);
+            return reply::send(down, request, response, None, report).await;
+        }
+        Err(error) => return reply::refuse(down, request, response, (Reason::BadPath, &error), report).await,
+    }
+    if let Err(refusal) = prepare::request(request, origin) {
+        return reply::local(down, request, response, refusal, report).await;
+    }
+    let Some(table) = snapshot.routes(chain) else {
+        return reply::local(down, request, response, Reason::RoutesMissing, report).await;
+    };
+    let Some((host, route)) = table.select(request, origin.worker.draw()) else {
+        return reply::local(down, request, response, Reason::RouteNotFound, report).await;
+    };
+    report.route = Some(Arc::clone(route));
+    let routed = Routed { table, host, route };
+    match &route.action {
+        RouteAction::Redirect(action) => {
+            reply::redirect(action, route, request, response, report);
+            reply::send(down, request, response, Some(&routed), report).await
+        }
+        RouteAction::Direct(action) => {
+            reply::direct(action, response, report);
+            reply::send_body(
+                down,
+                request,
+                response,
+                (Some(&routed), action.body.clone()),
+                report,
+            )
+            .await
+        }
+        RouteAction::Forward(action) => {
+            forward(down, request, response, timer, origin, (&routed, action, report)).await
+        }
+    }
+}
+
+async fn forward<D: Downstream>(
+    down: &mut D,
+    request: &mut RequestHead,
+    response: &mut ResponseHead,
+    timer: &mut LazyTimer,
+    origin: &Origin,
+    (routed, action, report): (&Routed<'_>, &ForwardAction, &mut Report),
+) -> Outcome {
+    if !request.upgrade.is_empty() && !origin.chain.allows_upgrade(&request.upgrade, &action.upgrades) {
+        return reply::local(down, request, response, Reason::UpgradeNotAllowed, report).await;
+    }
+    let (name, weighted) = action.cluster.pick(origin.worker.draw());
+    report.cluster = Some(Arc::clone(name));
+    let Some(cluster) = origin.worker.clusters.find(name) else {
+        let unknown = (Reason::ClusterNotFound, action.not_found_status);
+        return reply::with_status(down, request, response, unknown, report).await;
+    };
+    let Some(_place) = cluster.request_permit() else {
+        return reply::local(down, request, response, Reason::OverflowRequests, report).await;
+    };
+    prepare::upstream_request(request, routed, weighted, action, report);
+    let mirrors = mirror::start(action, request, origin);
+    let mut timers = Timers::new(timer, action, &origin.chain, request, report.started);
+    let mut attempts = Attempts::new(&cluster, routed, action, mirrors, origin);
+    let ending = attempts.run(down, request, response, &mut timers, report).await;
+    match ending {
+        Ending::Response(mut exchange) => {
+            prepare::response(response, routed, weighted, request, origin, report);
+            let relayed =
+                relay::response(down, &mut exchange, (request, response), &mut timers, report).await;
+            finish(*exchange, relayed, &cluster)
+        }
+        Ending::Answer(reason, detail) => {
+            reply::refuse(down, request, response, (reason, &detail), report).await
+        }
+        Ending::Gone(reason) => {
+            report.ended(reason);
+            down.abort();
+            Outcome::Broken
+        }
+    }
+}
+
+fn finish(exchange: attempt::Established, relayed: Relayed, cluster: &ClusterState) -> Outcome {
+    match relayed {
+        Relayed::Whole => {
+            let attempt::Established { link, endpoint, .. } = exchange;
+            link.finish(cluster, &endpoint, tokio::time::Instant::now());
+            Outcome::Complete
+        }
+        // Dropping the upstream closes its connection or resets its stream.
+        Relayed::Cut => Outcome::Broken,
+    }
+}

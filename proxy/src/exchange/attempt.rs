@@ -1,0 +1,383 @@
+//! The attempts of one request: choose an endpoint, borrow a connection, send, wait for the head of a response,
+//! and decide whether to try again.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio::time::{Instant, sleep};
+
+use super::mirror::Mirrors;
+use super::replay::Replay;
+use super::report::Report;
+use super::timers::Timers;
+use super::{Origin, Routed};
+use crate::http::body::{BodySink as _, Pump, PumpError, SourceError};
+use crate::http::downstream::Downstream;
+use crate::http::message::{BodyLength, RequestHead, ResponseHead, Version};
+use crate::model::ForwardAction;
+use crate::model::cluster::ProtocolChoice;
+use crate::observe::Flags;
+use crate::observe::Reason;
+use crate::observe::metrics::Labels;
+use crate::observe::series::{CONNECT_FAILURES, RETRIES};
+use crate::retry::{self, Failure};
+use crate::upstream::connect::ConnectError;
+use crate::upstream::endpoint::ActiveGuard;
+use crate::upstream::pool::{self, AcquireError, UpstreamProtocol};
+use crate::upstream::usage::{Permit, Resource};
+use crate::upstream::{ClusterState, EndpointState, UpstreamError, UpstreamLink};
+
+/// Attempts that the proxy makes on its own account, for stale connections and refused streams.
+const MAX_SAFE_RESENDS: u32 = 3;
+
+/// An upstream that has begun to answer.
+#[derive(Debug)]
+pub struct Established {
+    /// The connection or stream.
+    pub link: UpstreamLink,
+    /// Whose it is.
+    pub endpoint: Rc<EndpointState>,
+    /// The request's body on its way.
+    pub pump: Pump,
+    /// What the body is read through.
+    pub replay: Replay,
+    _active: ActiveGuard,
+}
+
+/// What all attempts together came to.
+#[derive(Debug)]
+pub enum Ending {
+    /// A response that is to be passed on.
+    Response(Box<Established>),
+    /// The proxy must answer itself, for this reason.
+    Answer(Reason, String),
+    /// Nobody is there to be answered.
+    Gone(Reason),
+}
+
+/// The attempts of one request.
+pub struct Attempts<'a> {
+    cluster: &'a Rc<ClusterState>,
+    routed: &'a Routed<'a>,
+    action: &'a ForwardAction,
+    origin: &'a Origin,
+    replay: Option<Replay>,
+    tried: Option<SocketAddr>,
+    retries: u32,
+    resends: u32,
+    retrying: Option<Permit>,
+}
+
+/// How one attempt ended, when not with a response.
+enum Failed {
+    /// It may be worth another.
+    Attempt(Failure, Reason, String),
+    /// Another attempt would end the same.
+    Final(Ending),
+}
+
+impl<'a> Attempts<'a> {
+    /// No attempt made yet.
+    pub(super) const fn new(
+        cluster: &'a Rc<ClusterState>,
+        routed: &'a Routed<'a>,
+        action: &'a ForwardAction,
+        mirrors: Mirrors,
+        origin: &'a Origin,
+    ) -> Self {
+        let replay = Some(Replay::new(true, mirrors));
+        Self {
+            cluster,
+            routed,
+            action,
+            origin,
+            replay,
+            tried: None,
+            retries: 0,
+            resends: 0,
+            retrying: None,
+        }
+    }
+
+    /// Makes attempts until there is a response to pass on or a reason to give up.
+    pub async fn run<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        request: &mut RequestHead,
+        response: &mut ResponseHead,
+        timers: &mut Timers<'_>,
+        report: &mut Report,
+    ) -> Ending {
+        loop {
+            report.attempts += 1;
+            if self.routed.host.attempt_count {
+                let count = itoa::Buffer::new().format(report.attempts).to_owned();
+                request.headers.set(b"x-envoy-attempt-count", count.as_bytes());
+            }
+            let (failure, reason, detail) = match self.once(down, request, response, timers, report).await {
+                Ok(established) => {
+                    let wanted = self.action.retry.as_ref().is_some_and(|policy| {
+                        retry::wants_after_response(policy, response.status, &response.headers)
+                    });
+                    if !wanted || !established.replay.is_possible() {
+                        return Ending::Response(established);
+                    }
+                    if !self.may_retry(report) {
+                        return Ending::Response(established);
+                    }
+                    self.replay = Some(established.replay);
+                    self.wait(timers).await;
+                    continue;
+                }
+                Err(Failed::Final(ending)) => return ending,
+                Err(Failed::Attempt(failure, reason, detail)) => (failure, reason, detail),
+            };
+            if !self.again_after(failure, request, report) {
+                return Ending::Answer(reason, detail);
+            }
+            if failure != Failure::StaleConnection {
+                self.wait(timers).await;
+            }
+        }
+    }
+
+    /// Whether another attempt follows a failed one.
+    fn again_after(&mut self, failure: Failure, request: &RequestHead, report: &mut Report) -> bool {
+        if !self.replay.as_ref().is_some_and(Replay::is_possible) || !request.upgrade.is_empty() {
+            return false;
+        }
+        if retry::is_safe_to_resend(failure, &request.method) && self.resends < MAX_SAFE_RESENDS {
+            self.resends += 1;
+            return true;
+        }
+        let wanted = self
+            .action
+            .retry
+            .as_ref()
+            .is_some_and(|policy| retry::wants_after_failure(policy, failure));
+        wanted && self.may_retry(report)
+    }
+
+    /// Takes one of the policy's retries, if one is left and the cluster's `max_retries` allows it.
+    fn may_retry(&mut self, report: &mut Report) -> bool {
+        let allowed = self.action.retry.as_ref().map_or(0, |policy| policy.retries);
+        if self.retries >= allowed {
+            report.flags = report.flags.with(Flags::URX);
+            return false;
+        }
+        self.retrying = None;
+        self.retrying = self.cluster.retry_permit();
+        if self.retrying.is_none() {
+            report.flags = report.flags.with(Flags::UO);
+            return false;
+        }
+        self.retries += 1;
+        let labels = Labels::none().with("destination_service", &self.cluster.config().name);
+        self.origin.worker.metrics.counter(RETRIES, &labels).add(1);
+        true
+    }
+
+    async fn wait(&self, timers: &Timers<'_>) {
+        let Some(policy) = &self.action.retry else { return };
+        let mut pause = retry::back_off(policy, self.retries, self.origin.worker.draw());
+        if let Some(end) = timers.end() {
+            pause = pause.min(end.saturating_duration_since(Instant::now()));
+        }
+        sleep(pause).await;
+    }
+
+    /// One attempt, to the head of a response.
+    async fn once<D: Downstream>(
+        &mut self,
+        down: &mut D,
+        request: &mut RequestHead,
+        response: &mut ResponseHead,
+        timers: &mut Timers<'_>,
+        report: &mut Report,
+    ) -> Result<Box<Established>, Failed> {
+        timers.attempt(
+            self.action
+                .retry
+                .as_ref()
+                .and_then(|policy| policy.per_try_timeout),
+        );
+        let picked = {
+            let mut random = self.origin.worker.random.borrow_mut();
+            self.cluster
+                .pick(self.origin.destination, self.tried, &mut random)
+        };
+        let Some(endpoint) = picked else {
+            return Err(Failed::Final(Ending::Answer(
+                Reason::NoHealthyUpstream,
+                String::new(),
+            )));
+        };
+        self.tried = Some(endpoint.address());
+        report.upstream = self.tried;
+        let active = endpoint.begin();
+        let mut link = self.connect(&endpoint, down, request, timers).await?;
+        if let Err(error) = link.send_head(request) {
+            return Err(failed(error));
+        }
+        let mut replay = self
+            .replay
+            .take()
+            .unwrap_or_else(|| Replay::new(false, Mirrors::default()));
+        replay.rewind();
+        let needs_replay = self.action.retry.is_some() || retry::is_idempotent(&request.method);
+        if !needs_replay {
+            replay.stop_keeping();
+        }
+        let mut established = Box::new(Established {
+            link,
+            endpoint,
+            pump: Pump::default(),
+            replay,
+            _active: active,
+        });
+        let failed = poll_fn(|cx| poll_head(cx, down, request, response, (&mut established, timers))).await;
+        report.received_bytes = established.pump.bytes();
+        match failed {
+            Ok(()) => Ok(established),
+            Err(failed) => {
+                self.replay = Some(established.replay);
+                Err(failed)
+            }
+        }
+    }
+
+    /// A connection to the endpoint, while client and deadlines are kept in sight.
+    async fn connect<D: Downstream>(
+        &self,
+        endpoint: &Rc<EndpointState>,
+        down: &mut D,
+        request: &RequestHead,
+        timers: &mut Timers<'_>,
+    ) -> Result<UpstreamLink, Failed> {
+        let protocol = protocol(self.cluster, request);
+        if let Some(link) = pool::acquire_idle(endpoint, protocol) {
+            return Ok(link);
+        }
+        let mut acquiring = pin!(pool::acquire(self.cluster, endpoint, protocol));
+        let bodiless = request.body == BodyLength::Empty;
+        let acquired = poll_fn(|cx| {
+            if let Poll::Ready(acquired) = acquiring.as_mut().poll(cx) {
+                return Poll::Ready(acquired.map_err(|error| self.not_acquired(&error)));
+            }
+            if bodiless && down.poll_closed(cx).is_ready() {
+                return Poll::Ready(Err(Failed::Final(Ending::Gone(Reason::DownstreamGone))));
+            }
+            timers.poll(cx).map(|reason| Err(late(reason)))
+        });
+        acquired.await
+    }
+
+    fn not_acquired(&self, error: &AcquireError) -> Failed {
+        let reason = match error {
+            AcquireError::Overflow(resource) => {
+                let reason = match resource {
+                    Resource::Connections => Reason::OverflowConnections,
+                    Resource::Pending => Reason::OverflowPending,
+                    Resource::Requests => Reason::OverflowRequests,
+                    Resource::Retries => Reason::OverflowRetries,
+                };
+                return Failed::Final(Ending::Answer(reason, String::new()));
+            }
+            AcquireError::Connect(ConnectError::TimedOut { .. }) => Reason::UpstreamConnectTimeout,
+            AcquireError::Connect(ConnectError::Failed { .. } | ConnectError::Handshake { .. }) => {
+                Reason::UpstreamConnectFailure
+            }
+        };
+        let labels = Labels::none().with("destination_service", &self.cluster.config().name);
+        self.origin
+            .worker
+            .metrics
+            .counter(CONNECT_FAILURES, &labels)
+            .add(1);
+        Failed::Attempt(Failure::Connect, reason, String::new())
+    }
+}
+
+/// What is spoken with the cluster for this request.
+#[must_use]
+pub fn protocol(cluster: &ClusterState, request: &RequestHead) -> UpstreamProtocol {
+    match cluster.config().protocol {
+        ProtocolChoice::Http1 => UpstreamProtocol::Http1,
+        ProtocolChoice::Http2 => UpstreamProtocol::Http2,
+        ProtocolChoice::Downstream if request.version == Version::Http2 => UpstreamProtocol::Http2,
+        ProtocolChoice::Downstream => UpstreamProtocol::Http1,
+    }
+}
+
+/// Moves the request's body while waiting for the response's head.
+fn poll_head<D: Downstream>(
+    cx: &mut Context<'_>,
+    down: &mut D,
+    request: &RequestHead,
+    response: &mut ResponseHead,
+    (established, timers): (&mut Established, &mut Timers<'_>),
+) -> Poll<Result<(), Failed>> {
+    let Established {
+        link, pump, replay, ..
+    } = established;
+    // A tunnel's bytes may not be sent before the upstream has agreed to it.
+    let waits_for_tunnel = !request.upgrade.is_empty();
+    if waits_for_tunnel {
+        let _ = link.poll_flush(cx);
+        timers.request_complete();
+    } else if !pump.is_done() {
+        let before = pump.bytes();
+        match pump.poll(cx, &mut replay.source(down), link) {
+            Poll::Ready(Ok(())) => timers.request_complete(),
+            Poll::Ready(Err(PumpError::Source(error))) => return Poll::Ready(Err(bad_body(&error))),
+            // The upstream may have answered before it stopped reading: the answer is looked for below.
+            Poll::Ready(Err(PumpError::Sink(_))) | Poll::Pending => {}
+        }
+        if pump.bytes() != before {
+            timers.active();
+        }
+    }
+    match link.poll_response(cx, &request.method, response) {
+        Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+        Poll::Ready(Err(error)) => return Poll::Ready(Err(failed(error))),
+        Poll::Pending => {}
+    }
+    if (pump.is_done() || waits_for_tunnel) && down.poll_closed(cx).is_ready() {
+        return Poll::Ready(Err(Failed::Final(Ending::Gone(Reason::DownstreamGone))));
+    }
+    timers.poll(cx).map(|reason| Err(late(reason)))
+}
+
+fn late(reason: Reason) -> Failed {
+    match reason {
+        Reason::PerTryTimeout => Failed::Attempt(Failure::PerTryTimeout, reason, String::new()),
+        reason => Failed::Final(Ending::Answer(reason, String::new())),
+    }
+}
+
+fn bad_body(error: &SourceError) -> Failed {
+    Failed::Final(match error {
+        SourceError::Malformed(_) => Ending::Answer(Reason::BadRequest, error.to_string()),
+        SourceError::Truncated | SourceError::Reset(_) | SourceError::Io(_) => {
+            Ending::Gone(Reason::DownstreamGone)
+        }
+    })
+}
+
+fn failed(error: UpstreamError) -> Failed {
+    let detail = error.to_string();
+    let (failure, reason) = match error {
+        UpstreamError::ClosedBeforeResponse { reused: true } => {
+            (Failure::StaleConnection, Reason::UpstreamReset)
+        }
+        UpstreamError::ClosedBeforeResponse { reused: false } => (Failure::Reset, Reason::UpstreamReset),
+        UpstreamError::Refused => (Failure::Refused, Reason::UpstreamRefused),
+        UpstreamError::Reset(_) => (Failure::Reset, Reason::UpstreamRefused),
+        UpstreamError::Protocol(_) => (Failure::Invalid, Reason::UpstreamProtocolError),
+        UpstreamError::Unsayable(_) => return Failed::Final(Ending::Answer(Reason::NotSayable, detail)),
+    };
+    Failed::Attempt(failure, reason, detail)
+}

@@ -1,0 +1,240 @@
+//! Copies of requests for clusters whose answers nobody sees (`request_mirror_policies`).
+//!
+//! A mirror may never slow the request that it copies: the body goes to it over a bounded queue, and a mirror
+//! that cannot keep up is cut off.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+use super::Origin;
+use crate::http::body::{BodySink as _, BodySource, Chunk, Pump, SourceError};
+use crate::http::headers::Headers;
+use crate::http::message::{RequestHead, ResponseHead};
+use crate::model::ForwardAction;
+use crate::model::route_table::without_port;
+use crate::upstream::ClusterState;
+use crate::upstream::pool;
+use crate::worker::Worker;
+
+/// Pieces of body that may wait for a mirror.
+const QUEUED_PIECES: usize = 64;
+/// Mirrored requests under way in one worker; further ones are not mirrored.
+const MAX_MIRRORS: u32 = 256;
+/// How long a mirrored exchange may take.
+const MIRROR_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The mirrors of one request.
+#[derive(Debug, Default)]
+pub struct Mirrors(Vec<mpsc::Sender<Bytes>>);
+
+impl Mirrors {
+    /// Gives a piece of the body to all mirrors; one that is not keeping up loses its request.
+    pub fn send(&mut self, piece: &[u8]) {
+        if !self.0.is_empty() {
+            let piece = Bytes::copy_from_slice(piece);
+            self.0.retain(|queue| queue.try_send(piece.clone()).is_ok());
+        }
+    }
+
+    /// Says that the body is complete. An empty piece stands for it: without one the copy was cut off.
+    pub fn end(&mut self) {
+        for queue in self.0.drain(..) {
+            let _ = queue.try_send(Bytes::new());
+        }
+    }
+}
+
+/// Starts the mirrors that the route wants for this request.
+pub fn start(action: &ForwardAction, request: &RequestHead, origin: &Origin) -> Mirrors {
+    let mut mirrors = Mirrors::default();
+    for mirror in &action.mirrors {
+        let wanted = mirror
+            .share
+            .is_none_or(|share| share.covers(origin.worker.draw()));
+        let Some(cluster) = origin.worker.clusters.find(&mirror.cluster).filter(|_| wanted) else {
+            continue;
+        };
+        if origin.worker.mirrors.get() >= MAX_MIRRORS || !request.upgrade.is_empty() {
+            continue;
+        }
+        let (queue, body) = mpsc::channel(QUEUED_PIECES);
+        let copy = shadow(request);
+        let destination = origin.destination;
+        let worker = Rc::clone(&origin.worker);
+        worker.mirrors.set(worker.mirrors.get() + 1);
+        tokio::task::spawn_local(async move {
+            let _under_way = UnderWay(Rc::clone(&worker));
+            let Some(endpoint) = cluster.pick(destination, None, &mut worker.random.borrow_mut()) else {
+                return;
+            };
+            let sent = timeout(
+                MIRROR_TIMEOUT,
+                send(&cluster, &endpoint, copy, MirrorBody::new(body)),
+            )
+            .await;
+            if sent.is_err() {
+                tracing::debug!(cluster = %cluster.config().name, "mirrored request timed out");
+            }
+        });
+        mirrors.0.push(queue);
+    }
+    mirrors
+}
+
+/// A place among the mirrored requests.
+struct UnderWay(Rc<Worker>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.mirrors.set(self.0.mirrors.get().saturating_sub(1));
+    }
+}
+
+/// A copy of the head, with `-shadow` behind the host as in Envoy.
+fn shadow(request: &RequestHead) -> RequestHead {
+    let host = without_port(&request.authority);
+    let port = request.authority.get(host.len()..).unwrap_or_default();
+    RequestHead {
+        method: request.method.clone(),
+        secure: request.secure,
+        authority: format!("{host}-shadow{port}"),
+        path: request.path.clone(),
+        version: request.version,
+        headers: request.headers.clone(),
+        body: request.body,
+        expects_continue: false,
+        upgrade: String::new(),
+        te_trailers: request.te_trailers,
+    }
+}
+
+/// Sends one copy and reads its answer to the end, so that the connection can be used again.
+async fn send(
+    cluster: &Rc<ClusterState>,
+    endpoint: &Rc<crate::upstream::EndpointState>,
+    request: RequestHead,
+    mut body: MirrorBody,
+) -> Option<()> {
+    let protocol = super::attempt::protocol(cluster, &request);
+    let mut link = pool::acquire(cluster, endpoint, protocol).await.ok()?;
+    link.send_head(&request).ok()?;
+    let (mut response, mut up, mut down) = (ResponseHead::default(), Pump::default(), Pump::default());
+    let mut sink = Discard;
+    std::future::poll_fn(|cx| {
+        if !up.is_done() && up.poll(cx, &mut body, &mut link)?.is_pending() {
+            let _ = link.poll_flush(cx)?;
+        }
+        link.poll_response(cx, &request.method, &mut response)
+            .map_err(|_| SinkLost)
+    })
+    .await
+    .ok()?;
+    std::future::poll_fn(|cx| down.poll(cx, &mut link, &mut sink))
+        .await
+        .ok()?;
+    if up.is_done() {
+        link.finish(cluster, endpoint, Instant::now());
+    }
+    Some(())
+}
+
+/// The mirror came to nothing.
+struct SinkLost;
+
+impl<E: std::error::Error> From<E> for SinkLost {
+    fn from(_: E) -> Self {
+        Self
+    }
+}
+
+/// The body as the queue brings it.
+#[derive(Debug)]
+struct MirrorBody {
+    queue: mpsc::Receiver<Bytes>,
+    piece: Bytes,
+    ended: bool,
+}
+
+impl MirrorBody {
+    const fn new(queue: mpsc::Receiver<Bytes>) -> Self {
+        Self {
+            queue,
+            piece: Bytes::new(),
+            ended: false,
+        }
+    }
+}
+
+impl BodySource for MirrorBody {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Chunk, SourceError>> {
+        if !self.piece.is_empty() {
+            return Poll::Ready(Ok(Chunk::Data));
+        }
+        if self.ended {
+            return Poll::Ready(Ok(Chunk::End));
+        }
+        self.queue.poll_recv(cx).map(|piece| match piece {
+            Some(piece) if piece.is_empty() => {
+                self.ended = true;
+                Ok(Chunk::End)
+            }
+            Some(piece) => {
+                self.piece = piece;
+                Ok(Chunk::Data)
+            }
+            None => Err(SourceError::Truncated),
+        })
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.piece
+    }
+
+    fn consume(&mut self, count: usize) {
+        bytes::Buf::advance(&mut self.piece, count);
+    }
+
+    fn take_bytes(&mut self) -> Bytes {
+        std::mem::take(&mut self.piece)
+    }
+
+    fn ends_with_chunk(&self) -> bool {
+        false
+    }
+
+    fn trailers(&self) -> Option<&Headers> {
+        None
+    }
+}
+
+/// Takes everything and keeps nothing.
+struct Discard;
+
+impl crate::http::body::BodySink for Discard {
+    fn poll_send<S: BodySource>(
+        &mut self,
+        _: &mut Context<'_>,
+        source: &mut S,
+    ) -> Poll<Result<usize, crate::http::body::SinkError>> {
+        let count = source.chunk().len();
+        source.consume(count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_end(
+        &mut self,
+        _: &mut Context<'_>,
+        _: Option<&Headers>,
+    ) -> Poll<Result<(), crate::http::body::SinkError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), crate::http::body::SinkError>> {
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,151 @@
+//! What an exchange will have to say about itself, gathered on its way and recorded once at its end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use super::Origin;
+use crate::http::message::{RequestHead, ResponseHead};
+use crate::model::Route;
+use crate::observe::format::Record;
+use crate::observe::metrics::Labels;
+use crate::observe::series::{LOCAL_REPLIES, Outcome};
+use crate::observe::{Flags, Reason};
+
+/// The notes of one exchange.
+#[derive(Debug)]
+pub struct Report {
+    /// When the head was there.
+    pub started: Instant,
+    local: Option<SocketAddr>,
+    remote: Option<SocketAddr>,
+    started_at: SystemTime,
+    /// When the response head was there.
+    pub response_after: Option<Duration>,
+    /// The route.
+    pub route: Option<Arc<Route>>,
+    /// The cluster's name.
+    pub cluster: Option<Arc<str>>,
+    /// The last endpoint that was tried.
+    pub upstream: Option<SocketAddr>,
+    /// Attempts made.
+    pub attempts: u32,
+    /// The status that the client got; 0 when it got none.
+    pub status: u16,
+    /// What was unusual.
+    pub flags: Flags,
+    /// Why we answered or ended it.
+    pub reason: Option<Reason>,
+    /// Body bytes from the client.
+    pub received_bytes: u64,
+    /// Body bytes to the client.
+    pub sent_bytes: u64,
+}
+
+impl Report {
+    /// Begins the notes.
+    #[must_use]
+    pub fn begin(origin: &Origin, client: SocketAddr) -> Self {
+        Self {
+            started: Instant::now(),
+            local: Some(origin.local),
+            remote: Some(client),
+            started_at: SystemTime::now(),
+            response_after: None,
+            route: None,
+            cluster: None,
+            upstream: None,
+            attempts: 0,
+            status: 0,
+            flags: Flags::NONE,
+            reason: None,
+            received_bytes: 0,
+            sent_bytes: 0,
+        }
+    }
+
+    /// Takes note of why we answered or ended the exchange.
+    pub fn ended(&mut self, reason: Reason) {
+        self.flags = self.flags.with(reason.flag());
+        self.reason = Some(reason);
+    }
+
+    /// A view for format strings.
+    #[must_use]
+    pub fn record<'a>(
+        &'a self,
+        request: Option<&'a RequestHead>,
+        response: Option<&'a ResponseHead>,
+        origin: &'a Origin,
+    ) -> Record<'a> {
+        Record {
+            start: self.started_at,
+            duration: self.started.elapsed(),
+            response_after: self.response_after,
+            request,
+            response,
+            status: self.status,
+            flags: self.flags,
+            reason: self.reason.map(Reason::code),
+            received_bytes: self.received_bytes,
+            sent_bytes: self.sent_bytes,
+            upstream: self.upstream,
+            cluster: self.cluster.as_deref().unwrap_or_default(),
+            route: self.route.as_ref().map(|route| &*route.name).unwrap_or_default(),
+            attempts: self.attempts,
+            server_name: origin.server_name.as_deref(),
+            local: self.local,
+            remote: self.remote,
+        }
+    }
+
+    /// What is known so far, for the values of headers.
+    #[must_use]
+    pub fn plain_record(&self) -> Record<'_> {
+        Record {
+            start: self.started_at,
+            duration: self.started.elapsed(),
+            flags: self.flags,
+            upstream: self.upstream,
+            cluster: self.cluster.as_deref().unwrap_or_default(),
+            route: self.route.as_ref().map(|route| &*route.name).unwrap_or_default(),
+            attempts: self.attempts,
+            local: self.local,
+            remote: self.remote,
+            ..Record::default()
+        }
+    }
+
+    /// Records metrics and access log.
+    pub fn finish(&self, request: &RequestHead, response: &ResponseHead, origin: &Origin) {
+        let worker = &origin.worker;
+        let outcome = Outcome {
+            status: self.status,
+            flags: self.flags,
+            duration: self.started.elapsed(),
+            received_bytes: self.received_bytes,
+            sent_bytes: self.sent_bytes,
+        };
+        let cluster = self.cluster.as_ref().and_then(|name| worker.clusters.find(name));
+        let series = cluster
+            .as_ref()
+            .map_or(&worker.no_cluster, |cluster| &cluster.series);
+        series.record(
+            &worker.metrics,
+            &origin.chain.stat_prefix,
+            origin.direction,
+            &outcome,
+        );
+        if let Some(reason) = self.reason {
+            let labels = Labels::none().with("reason", reason.code());
+            worker.metrics.counter(LOCAL_REPLIES, &labels).add(1);
+        }
+        for log in &origin.chain.access_logs {
+            worker
+                .logger
+                .write(log, &self.record(Some(request), Some(response), origin));
+        }
+    }
+}

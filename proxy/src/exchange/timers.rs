@@ -1,0 +1,184 @@
+//! The deadlines of an exchange, on one timer.
+//!
+//! Most deadlines are set and never met, so the timer is armed lazily: it is left alone while it would fire
+//! before the next deadline anyway, and looks again when it does. A connection thereby pays for a timer once in
+//! many requests.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::http::message::RequestHead;
+use crate::model::{ForwardAction, HttpChain};
+use crate::observe::Reason;
+
+/// A timer that is armed only when it must be.
+#[derive(Debug, Default)]
+pub struct LazyTimer {
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl LazyTimer {
+    /// Ready when the deadline has passed.
+    pub fn poll_until(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if deadline < sleep.deadline() {
+            sleep.as_mut().reset(deadline);
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            if sleep.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+}
+
+/// The deadlines of one exchange.
+#[derive(Debug)]
+pub struct Timers<'a> {
+    timer: &'a mut LazyTimer,
+    idle_timeout: Option<Duration>,
+    last_activity: Instant,
+    /// The whole request must be in by then.
+    request: Option<Instant>,
+    route_timeout: Option<Duration>,
+    route: Option<Instant>,
+    per_try: Option<Instant>,
+    stream: Option<Instant>,
+}
+
+impl<'a> Timers<'a> {
+    /// The deadlines that route and chain set for this request.
+    pub fn new(
+        timer: &'a mut LazyTimer,
+        action: &ForwardAction,
+        chain: &HttpChain,
+        request: &RequestHead,
+        started: Instant,
+    ) -> Self {
+        let tunnel = !request.upgrade.is_empty();
+        let longest = action.max_stream_duration.unwrap_or(chain.max_stream_duration);
+        let grpc = action.grpc_timeout_max.and_then(|max| {
+            let asked = request.headers.first(b"grpc-timeout").and_then(grpc_timeout)?;
+            Some(if max.is_zero() { asked } else { asked.min(max) })
+        });
+        Self {
+            timer,
+            idle_timeout: action.idle_timeout.unwrap_or(chain.stream_idle_timeout),
+            last_activity: started,
+            request: chain.request_timeout.map(|limit| started + limit),
+            // A tunnel has no end that could be late.
+            route_timeout: action.timeout.filter(|_| !tunnel),
+            route: None,
+            per_try: None,
+            stream: grpc.or(longest).map(|limit| started + limit),
+        }
+    }
+
+    /// Takes note that bytes moved.
+    pub fn active(&mut self) {
+        self.last_activity = Instant::now();
+    }
+
+    /// Takes note that the request is in; the route's timeout counts from here.
+    pub fn request_complete(&mut self) {
+        self.request = None;
+        if self.route.is_none() {
+            self.route = self.route_timeout.map(|limit| Instant::now() + limit);
+        }
+    }
+
+    /// Takes note that an attempt begins.
+    pub fn attempt(&mut self, per_try_timeout: Option<Duration>) {
+        self.per_try = per_try_timeout.map(|limit| Instant::now() + limit);
+    }
+
+    /// Takes note that a response has begun.
+    pub const fn response_begun(&mut self) {
+        self.per_try = None;
+    }
+
+    /// Ready with the first deadline that has passed.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        loop {
+            let idle = self.idle_timeout.map(|limit| self.last_activity + limit);
+            let all = [
+                (idle, Reason::StreamIdle),
+                (self.request, Reason::RequestTimeout),
+                (self.route, Reason::RouteTimeout),
+                (self.per_try, Reason::PerTryTimeout),
+                (self.stream, Reason::MaxStreamDuration),
+            ];
+            let next = all
+                .into_iter()
+                .filter_map(|(at, reason)| at.map(|at| (at, reason)))
+                .min_by_key(|(at, _)| *at);
+            let Some((at, reason)) = next else {
+                return Poll::Pending;
+            };
+            return self.timer.poll_until(cx, at).map(|()| reason);
+        }
+    }
+
+    /// The earliest moment at which the exchange as a whole ends, if there is one.
+    #[must_use]
+    pub fn end(&self) -> Option<Instant> {
+        [self.route, self.stream].into_iter().flatten().min()
+    }
+}
+
+/// A `grpc-timeout` value: up to eight digits and a unit.
+fn grpc_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(number * 3600),
+        b'M' => Duration::from_secs(number * 60),
+        b'S' => Duration::from_secs(number),
+        b'm' => Duration::from_millis(number),
+        b'u' => Duration::from_micros(number),
+        b'n' => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lazy_timer_fires_when_its_last_deadline_has_passed() {
+        let mut timer = LazyTimer::default();
+        let begin = Instant::now();
+        for step in 1..5_u64 {
+            let deadline = begin + Duration::from_secs(step * 10);
+            let pending = poll_fn(|cx| Poll::Ready(timer.poll_until(cx, deadline).is_pending())).await;
+            assert!(pending);
+        }
+        poll_fn(|cx| timer.poll_until(cx, begin + Duration::from_secs(40))).await;
+        assert_eq!(begin.elapsed().as_secs(), 40);
+        let earlier = Instant::now() + Duration::from_secs(1);
+        let _ = poll_fn(|cx| Poll::Ready(timer.poll_until(cx, earlier + Duration::from_secs(9)))).await;
+        poll_fn(|cx| timer.poll_until(cx, earlier)).await;
+        assert_eq!(begin.elapsed().as_secs(), 41);
+    }
+
+    #[test]
+    fn grpc_timeouts_are_read() {
+        assert_eq!(grpc_timeout(b"10S"), Some(Duration::from_secs(10)));
+        assert_eq!(grpc_timeout(b"5m"), Some(Duration::from_millis(5)));
+        for bad in [&b""[..], b"S", b"10", b"1.5S", b"123456789S", b"-1S", b"10s"] {
+            assert_eq!(grpc_timeout(bad), None);
+        }
+    }
+}

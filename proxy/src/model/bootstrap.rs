@@ -1,0 +1,165 @@
+//! The start-up file, compiled.
+
+use std::net::SocketAddr;
+
+use outrider_proto::envoy::config::bootstrap::v3 as pb;
+use outrider_proto::envoy::config::core::v3 as core;
+use outrider_proto::{Fault, Path};
+
+use super::cluster::Cluster;
+use super::listener::Listener;
+use super::parse;
+
+/// A checked bootstrap. The resources are kept as messages: what is published is compiled from them by the same
+/// code as what comes over xDS.
+#[derive(Debug)]
+pub struct Bootstrap {
+    /// Who this proxy is.
+    pub node: core::Node,
+    /// Where the operator's endpoints listen.
+    pub admin: Option<SocketAddr>,
+    /// Listeners of the file.
+    pub listeners: Vec<outrider_proto::envoy::config::listener::v3::Listener>,
+    /// Clusters of the file.
+    pub clusters: Vec<outrider_proto::envoy::config::cluster::v3::Cluster>,
+    /// What comes over ADS, if anything.
+    pub ads: Option<AdsSource>,
+}
+
+/// Which resources come over ADS, and from where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdsSource {
+    /// The static cluster of the control server.
+    pub cluster: String,
+    /// Listeners come over it.
+    pub listeners: bool,
+    /// Clusters come over it.
+    pub clusters: bool,
+}
+
+impl Bootstrap {
+    /// Checks a bootstrap, every resource in it included.
+    ///
+    /// # Errors
+    /// All faults, with the paths of the fields.
+    pub fn from_proto(value: &pb::Bootstrap) -> Result<Self, Vec<Fault>> {
+        let mut path = Path::root();
+        let mut faults = Vec::new();
+        let resources = value.static_resources.clone().unwrap_or_default();
+        let mut collect = |name: String, found: Result<(), Vec<Fault>>| {
+            faults.extend(found.err().unwrap_or_default().into_iter().map(|fault| {
+                let inner = if fault.path.is_empty() {
+                    String::new()
+                } else {
+                    format!(".{}", fault.path)
+                };
+                Fault::new(format!("static_resources.{name}{inner}"), fault.reason)
+            }));
+        };
+        for (index, listener) in resources.listeners.iter().enumerate() {
+            collect(
+                format!("listeners[{index}]"),
+                Listener::from_proto(listener).map(|_| ()),
+            );
+        }
+        for (index, cluster) in resources.clusters.iter().enumerate() {
+            collect(
+                format!("clusters[{index}]"),
+                Cluster::from_proto(cluster).map(|_| ()),
+            );
+        }
+        check_unique(&resources, &mut path);
+        let admin = value.admin.as_ref().and_then(|admin| {
+            path.field("admin", |path| {
+                parse::socket_address(admin.address.as_ref(), path)
+            })
+        });
+        let ads = value
+            .dynamic_resources
+            .as_ref()
+            .and_then(|dynamic| path.field("dynamic_resources", |path| ads(dynamic, &resources, path)));
+        let bootstrap = Self {
+            node: value.node.clone().unwrap_or_default(),
+            admin,
+            listeners: resources.listeners,
+            clusters: resources.clusters,
+            ads,
+        };
+        match path.finish(Some(bootstrap)) {
+            Ok(bootstrap) if faults.is_empty() => Ok(bootstrap),
+            Ok(_) => Err(faults),
+            Err(own) => Err(faults.into_iter().chain(own).collect()),
+        }
+    }
+}
+
+fn check_unique(resources: &pb::bootstrap::StaticResources, path: &mut Path) {
+    let mut names = std::collections::HashSet::new();
+    for (index, cluster) in resources.clusters.iter().enumerate() {
+        if !names.insert(&cluster.name) {
+            path.item("static_resources.clusters", index, |path| {
+                path.fault(format!("\"{}\" is there twice", cluster.name))
+            });
+        }
+    }
+    let mut addresses = std::collections::HashSet::new();
+    let mut names = std::collections::HashSet::new();
+    for (index, listener) in resources.listeners.iter().enumerate() {
+        path.item("static_resources.listeners", index, |path| {
+            if !listener.name.is_empty() && !names.insert(&listener.name) {
+                path.fault_at("name", format!("\"{}\" is there twice", listener.name));
+            }
+            // Port 0 is a port of its own every time.
+            let address = parse::socket_address(listener.address.as_ref(), &mut Path::root());
+            if address.is_some_and(|address| address.port() != 0 && !addresses.insert(address)) {
+                path.fault_at("address", "another listener has the same");
+            }
+        });
+    }
+}
+
+fn ads(
+    value: &pb::bootstrap::DynamicResources,
+    resources: &pb::bootstrap::StaticResources,
+    path: &mut Path,
+) -> Option<AdsSource> {
+    let over_ads = |source: &Option<core::ConfigSource>, name: &str, path: &mut Path| {
+        let Some(source) = source else { return false };
+        if source.config_source_specifier.is_none() {
+            path.fault_at(name, "must be \"ads: {}\"");
+        }
+        true
+    };
+    let listeners = over_ads(&value.lds_config, "lds_config", path);
+    let clusters = over_ads(&value.cds_config, "cds_config", path);
+    let config = match &value.ads_config {
+        Some(config) => config,
+        None if listeners || clusters => return path.field("ads_config", |path| path.refuse("missing")),
+        None => return None,
+    };
+    path.field("ads_config", |path| {
+        let [service] = config.grpc_services.as_slice() else {
+            return path.field("grpc_services", |path| path.refuse("exactly one is needed"));
+        };
+        let Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(target)) = &service.target_specifier else {
+            return path.field("grpc_services[0].envoy_grpc", |path| path.refuse("missing"));
+        };
+        if !resources
+            .clusters
+            .iter()
+            .any(|cluster| cluster.name == target.cluster_name)
+        {
+            return path.field("grpc_services[0].envoy_grpc.cluster_name", |path| {
+                path.refuse(format!("no static cluster \"{}\"", target.cluster_name))
+            });
+        }
+        if config.transport_api_version == core::ApiVersion::Auto as i32 {
+            path.fault_at("transport_api_version", "must be V3");
+        }
+        Some(AdsSource {
+            cluster: target.cluster_name.clone(),
+            listeners,
+            clusters,
+        })
+    })
+}

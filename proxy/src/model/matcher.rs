@@ -1,0 +1,243 @@
+//! Matchers of strings, headers and query parameters.
+
+use std::sync::Arc;
+
+use outrider_proto::Path;
+use outrider_proto::envoy::config::route::v3 as pb;
+use outrider_proto::envoy::r#type::matcher::v3 as pbm;
+use regex::bytes::{Regex, RegexBuilder};
+
+use crate::http::headers::Headers;
+
+/// Largest compiled regular expression, in bytes.
+pub const MAX_REGEX_BYTES: usize = 1 << 20;
+
+/// A compiled `StringMatcher`.
+#[derive(Clone, Debug)]
+pub enum StringMatcher {
+    /// The whole string.
+    Exact(Box<[u8]>, Case),
+    /// Its beginning.
+    Prefix(Box<[u8]>, Case),
+    /// Its end.
+    Suffix(Box<[u8]>, Case),
+    /// Anywhere in it.
+    Contains(Box<[u8]>, Case),
+    /// The whole string, in linear time.
+    Regex(Arc<Regex>),
+}
+
+/// Whether letters of different case are the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Case {
+    /// They are not.
+    Sensitive,
+    /// ASCII letters are.
+    Ignored,
+}
+
+impl Case {
+    /// Compares two strings of the same meaning.
+    #[must_use]
+    pub fn equal(self, a: &[u8], b: &[u8]) -> bool {
+        match self {
+            Self::Sensitive => a == b,
+            Self::Ignored => a.eq_ignore_ascii_case(b),
+        }
+    }
+
+    /// Whether `text` begins with `prefix`.
+    #[must_use]
+    pub fn starts_with(self, text: &[u8], prefix: &[u8]) -> bool {
+        text.get(..prefix.len())
+            .is_some_and(|front| self.equal(front, prefix))
+    }
+}
+
+impl StringMatcher {
+    pub(super) fn from_proto(value: &pbm::StringMatcher, path: &mut Path) -> Option<Self> {
+        use pbm::string_matcher::MatchPattern;
+        let case = if value.ignore_case {
+            Case::Ignored
+        } else {
+            Case::Sensitive
+        };
+        let bytes = |text: &String| text.as_bytes().into();
+        match &value.match_pattern {
+            Some(MatchPattern::Exact(text)) => Some(Self::Exact(bytes(text), case)),
+            Some(MatchPattern::Prefix(text) | MatchPattern::Suffix(text) | MatchPattern::Contains(text))
+                if text.is_empty() =>
+            {
+                path.refuse("must not be empty")
+            }
+            Some(MatchPattern::Prefix(text)) => Some(Self::Prefix(bytes(text), case)),
+            Some(MatchPattern::Suffix(text)) => Some(Self::Suffix(bytes(text), case)),
+            Some(MatchPattern::Contains(text)) => Some(Self::Contains(bytes(text), case)),
+            Some(MatchPattern::SafeRegex(regex)) => path
+                .field("safe_regex", |path| full_regex(regex, path))
+                .map(Self::Regex),
+            None => path.refuse("no pattern is set"),
+        }
+    }
+
+    /// Whether the string matches.
+    #[must_use]
+    pub fn matches(&self, text: &[u8]) -> bool {
+        match self {
+            Self::Exact(expected, case) => case.equal(text, expected),
+            Self::Prefix(prefix, case) => case.starts_with(text, prefix),
+            Self::Suffix(suffix, case) => {
+                let start = text.len().checked_sub(suffix.len());
+                start
+                    .and_then(|start| text.get(start..))
+                    .is_some_and(|end| case.equal(end, suffix))
+            }
+            Self::Contains(part, Case::Sensitive) => memchr::memmem::find(text, part).is_some(),
+            Self::Contains(part, case) => text.windows(part.len()).any(|window| case.equal(window, part)),
+            Self::Regex(regex) => regex.is_match(text),
+        }
+    }
+}
+
+/// A regular expression that must match the whole string.
+pub(super) fn full_regex(value: &pbm::RegexMatcher, path: &mut Path) -> Option<Arc<Regex>> {
+    regex(&format!("^(?:{})$", value.regex), &value.regex, path)
+}
+
+/// A regular expression that may match anywhere.
+pub(super) fn part_regex(value: &pbm::RegexMatcher, path: &mut Path) -> Option<Arc<Regex>> {
+    regex(&value.regex, &value.regex, path)
+}
+
+fn regex(pattern: &str, source: &str, path: &mut Path) -> Option<Arc<Regex>> {
+    if source.is_empty() {
+        return path.field("regex", |path| path.refuse("missing"));
+    }
+    match RegexBuilder::new(pattern).size_limit(MAX_REGEX_BYTES).build() {
+        Ok(regex) => Some(Arc::new(regex)),
+        Err(error) => path.field("regex", |path| path.refuse(error.to_string().replace('\n', " "))),
+    }
+}
+
+/// A compiled `HeaderMatcher`.
+#[derive(Clone, Debug)]
+pub struct HeaderMatcher {
+    name: Box<[u8]>,
+    rule: HeaderRule,
+    invert: bool,
+    missing_is_empty: bool,
+}
+
+#[derive(Clone, Debug)]
+enum HeaderRule {
+    Present(bool),
+    Range(i64, i64),
+    String(StringMatcher),
+}
+
+impl HeaderMatcher {
+    pub(super) fn from_proto(value: &pb::HeaderMatcher, path: &mut Path) -> Option<Self> {
+        use pb::header_matcher::HeaderMatchSpecifier as Rule;
+        let name = super::parse::required(&value.name, "name", path)?;
+        let rule = match &value.header_match_specifier {
+            None => HeaderRule::Present(true),
+            Some(Rule::PresentMatch(present)) => HeaderRule::Present(*present),
+            Some(Rule::RangeMatch(range)) => HeaderRule::Range(range.start, range.end),
+            Some(Rule::StringMatch(matcher)) => HeaderRule::String(
+                path.field("string_match", |path| StringMatcher::from_proto(matcher, path))?,
+            ),
+        };
+        Some(Self {
+            name: name.to_ascii_lowercase().into_bytes().into(),
+            rule,
+            invert: value.invert_match,
+            missing_is_empty: value.treat_missing_header_as_empty,
+        })
+    }
+
+    /// Whether the request's fields match; `pseudo` gives `:method`, `:path` and `:authority`.
+    #[must_use]
+    pub fn matches<'a>(&self, headers: &'a Headers, pseudo: impl Fn(&[u8]) -> Option<&'a [u8]>) -> bool {
+        let mut values = headers.all(&self.name);
+        let first = if self.name.starts_with(b":") {
+            pseudo(&self.name)
+        } else {
+            values.next()
+        };
+        let found = match (&self.rule, first) {
+            (HeaderRule::Present(wanted), value) => return (value.is_some() == *wanted) != self.invert,
+            (_, None) if self.missing_is_empty => self.value_matches(b""),
+            // A missing header matches no value, and an inverted rule matches what does not.
+            (_, None) => return false,
+            (_, Some(first)) => match values.next() {
+                None => self.value_matches(first),
+                Some(second) => {
+                    let mut joined = [first, second].join(&b","[..]);
+                    for value in values {
+                        joined.push(b',');
+                        joined.extend_from_slice(value);
+                    }
+                    self.value_matches(&joined)
+                }
+            },
+        };
+        found != self.invert
+    }
+
+    fn value_matches(&self, value: &[u8]) -> bool {
+        match &self.rule {
+            HeaderRule::Present(_) => true,
+            HeaderRule::String(matcher) => matcher.matches(value),
+            HeaderRule::Range(start, end) => std::str::from_utf8(value)
+                .ok()
+                .and_then(|text| text.parse::<i64>().ok())
+                .is_some_and(|number| (*start..*end).contains(&number)),
+        }
+    }
+}
+
+/// A compiled `QueryParameterMatcher`.
+#[derive(Clone, Debug)]
+pub struct QueryMatcher {
+    name: Box<str>,
+    rule: QueryRule,
+}
+
+#[derive(Clone, Debug)]
+enum QueryRule {
+    Present(bool),
+    String(StringMatcher),
+}
+
+impl QueryMatcher {
+    pub(super) fn from_proto(value: &pb::QueryParameterMatcher, path: &mut Path) -> Option<Self> {
+        use pb::query_parameter_matcher::QueryParameterMatchSpecifier as Rule;
+        let name = super::parse::required(&value.name, "name", path)?;
+        let rule = match &value.query_parameter_match_specifier {
+            None => QueryRule::Present(true),
+            Some(Rule::PresentMatch(present)) => QueryRule::Present(*present),
+            Some(Rule::StringMatch(matcher)) => QueryRule::String(
+                path.field("string_match", |path| StringMatcher::from_proto(matcher, path))?,
+            ),
+        };
+        Some(Self {
+            name: name.as_ref().into(),
+            rule,
+        })
+    }
+
+    /// Whether the query string matches. The first parameter of the name counts, not decoded, as in Envoy.
+    #[must_use]
+    pub fn matches(&self, query: Option<&str>) -> bool {
+        let pairs = query.unwrap_or_default().split('&');
+        let value = pairs
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+            .find(|(name, _)| *name == &*self.name)
+            .map(|(_, value)| value);
+        match (&self.rule, value) {
+            (QueryRule::Present(wanted), value) => value.is_some() == *wanted,
+            (QueryRule::String(_), None) => false,
+            (QueryRule::String(matcher), Some(value)) => matcher.matches(value.as_bytes()),
+        }
+    }
+}

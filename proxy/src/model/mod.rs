@@ -1,0 +1,31 @@
+//! Configuration as the data path reads it: checked once, immutable, with every matcher built.
+//!
+//! One file per resource turns the wire's messages into these types and collects every fault with its path.
+//! The wire types stop here; nothing later validates again.
+
+pub mod access_log;
+pub mod bootstrap;
+pub mod cluster;
+pub mod endpoint;
+pub mod filter_chain;
+pub mod headers;
+pub mod http_chain;
+pub mod listener;
+pub mod matcher;
+pub mod parse;
+pub mod retry;
+pub mod route;
+pub mod route_index;
+pub mod route_table;
+pub mod snapshot;
+pub mod tcp_chain;
+
+pub use cluster::{Balancer, Cluster, Discovery};
+pub use endpoint::{Endpoint, EndpointSet};
+pub use filter_chain::{ChainProtocol, FilterChain, FilterChains};
+pub use http_chain::HttpChain;
+pub use listener::Listener;
+pub use route::{ForwardAction, Route, RouteAction};
+pub use route_table::RouteTable;
+pub use snapshot::{ClusterEntry, Snapshot};
+pub use tcp_chain::TcpChain;

@@ -1,0 +1,290 @@
+//! A route configuration: virtual hosts by name, and their routes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use outrider_proto::envoy::config::route::v3 as pb;
+use outrider_proto::{Fault, Path};
+use rustc_hash::FxHashMap;
+
+use super::headers::HeaderChanges;
+use super::parse;
+use super::retry::RetryPolicy;
+use super::route::{Route, RouteAction};
+use super::route_index::RouteIndex;
+use crate::http::message::RequestHead;
+
+/// Longest host name that is compared (RFC 1035 section 2.3.4, with a port behind it).
+const MAX_HOST_BYTES: usize = 262;
+
+/// A compiled route configuration.
+#[derive(Debug)]
+pub struct RouteTable {
+    /// Its name.
+    pub name: Arc<str>,
+    hosts: Vec<VirtualHost>,
+    by_name: HostIndex,
+    ignore_port: bool,
+    /// Changes to every request.
+    pub request_headers: HeaderChanges,
+    /// Changes to every response.
+    pub response_headers: HeaderChanges,
+    /// Whether the route's changes come last, instead of ours.
+    pub most_specific_wins: bool,
+    /// Whether all clusters must exist before the table is used.
+    pub validate_clusters: bool,
+}
+
+/// The routes of a set of host names.
+#[derive(Debug)]
+pub struct VirtualHost {
+    /// Its name.
+    pub name: Arc<str>,
+    routes: Vec<Arc<Route>>,
+    index: RouteIndex,
+    /// Changes to its requests.
+    pub request_headers: HeaderChanges,
+    /// Changes to its responses.
+    pub response_headers: HeaderChanges,
+    /// Whether `x-envoy-attempt-count` is sent upstream.
+    pub attempt_count: bool,
+}
+
+/// Host names, and the virtual hosts that they are of.
+#[derive(Debug, Default)]
+struct HostIndex {
+    exact: FxHashMap<Box<str>, u32>,
+    /// By what follows the `*`; the longest wins.
+    suffixes: FxHashMap<Box<str>, u32>,
+    /// By what stands before the `*`; the longest wins.
+    prefixes: FxHashMap<Box<str>, u32>,
+    any: Option<u32>,
+}
+
+impl RouteTable {
+    /// Compiles a route configuration.
+    ///
+    /// # Errors
+    /// All faults, with the paths of the fields.
+    pub fn from_proto(value: &pb::RouteConfiguration) -> Result<Self, Vec<Fault>> {
+        let mut path = Path::root();
+        let table = Self::compile(value, &mut path);
+        path.finish(Some(table))
+    }
+
+    pub(super) fn compile(value: &pb::RouteConfiguration, path: &mut Path) -> Self {
+        let mut by_name = HostIndex::default();
+        let mut names = HashMap::new();
+        let mut hosts = Vec::with_capacity(value.virtual_hosts.len());
+        for (index, host) in value.virtual_hosts.iter().enumerate() {
+            path.item("virtual_hosts", index, |path| {
+                if names.insert(host.name.clone(), index).is_some() {
+                    path.fault_at(
+                        "name",
+                        format!("\"{}\" is the name of two virtual hosts", host.name),
+                    );
+                }
+                if let Some(compiled) = VirtualHost::compile(host, path) {
+                    let position = u32::try_from(hosts.len()).unwrap_or(u32::MAX);
+                    by_name.add(&host.domains, position, path);
+                    hosts.push(compiled);
+                }
+            });
+        }
+        let request_headers = HeaderChanges::from_proto(
+            &value.request_headers_to_add,
+            &value.request_headers_to_remove,
+            "request",
+            path,
+        );
+        let response_headers = HeaderChanges::from_proto(
+            &value.response_headers_to_add,
+            &value.response_headers_to_remove,
+            "response",
+            path,
+        );
+        Self {
+            name: value.name.as_str().into(),
+            hosts,
+            by_name,
+            ignore_port: value.ignore_port_in_host_matching,
+            request_headers,
+            response_headers,
+            most_specific_wins: value.most_specific_header_mutations_wins,
+            validate_clusters: value.validate_clusters.unwrap_or(false),
+        }
+    }
+
+    /// The virtual host and the route for a request; `random` is drawn once per request.
+    #[must_use]
+    pub fn select(&self, head: &RequestHead, random: u64) -> Option<(&VirtualHost, &Arc<Route>)> {
+        let host = self
+            .hosts
+            .get(self.by_name.find(&head.authority, self.ignore_port)? as usize)?;
+        host.select(head, random).map(|route| (host, route))
+    }
+
+    /// The names of all clusters that requests may go to.
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.hosts
+            .iter()
+            .flat_map(|host| &host.routes)
+            .filter_map(|route| match &route.action {
+                RouteAction::Forward(action) => Some(action),
+                RouteAction::Redirect(_) | RouteAction::Direct(_) => None,
+            })
+            .flat_map(|action| {
+                action
+                    .cluster
+                    .names()
+                    .chain(action.mirrors.iter().map(|mirror| &mirror.cluster))
+            })
+    }
+}
+
+impl VirtualHost {
+    fn compile(value: &pb::VirtualHost, path: &mut Path) -> Option<Self> {
+        let name = parse::required(&value.name, "name", path);
+        if value.domains.is_empty() {
+            path.fault_at("domains", "missing; \"*\" takes every host");
+        }
+        let retry = value
+            .retry_policy
+            .as_ref()
+            .map(|policy| path.field("retry_policy", |path| RetryPolicy::from_proto(policy, path)));
+        let routes: Vec<Arc<Route>> = value
+            .routes
+            .iter()
+            .enumerate()
+            .filter_map(|(index, route)| {
+                path.item("routes", index, |path| {
+                    Route::from_proto(route, retry.as_ref(), path)
+                })
+            })
+            .map(Arc::new)
+            .collect();
+        let request_headers = HeaderChanges::from_proto(
+            &value.request_headers_to_add,
+            &value.request_headers_to_remove,
+            "request",
+            path,
+        );
+        let response_headers = HeaderChanges::from_proto(
+            &value.response_headers_to_add,
+            &value.response_headers_to_remove,
+            "response",
+            path,
+        );
+        let index = RouteIndex::new(routes.iter().map(|route| route.key()));
+        let attempt_count = value.include_request_attempt_count;
+        Some(Self {
+            name: name?,
+            routes,
+            index,
+            request_headers,
+            response_headers,
+            attempt_count,
+        })
+    }
+
+    fn select(&self, head: &RequestHead, random: u64) -> Option<&Arc<Route>> {
+        let accept = |position: u32| {
+            self.routes
+                .get(position as usize)
+                .is_some_and(|route| route.matches(head, random))
+        };
+        self.index
+            .first(head.path_only(), accept)
+            .and_then(|position| self.routes.get(position as usize))
+    }
+}
+
+impl HostIndex {
+    fn add(&mut self, domains: &[String], host: u32, path: &mut Path) {
+        for (index, domain) in domains.iter().enumerate() {
+            let lower = domain.to_ascii_lowercase();
+            let middle_star = lower.len() > 2
+                && lower
+                    .get(1..lower.len() - 1)
+                    .is_some_and(|middle| middle.contains('*'));
+            let replaced = match (lower.strip_prefix('*'), lower.strip_suffix('*')) {
+                _ if lower.is_empty() || middle_star => {
+                    path.item("domains", index, |path| {
+                        path.fault("a name, or one with \"*\" at its beginning or end")
+                    });
+                    continue;
+                }
+                (Some(""), _) => self.any.replace(host),
+                (Some(suffix), _) => self.suffixes.insert(suffix.into(), host),
+                (None, Some(prefix)) => self.prefixes.insert(prefix.into(), host),
+                (None, None) => self.exact.insert(lower.as_str().into(), host),
+            };
+            if replaced.is_some() {
+                path.item("domains", index, |path| {
+                    path.fault(format!("\"{domain}\" is there twice"))
+                });
+            }
+        }
+    }
+
+    fn find(&self, authority: &str, ignore_port: bool) -> Option<u32> {
+        if self.exact.is_empty() && self.suffixes.is_empty() && self.prefixes.is_empty() {
+            return self.any;
+        }
+        let mut buffer = [0_u8; MAX_HOST_BYTES];
+        let authority = if ignore_port {
+            without_port(authority)
+        } else {
+            authority
+        };
+        let Some(lower) = buffer.get_mut(..authority.len()) else {
+            return self.any;
+        };
+        lower.copy_from_slice(authority.as_bytes());
+        lower.make_ascii_lowercase();
+        let name = std::str::from_utf8(lower).ok()?;
+        let exact = self.exact.get(name).copied();
+        exact
+            .or_else(|| self.by_suffix(name))
+            .or_else(|| self.by_prefix(name))
+            .or(self.any)
+    }
+
+    /// The longest suffix; the `*` stands for at least one character.
+    fn by_suffix(&self, name: &str) -> Option<u32> {
+        if self.suffixes.is_empty() {
+            return None;
+        }
+        (1..name.len())
+            .filter_map(|start| name.get(start..))
+            .find_map(|end| self.suffixes.get(end).copied())
+    }
+
+    fn by_prefix(&self, name: &str) -> Option<u32> {
+        if self.prefixes.is_empty() {
+            return None;
+        }
+        (1..name.len())
+            .rev()
+            .filter_map(|end| name.get(..end))
+            .find_map(|front| self.prefixes.get(front).copied())
+    }
+}
+
+/// The host without `:port`, brackets kept.
+#[must_use]
+pub fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port))
+            if !host.is_empty()
+                && port.bytes().all(|byte| byte.is_ascii_digit())
+                && (!host.contains(':') || host.ends_with(']')) =>
+        {
+            host
+        }
+        Some(_) | None => authority,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,146 @@
+//! Why the proxy answered a request itself, or ended it: one stable code each.
+//!
+//! The same code stands in the `outrider-error` header, in the access log (`%RESPONSE_CODE_DETAILS%`) and in
+//! `outrider_local_replies_total{reason}`. `docs/reasons.md` is made from this table.
+
+use http::StatusCode;
+
+use super::flags::Flags;
+
+macro_rules! reasons {
+    ($($name:ident $code:literal $status:literal $flag:ident $cause:literal $cure:literal;)*) => {
+        /// Why the proxy answered or ended a request itself.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $(#[doc = $cause] $name,)*
+        }
+
+        impl Reason {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The stable code.
+            #[must_use]
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$name => $code,)* }
+            }
+
+            const fn status_number(self) -> u16 {
+                match self { $(Self::$name => $status,)* }
+            }
+
+            /// Envoy's response flag for it.
+            #[must_use]
+            pub const fn flag(self) -> Flags {
+                match self { $(Self::$name => Flags::$flag,)* }
+            }
+
+            /// What happened.
+            #[must_use]
+            pub const fn cause(self) -> &'static str {
+                match self { $(Self::$name => $cause,)* }
+            }
+
+            /// What to do about it.
+            #[must_use]
+            pub const fn cure(self) -> &'static str {
+                match self { $(Self::$name => $cure,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    BadRequest "bad_request" 400 DPE "The request is malformed or ambiguous." "Mend the client; the body of the answer says what is wrong.";
+    BadPath "bad_path" 400 DPE "The path is ambiguous: an escaped slash, a malformed escape, no UTF-8." "Mend the client, or set path_with_escaped_slashes_action or normalize_path.";
+    UnderscoreHeader "underscore_header" 400 DPE "A header name holds an underscore and headers_with_underscores_action is REJECT_REQUEST." "Rename the header.";
+    UpgradeNotAllowed "upgrade_not_allowed" 403 NONE "The protocol upgrade is not allowed." "Add it to upgrade_configs.";
+    ConnectNotRouted "connect_not_routed" 404 NR "CONNECT and TRACE are not forwarded." "Talk to the service directly.";
+    RouteNotFound "route_not_found" 404 NR "No virtual host or no route matches the request." "Look at the host and the path, and at the routes in /config_dump.";
+    RoutesMissing "routes_missing" 404 NR "The listener names a route configuration that has not come yet." "Look at the control server, and at outrider_xds_rejects_total.";
+    RequestTimeout "request_timeout" 408 DPE "The request did not come in within request_headers_timeout or request_timeout." "Look at the client and its network.";
+    BodyTooLarge "body_too_large" 413 DPE "The request body is larger than allowed." "Send less.";
+    UriTooLong "uri_too_long" 414 DPE "The request line is longer than 16 KiB." "Send a shorter URI.";
+    ExpectationFailed "expectation_failed" 417 DPE "Expect holds something other than 100-continue." "Mend the client.";
+    Http10NotAccepted "http10_not_accepted" 426 DPE "HTTP/1.0 is not accepted here." "Use HTTP/1.1, or set accept_http_10.";
+    HeadersTooLarge "headers_too_large" 431 DPE "The head is larger than max_request_headers_kb or has more fields than max_headers_count." "Send fewer or smaller headers, or raise the limit.";
+    UnknownCoding "unknown_transfer_coding" 501 DPE "A transfer coding other than chunked." "Mend the client.";
+    VersionNotSupported "version_not_supported" 505 DPE "An HTTP version other than 1.0, 1.1 and 2." "Mend the client.";
+    UpstreamProtocolError "upstream_protocol_error" 502 UPE "The upstream sent what is no valid response." "Look at the upstream; the access log names it.";
+    NotSayable "not_sayable" 502 NONE "The request cannot be expressed in the upstream's protocol." "Look at the cluster's protocol options.";
+    ClusterNotFound "cluster_not_found" 503 NC "The route names a cluster that does not exist." "Create the cluster, or mend the route.";
+    NoHealthyUpstream "no_healthy_upstream" 503 UH "The cluster has no endpoint that may be used." "Look at /clusters, and at the service's instances.";
+    UpstreamConnectFailure "upstream_connect_failure" 503 UF "The endpoint refused the connection." "Look at the endpoint; the access log names it.";
+    UpstreamConnectTimeout "upstream_connect_timeout" 503 UF "The endpoint did not answer within connect_timeout." "Look at the endpoint and at the network policies.";
+    UpstreamReset "upstream_reset" 503 UC "The upstream ended the connection before it answered." "Look at the upstream's log; retry_on: reset hides it where that is safe.";
+    UpstreamRefused "upstream_refused" 503 UR "The upstream refused or reset the stream before it answered." "Look at the upstream's limits; retry_on: refused-stream is safe.";
+    OverflowConnections "overflow_max_connections" 503 UO "max_connections of the cluster is reached." "Raise the circuit breaker, or look at why connections stay open.";
+    OverflowPending "overflow_max_pending_requests" 503 UO "max_pending_requests of the cluster is reached." "Raise the circuit breaker, or add endpoints.";
+    OverflowRequests "overflow_max_requests" 503 UO "max_requests of the cluster is reached." "Raise the circuit breaker, or add endpoints.";
+    OverflowRetries "overflow_max_retries" 503 UO "max_retries of the cluster is reached." "Look at the upstream: it fails more than the retries allow.";
+    RouteTimeout "route_timeout" 504 UT "The response was not complete within the route's timeout." "Look at the upstream, or raise the timeout.";
+    PerTryTimeout "per_try_timeout" 504 UT "No response within per_try_timeout, and no retry was left." "Look at the upstream, or raise the timeout.";
+    StreamIdle "stream_idle_timeout" 504 SI "No byte in either direction within stream_idle_timeout." "Look at the slower side, or raise the timeout.";
+    MaxStreamDuration "max_stream_duration" 504 UMSDR "The request and its response took longer than max_stream_duration." "Raise the limit, or look at the slower side.";
+    DirectResponse "direct_response" 200 NONE "The route holds the answer itself." "Nothing is wrong.";
+    Redirect "redirect" 301 NONE "The route or the path normalisation sends the client elsewhere." "Nothing is wrong.";
+    UpstreamBodyFailed "upstream_body_failed" 502 UC "The upstream ended in the middle of its response; the client saw it cut." "Look at the upstream; the access log names it.";
+    DownstreamGone "downstream_gone" 499 DC "The client went away before it had its response. Only in logs and metrics." "Look at the client's timeouts.";
+    NoFilterChain "no_filter_chain" 400 NR "No filter chain matches the connection, which was closed. Only in logs and metrics." "Look at the filter_chain_match of the listener.";
+    Panic "panic" 500 LR "A defect of the proxy ended this connection. Only in logs and metrics." "Report it with the log.";
+}
+
+impl Reason {
+    /// The status of the answer, where the route does not say otherwise.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        StatusCode::from_u16(self.status_number()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+/// The table for `docs/reasons.md`.
+#[must_use]
+pub fn as_markdown() -> String {
+    let mut out = String::from(
+        "# Reason codes\n\nEvery answer that the proxy makes itself carries one of these codes: in the `outrider-error` header, in the access \
+         log as `%RESPONSE_CODE_DETAILS%`, and in `outrider_local_replies_total{reason}`. This page is made from \
+         `proxy/src/observe/reason.rs`; `UPDATE_DOCS=1 cargo test -p outrider-proxy` writes it anew.\n\n\
+         | code | status | flag | cause | what to do |\n|---|---|---|---|---|\n",
+    );
+    for reason in Reason::ALL {
+        let (code, status, flag) = (reason.code(), reason.status_number(), reason.flag());
+        out.push_str(&format!(
+            "| `{code}` | {status} | {flag} | {} | {} |\n",
+            reason.cause(),
+            reason.cure()
+        ));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_statuses_valid() {
+        let mut seen = std::collections::HashSet::new();
+        for reason in Reason::ALL {
+            assert!(seen.insert(reason.code()));
+            assert_eq!(reason.status().as_u16(), reason.status_number());
+        }
+    }
+
+    #[test]
+    fn the_page_of_reasons_is_true() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reasons.md");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(page, as_markdown()).unwrap();
+        }
+        assert_eq!(
+            std::fs::read_to_string(page).unwrap(),
+            as_markdown(),
+            "run with UPDATE_DOCS=1"
+        );
+    }
+}

@@ -1,0 +1,209 @@
+//! The families on the data path, and how a request is recorded in them.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::flags::Flags;
+use super::metrics::{Counter, Family, Gauge, Histogram, Labels, Shard};
+
+/// Combinations of listener, status and flags that a cluster keeps handles for; further ones are looked up.
+const MAX_CACHED: usize = 64;
+
+/// `outrider_requests_total`
+pub const REQUESTS: Family = Family {
+    name: "outrider_requests_total",
+    help: "Requests by their outcome.",
+};
+/// `outrider_request_duration_seconds`
+pub const DURATION: Family = Family {
+    name: "outrider_request_duration_seconds",
+    help: "From the first byte of a request to the last of its response.",
+};
+/// `outrider_request_bytes_total`
+pub const REQUEST_BYTES: Family = Family {
+    name: "outrider_request_bytes_total",
+    help: "Body bytes from clients.",
+};
+/// `outrider_response_bytes_total`
+pub const RESPONSE_BYTES: Family = Family {
+    name: "outrider_response_bytes_total",
+    help: "Body bytes to clients.",
+};
+/// `outrider_local_replies_total`
+pub const LOCAL_REPLIES: Family = Family {
+    name: "outrider_local_replies_total",
+    help: "Requests that the proxy answered or ended itself.",
+};
+/// `outrider_retries_total`
+pub const RETRIES: Family = Family {
+    name: "outrider_retries_total",
+    help: "Attempts after the first.",
+};
+/// `outrider_upstream_connect_failures_total`
+pub const CONNECT_FAILURES: Family = Family {
+    name: "outrider_upstream_connect_failures_total",
+    help: "Connections that could not be made.",
+};
+/// `outrider_downstream_connections_opened_total`
+pub const CONNECTIONS_OPENED: Family = Family {
+    name: "outrider_downstream_connections_opened_total",
+    help: "Connections accepted.",
+};
+/// `outrider_downstream_connections_active`
+pub const CONNECTIONS_ACTIVE: Family = Family {
+    name: "outrider_downstream_connections_active",
+    help: "Connections open now.",
+};
+/// `outrider_detect_total`
+pub const DETECT: Family = Family {
+    name: "outrider_detect_total",
+    help: "Protocols found by looking at first bytes.",
+};
+/// `outrider_tcp_connections_opened_total`
+pub const TCP_OPENED: Family = Family {
+    name: "outrider_tcp_connections_opened_total",
+    help: "Opaque connections begun.",
+};
+/// `outrider_tcp_connections_closed_total`
+pub const TCP_CLOSED: Family = Family {
+    name: "outrider_tcp_connections_closed_total",
+    help: "Opaque connections ended.",
+};
+/// `outrider_tcp_sent_bytes_total`
+pub const TCP_SENT: Family = Family {
+    name: "outrider_tcp_sent_bytes_total",
+    help: "Bytes to opaque clients.",
+};
+/// `outrider_tcp_received_bytes_total`
+pub const TCP_RECEIVED: Family = Family {
+    name: "outrider_tcp_received_bytes_total",
+    help: "Bytes from opaque clients.",
+};
+/// `outrider_panics_total`
+pub const PANICS: Family = Family {
+    name: "outrider_panics_total",
+    help: "Connections ended by a defect of the proxy.",
+};
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// The status that the client got; 0 when it got none.
+    pub status: u16,
+    /// What was unusual.
+    pub flags: Flags,
+    /// From the first byte in to the last byte out.
+    pub duration: Duration,
+    /// Body bytes from the client.
+    pub received_bytes: u64,
+    /// Body bytes to the client.
+    pub sent_bytes: u64,
+}
+
+/// The handles of one cluster (or of "no cluster") in one worker.
+#[derive(Debug, Default)]
+pub struct RequestSeries {
+    cluster: Arc<str>,
+    cached: RefCell<Vec<(Key, Handles)>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Key {
+    listener: Arc<str>,
+    direction: &'static str,
+    status: u16,
+    flags: Flags,
+}
+
+#[derive(Clone, Debug)]
+struct Handles {
+    requests: Counter,
+    duration: Histogram,
+    request_bytes: Counter,
+    response_bytes: Counter,
+}
+
+impl RequestSeries {
+    /// For requests to this cluster; an empty name for those that went to none.
+    #[must_use]
+    pub fn new(cluster: &Arc<str>) -> Self {
+        Self {
+            cluster: Arc::clone(cluster),
+            cached: RefCell::default(),
+        }
+    }
+
+    /// Records a request. Allocates only when a combination is seen for the first time.
+    pub fn record(&self, shard: &Shard, listener: &Arc<str>, direction: &'static str, outcome: &Outcome) {
+        let mut cached = self.cached.borrow_mut();
+        let known = cached.iter().position(|(key, _)| {
+            key.status == outcome.status
+                && key.flags == outcome.flags
+                && key.direction == direction
+                && (Arc::ptr_eq(&key.listener, listener) || key.listener == *listener)
+        });
+        if let Some((_, handles)) = known.and_then(|index| cached.get(index)) {
+            handles.add(outcome);
+            return;
+        }
+        let key = Key {
+            listener: Arc::clone(listener),
+            direction,
+            status: outcome.status,
+            flags: outcome.flags,
+        };
+        let handles = self.handles(shard, &key);
+        handles.add(outcome);
+        if cached.len() < MAX_CACHED {
+            cached.push((key, handles));
+        }
+    }
+
+    fn handles(&self, shard: &Shard, key: &Key) -> Handles {
+        let common = Labels::none()
+            .with("direction", key.direction)
+            .with("listener", &key.listener)
+            .with("destination_service", &self.cluster);
+        let outcome = common
+            .clone()
+            .with("response_code", &key.status.to_string())
+            .with("response_flags", &key.flags.to_string());
+        Handles {
+            requests: shard.counter(REQUESTS, &outcome),
+            duration: shard.histogram(DURATION, &common),
+            request_bytes: shard.counter(REQUEST_BYTES, &common),
+            response_bytes: shard.counter(RESPONSE_BYTES, &common),
+        }
+    }
+}
+
+impl Handles {
+    fn add(&self, outcome: &Outcome) {
+        self.requests.add(1);
+        self.duration.record(outcome.duration);
+        self.request_bytes.add(outcome.received_bytes);
+        self.response_bytes.add(outcome.sent_bytes);
+    }
+}
+
+/// The handles of one listener in one worker.
+#[derive(Clone, Debug)]
+pub struct ListenerSeries {
+    /// Connections accepted.
+    pub opened: Counter,
+    /// Connections open now.
+    pub active: Gauge,
+}
+
+impl ListenerSeries {
+    /// For the listener of this name.
+    #[must_use]
+    pub fn new(shard: &Shard, listener: &str) -> Self {
+        let labels = Labels::none().with("listener", listener);
+        Self {
+            opened: shard.counter(CONNECTIONS_OPENED, &labels),
+            active: shard.gauge(CONNECTIONS_ACTIVE, &labels),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The proxy from start to end, on the control thread.
+
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::LocalSet;
+use tokio::time::interval;
+
+use crate::admin::{self, Admin, SharedState, State};
+use crate::bootstrap::{self, Settings, StartError};
+use crate::control::{Control, Message, QUEUED_MESSAGES, TICK};
+use crate::model::bootstrap::Bootstrap;
+use crate::observe::logging;
+use crate::runtime::Workers;
+use crate::runtime::workers::WorkerSettings;
+use crate::xds;
+
+/// Runs the proxy until it is told to end.
+///
+/// # Errors
+/// Why it cannot start.
+pub fn run(settings: &Settings, bootstrap: Bootstrap) -> Result<(), StartError> {
+    let failed = |what: &str, error: &dyn std::fmt::Display| StartError(vec![format!("{what}: {error}")]);
+    let level =
+        logging::start(&settings.log_level, settings.log_json).map_err(|error| failed("log", &error))?;
+    log_panics();
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new()
+        .install_recorder()
+        .map_err(|error| failed("metrics", &error))?;
+    let workers = Workers::start(&WorkerSettings {
+        count: settings.workers,
+        max_connections: settings.max_connections,
+        drain_timeout: settings.drain_timeout,
+    })
+    .map_err(|error| failed("workers", &error))?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| failed("event loop", &error))?;
+    let control = LocalSet::new().block_on(&runtime, async {
+        let (messages, inbox) = mpsc::channel(QUEUED_MESSAGES);
+        let mut control = Control::new(workers, settings.workers, messages.clone());
+        control
+            .load(&bootstrap)
+            .map_err(|faults| bootstrap::lines(&settings.config, &faults))?;
+        let state = SharedState::default();
+        if let Some(address) = settings.admin.or(bootstrap.admin) {
+            let admin = Admin {
+                control: messages.clone(),
+                state: state.clone(),
+                level,
+                recorder,
+            };
+            let bound = admin::start(address, admin)
+                .await
+                .map_err(|error| failed(&format!("admin: cannot listen on {address}"), &error))?;
+            tracing::info!(address = %bound, "admin endpoints listen");
+        }
+        start_xds(bootstrap, &control, messages);
+        serve(&mut control, settings, &state, inbox)
+            .await
+            .map_err(|error| failed("signals", &error))?;
+        Ok::<_, StartError>(control)
+    })?;
+    tracing::info!("finishing what is under way");
+    control.join();
+    tracing::info!("ended");
+    Ok(())
+}
+
+fn start_xds(bootstrap: Bootstrap, control: &Control, messages: mpsc::Sender<Message>) {
+    let Some(source) = bootstrap.ads else { return };
+    let Some(server) = bootstrap
+        .clusters
+        .into_iter()
+        .find(|cluster| cluster.name == source.cluster)
+    else {
+        return;
+    };
+    let mut node = bootstrap.node;
+    node.user_agent_name = "outrider".to_owned();
+    node.user_agent_version_type = Some(
+        outrider_proto::envoy::config::core::v3::node::UserAgentVersionType::UserAgentVersion(
+            env!("CARGO_PKG_VERSION").to_owned(),
+        ),
+    );
+    node.client_features = vec!["xds.config.supports-resource-ttl".to_owned()];
+    let session = xds::session::Session::new(node, source);
+    tokio::spawn(xds::client::run(server, session, control.wanted(), messages));
+}
+
+/// Handles messages and signals until the proxy shall end.
+async fn serve(
+    control: &mut Control,
+    settings: &Settings,
+    state: &SharedState,
+    mut inbox: mpsc::Receiver<Message>,
+) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut tick = interval(TICK);
+    loop {
+        state.set(if control.is_ready() {
+            State::Live
+        } else {
+            State::Initializing
+        });
+        let message = tokio::select! {
+            message = inbox.recv() => message.unwrap_or(Message::Drain),
+            () = received(&mut terminate) => Message::Drain,
+            () = received(&mut interrupt) => Message::Drain,
+            () = received(&mut hangup) => Message::Reload,
+            _ = tick.tick() => Message::Tick,
+        };
+        if matches!(message, Message::Reload) {
+            reload(control, settings);
+        } else if !control.handle(message) {
+            state.set(State::Draining);
+            return Ok(());
+        }
+    }
+}
+
+async fn received(signal: &mut Signal) {
+    if signal.recv().await.is_none() {
+        // No more signals will come; waiting for ever is what "none came" means.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Reads the start-up file again. A wrong one changes nothing.
+fn reload(control: &mut Control, settings: &Settings) {
+    let read = bootstrap::read(&settings.config).and_then(|bootstrap| {
+        control
+            .load(&bootstrap)
+            .map_err(|faults| bootstrap::lines(&settings.config, &faults))
+    });
+    let outcome = match read {
+        Ok(()) => {
+            tracing::info!("start-up file read again");
+            "ok"
+        }
+        Err(error) => {
+            for line in error.0 {
+                tracing::error!("not reloaded: {line}");
+            }
+            "refused"
+        }
+    };
+    metrics::counter!("outrider_reloads_total", "outcome" => outcome).increment(1);
+}
+
+/// Panics end a connection, not the process; they must be seen all the same.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!(%panic, "defect: a task panicked; only its connection ends");
+    }));
+}

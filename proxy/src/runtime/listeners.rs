@@ -1,0 +1,240 @@
+//! The listeners of one worker: accepting, and following changes without losing a connection.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::sleep;
+
+use super::sockets::BoundListener;
+use super::workers::Published;
+use crate::connection;
+use crate::drain::Drain;
+use crate::model::Listener;
+use crate::observe::metrics::Labels;
+use crate::observe::series::{ListenerSeries, PANICS};
+use crate::worker::Worker;
+
+/// How long accepting pauses when the process is out of file descriptors.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// All listeners of one worker.
+pub struct Listeners {
+    worker: Rc<Worker>,
+    index: usize,
+    open: HashMap<Arc<str>, Open>,
+    connections: Rc<Cell<usize>>,
+    max_connections: usize,
+    drain_timeout: Duration,
+    /// Connections of listeners that changed or are gone.
+    draining: Vec<Rc<Generation>>,
+}
+
+/// A listener that is accepting.
+struct Open {
+    bound: Arc<BoundListener>,
+    current: Rc<RefCell<Rc<Generation>>>,
+    accepting: AbortHandle,
+}
+
+/// The connections that came in under one version of a listener.
+struct Generation {
+    listener: Arc<Listener>,
+    drain: Drain,
+    tasks: RefCell<JoinSet<()>>,
+    series: ListenerSeries,
+}
+
+impl Generation {
+    fn new(listener: &Arc<Listener>, worker: &Worker) -> Rc<Self> {
+        Rc::new(Self {
+            listener: Arc::clone(listener),
+            drain: Drain::default(),
+            tasks: RefCell::default(),
+            series: ListenerSeries::new(&worker.metrics, &listener.name),
+        })
+    }
+
+    /// Takes note of connections that ended; says how many are left.
+    fn reap(&self, worker: &Worker) -> usize {
+        let mut tasks = self.tasks.borrow_mut();
+        while let Some(done) = tasks.try_join_next() {
+            if done.is_err_and(|error| error.is_panic()) {
+                worker.metrics.counter(PANICS, &Labels::none()).add(1);
+            }
+        }
+        tasks.len()
+    }
+}
+
+impl Listeners {
+    /// No listener yet.
+    #[must_use]
+    pub fn new(worker: Rc<Worker>, index: usize, max_connections: usize, drain_timeout: Duration) -> Self {
+        Self {
+            worker,
+            index,
+            open: HashMap::new(),
+            connections: Rc::default(),
+            max_connections,
+            drain_timeout,
+            draining: Vec::new(),
+        }
+    }
+
+    /// Follows a publication.
+    pub fn update(&mut self, published: &Published) {
+        let snapshot = &published.snapshot;
+        let gone: Vec<Arc<str>> = self
+            .open
+            .keys()
+            .filter(|name| !snapshot.listeners.contains_key(*name))
+            .cloned()
+            .collect();
+        for name in gone {
+            if let Some(open) = self.open.remove(&name) {
+                open.accepting.abort();
+                let generation = Rc::clone(&open.current.borrow());
+                self.drain(generation);
+            }
+        }
+        for (name, listener) in &snapshot.listeners {
+            if let Some(bound) = published.sockets.get(name) {
+                self.follow(listener, bound);
+            }
+        }
+    }
+
+    fn follow(&mut self, listener: &Arc<Listener>, bound: &Arc<BoundListener>) {
+        if let Some(open) = self.open.get(&listener.name)
+            && Arc::ptr_eq(&open.bound, bound)
+        {
+            if Arc::ptr_eq(&open.current.borrow().listener, listener) {
+                return;
+            }
+            let old = open.current.replace(Generation::new(listener, &self.worker));
+            self.drain(old);
+            return;
+        }
+        let socket = bound.of_worker(self.index).and_then(TcpListener::from_std);
+        let socket = match socket {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::error!(listener = %listener.name, %error, "worker cannot use the listener's socket");
+                return;
+            }
+        };
+        let current = Rc::new(RefCell::new(Generation::new(listener, &self.worker)));
+        let accepting = tokio::task::spawn_local(accept(
+            socket,
+            Rc::clone(&current),
+            Rc::clone(&self.worker),
+            (Rc::clone(&self.connections), self.max_connections),
+        ));
+        let open = Open {
+            bound: Arc::clone(bound),
+            current,
+            accepting: accepting.abort_handle(),
+        };
+        if let Some(old) = self.open.insert(Arc::clone(&listener.name), open) {
+            old.accepting.abort();
+            let generation = Rc::clone(&old.current.borrow());
+            self.drain(generation);
+        }
+    }
+
+    /// Lets the connections of a generation end, and ends them when they take too long.
+    fn drain(&mut self, generation: Rc<Generation>) {
+        generation.drain.begin();
+        let (late, limit) = (Rc::clone(&generation), self.drain_timeout);
+        tokio::task::spawn_local(async move {
+            sleep(limit).await;
+            late.tasks.borrow_mut().abort_all();
+        });
+        self.draining.push(generation);
+    }
+
+    /// Takes note of connections that ended; says how many are left.
+    pub fn reap(&mut self) -> usize {
+        self.draining
+            .retain(|generation| generation.reap(&self.worker) > 0);
+        let open: usize = self
+            .open
+            .values()
+            .map(|open| open.current.borrow().reap(&self.worker))
+            .sum();
+        open + self
+            .draining
+            .iter()
+            .map(|generation| generation.tasks.borrow().len())
+            .sum::<usize>()
+    }
+
+    /// Stops accepting and lets all connections end.
+    pub fn drain_all(&mut self) {
+        let all: Vec<Open> = self.open.drain().map(|(_, open)| open).collect();
+        for open in all {
+            open.accepting.abort();
+            let generation = Rc::clone(&open.current.borrow());
+            self.drain(generation);
+        }
+    }
+}
+
+async fn accept(
+    socket: TcpListener,
+    current: Rc<RefCell<Rc<Generation>>>,
+    worker: Rc<Worker>,
+    (connections, limit): (Rc<Cell<usize>>, usize),
+) {
+    loop {
+        match socket.accept().await {
+            Ok((stream, _)) if connections.get() >= limit => {
+                // Closing it at once tells the client more than letting it wait.
+                metrics::counter!("outrider_downstream_connections_refused_total").increment(1);
+                drop(stream);
+            }
+            Ok((stream, _)) => {
+                let generation = Rc::clone(&current.borrow());
+                serve(stream, &generation, &worker, Rc::clone(&connections));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accepting failed");
+                sleep(EXHAUSTED_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn serve(stream: TcpStream, generation: &Rc<Generation>, worker: &Rc<Worker>, connections: Rc<Cell<usize>>) {
+    generation.reap(worker);
+    generation.series.opened.add(1);
+    let active = generation.series.active.hold();
+    let place = ConnectionPlace::new(connections);
+    let (listener, drain) = (Arc::clone(&generation.listener), generation.drain.clone());
+    let worker = Rc::clone(worker);
+    generation.tasks.borrow_mut().spawn_local(async move {
+        let _counted = (active, place);
+        connection::serve(stream, listener, worker, drain).await;
+    });
+}
+
+/// One of the worker's connections.
+struct ConnectionPlace(Rc<Cell<usize>>);
+
+impl ConnectionPlace {
+    fn new(connections: Rc<Cell<usize>>) -> Self {
+        connections.set(connections.get() + 1);
+        Self(connections)
+    }
+}
+
+impl Drop for ConnectionPlace {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}

@@ -1,0 +1,157 @@
+//! The worker threads: each with its own event loop, fed with configuration over a channel that keeps only the
+//! newest.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::Builder;
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::listeners::Listeners;
+use super::sockets::BoundListener;
+use crate::model::Snapshot;
+use crate::observe::access_log::LogQueue;
+use crate::observe::metrics::Shard;
+use crate::upstream::usage::UsageRegistry;
+use crate::worker::Worker;
+
+/// How often a worker looks after what can wait: access log batches, ended connections.
+const TICK: Duration = Duration::from_millis(100);
+/// Every how many ticks idle upstream connections are looked at.
+const SWEEP_TICKS: u32 = 10;
+
+/// What the control thread tells the workers.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// The configuration.
+    pub snapshot: Arc<Snapshot>,
+    /// The sockets of its listeners.
+    pub sockets: HashMap<Arc<str>, Arc<BoundListener>>,
+    /// The proxy is ending.
+    pub draining: bool,
+}
+
+/// Settings of all workers.
+#[derive(Clone, Debug)]
+pub struct WorkerSettings {
+    /// How many.
+    pub count: usize,
+    /// Downstream connections of each.
+    pub max_connections: usize,
+    /// How long connections of a changed listener, and of a proxy that is ending, may take.
+    pub drain_timeout: Duration,
+}
+
+/// The running workers.
+#[derive(Debug)]
+pub struct Workers {
+    threads: Vec<JoinHandle<()>>,
+    shards: Vec<Shard>,
+    publish: watch::Sender<Published>,
+}
+
+impl Workers {
+    /// Starts them, without configuration.
+    ///
+    /// # Errors
+    /// When a thread or an event loop cannot be had.
+    pub fn start(settings: &WorkerSettings) -> std::io::Result<Self> {
+        let (publish, _) = watch::channel(Published::default());
+        let usage = Arc::new(UsageRegistry::default());
+        let logs = LogQueue::start()?;
+        let (mut threads, mut shards) = (Vec::new(), Vec::new());
+        for index in 0..settings.count {
+            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let shard = Shard::default();
+            shards.push(shard.clone());
+            let (news, usage, logs, settings) = (
+                publish.subscribe(),
+                Arc::clone(&usage),
+                logs.clone(),
+                settings.clone(),
+            );
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || {
+                    let worker = Rc::new(Worker::new(shard, usage, logs));
+                    let listeners = Listeners::new(
+                        Rc::clone(&worker),
+                        index,
+                        settings.max_connections,
+                        settings.drain_timeout,
+                    );
+                    LocalSet::new().block_on(&runtime, run(worker, listeners, news, settings.drain_timeout));
+                })?;
+            threads.push(thread);
+        }
+        Ok(Self {
+            threads,
+            shards,
+            publish,
+        })
+    }
+
+    /// Their metrics.
+    #[must_use]
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// Tells them what holds from now on.
+    pub fn publish(&self, published: Published) {
+        self.publish.send_replace(published);
+    }
+
+    /// Waits until all have ended, which they do once they were told to drain.
+    pub fn join(self) {
+        drop(self.publish);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker ended with a panic");
+            }
+        }
+    }
+}
+
+async fn run(
+    worker: Rc<Worker>,
+    mut listeners: Listeners,
+    mut news: watch::Receiver<Published>,
+    drain_timeout: Duration,
+) {
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = 0_u32;
+    let mut end: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            changed = news.changed(), if end.is_none() => {
+                let published = news.borrow_and_update().clone();
+                if changed.is_err() || published.draining {
+                    end = Some(Instant::now() + drain_timeout);
+                    listeners.drain_all();
+                } else {
+                    worker.publish(Arc::clone(&published.snapshot));
+                    listeners.update(&published);
+                }
+            }
+            _ = tick.tick() => {
+                ticks = ticks.wrapping_add(1);
+                worker.logger.flush();
+                let left = listeners.reap();
+                if ticks % SWEEP_TICKS == 0 {
+                    worker.clusters.sweep(Instant::now());
+                }
+                if end.is_some_and(|end| left == 0 || Instant::now() >= end) {
+                    break;
+                }
+            }
+        }
+    }
+    worker.logger.flush();
+}

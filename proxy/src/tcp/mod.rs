@@ -1,0 +1,154 @@
+//! Opaque connections: chosen by listener and chain, passed on as they are.
+
+mod relay;
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+
+use crate::model::TcpChain;
+use crate::observe::format::Record;
+use crate::observe::metrics::{Counter, Labels};
+use crate::observe::series::{CONNECT_FAILURES, TCP_CLOSED, TCP_OPENED, TCP_RECEIVED, TCP_SENT};
+use crate::observe::{Flags, Reason};
+use crate::transport::Transport;
+use crate::upstream::clusters::Place;
+use crate::upstream::endpoint::ActiveGuard;
+use crate::upstream::pool::{self, AcquireError};
+use crate::upstream::{ClusterState, EndpointState};
+use crate::worker::Worker;
+use relay::Relay;
+
+/// What is known of an opaque connection.
+#[derive(Debug)]
+pub struct Target {
+    /// Where it was going.
+    pub destination: SocketAddr,
+    /// By SNI.
+    pub server_name: Option<String>,
+    /// Which way the listener's traffic goes.
+    pub direction: &'static str,
+}
+
+/// Counts one opaque connection.
+struct Series {
+    closed: Counter,
+    sent: Counter,
+    received: Counter,
+}
+
+impl Series {
+    fn open(worker: &Worker, chain: &TcpChain, cluster: &str, direction: &str) -> Self {
+        let labels = Labels::none()
+            .with("direction", direction)
+            .with("listener", &chain.stat_prefix)
+            .with("destination_service", cluster);
+        worker.metrics.counter(TCP_OPENED, &labels).add(1);
+        Self {
+            closed: worker.metrics.counter(TCP_CLOSED, &labels),
+            sent: worker.metrics.counter(TCP_SENT, &labels),
+            received: worker.metrics.counter(TCP_RECEIVED, &labels),
+        }
+    }
+}
+
+/// An upstream that was reached.
+struct Upstream {
+    transport: Transport,
+    address: SocketAddr,
+    _place: Place,
+    _active: ActiveGuard,
+}
+
+/// Passes a connection on, to its end.
+pub async fn serve(transport: Transport, chain: &Arc<TcpChain>, target: Target, worker: &Rc<Worker>) {
+    let (name, _) = chain.cluster.pick(worker.draw());
+    let series = Series::open(worker, chain, name, target.direction);
+    let (started, started_at) = (Instant::now(), SystemTime::now());
+    let (local, remote) = (transport.local(), transport.peer());
+    let (mut attempts, mut bytes, mut address) = (0, (0, 0), None);
+    let connected = match worker.clusters.find(name) {
+        Some(cluster) => connect(&cluster, chain, &target, worker, &mut attempts).await,
+        None => Err(Reason::ClusterNotFound),
+    };
+    let reason = match connected {
+        Ok(upstream) => {
+            address = Some(upstream.address);
+            let mut relay = Relay::new(
+                transport,
+                upstream.transport,
+                chain.idle_timeout,
+                Rc::clone(&worker.buffers),
+            );
+            let ended = poll_fn(|cx| relay.poll(cx)).await;
+            bytes = relay.bytes();
+            ended.err()
+        }
+        Err(reason) => {
+            transport.reset_on_close();
+            Some(reason)
+        }
+    };
+    series.closed.add(1);
+    series.received.add(bytes.0);
+    series.sent.add(bytes.1);
+    let record = Record {
+        start: started_at,
+        duration: started.elapsed(),
+        flags: reason.map_or(Flags::NONE, Reason::flag),
+        reason: reason.map(Reason::code),
+        received_bytes: bytes.0,
+        sent_bytes: bytes.1,
+        upstream: address,
+        cluster: name,
+        attempts,
+        server_name: target.server_name.as_deref(),
+        local: Some(local),
+        remote: Some(remote),
+        ..Record::default()
+    };
+    for log in &chain.access_logs {
+        worker.logger.write(log, &record);
+    }
+}
+
+async fn connect(
+    cluster: &Rc<ClusterState>,
+    chain: &TcpChain,
+    target: &Target,
+    worker: &Worker,
+    attempts: &mut u32,
+) -> Result<Upstream, Reason> {
+    let mut tried = None;
+    loop {
+        *attempts += 1;
+        let picked: Option<Rc<EndpointState>> =
+            cluster.pick(target.destination, tried, &mut worker.random.borrow_mut());
+        let endpoint = picked.ok_or(Reason::NoHealthyUpstream)?;
+        let active = endpoint.begin();
+        tried = Some(endpoint.address());
+        match pool::open_opaque(cluster, &endpoint).await {
+            Ok((transport, place)) => {
+                return Ok(Upstream {
+                    transport,
+                    address: endpoint.address(),
+                    _place: place,
+                    _active: active,
+                });
+            }
+            Err(AcquireError::Overflow(_)) => return Err(Reason::OverflowConnections),
+            Err(AcquireError::Connect(error)) => {
+                let labels = Labels::none().with("destination_service", &cluster.config().name);
+                worker.metrics.counter(CONNECT_FAILURES, &labels).add(1);
+                tracing::debug!(cluster = %cluster.config().name, %error, "opaque connection not passed on");
+                if *attempts >= chain.max_connect_attempts {
+                    return Err(Reason::UpstreamConnectFailure);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! One endpoint as one worker sees it: its open connections and what is under way on them.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::client::{H1Client, H2Connection};
+use super::connect::ConnectError;
+
+/// Idle HTTP/1 connections kept per endpoint and worker; more are closed after use.
+pub const MAX_IDLE_PER_ENDPOINT: usize = 512;
+
+/// The state of one endpoint in one worker. It lives through updates that keep its address.
+#[derive(Debug)]
+pub struct EndpointState {
+    address: SocketAddr,
+    hostname: Option<Arc<str>>,
+    /// Idle connections, the most recently used last.
+    idle: RefCell<Vec<Box<H1Client>>>,
+    /// Open HTTP/2 connections.
+    shared: RefCell<Vec<Rc<H2Connection>>>,
+    /// Requests and TCP connections under way from this worker.
+    active: Cell<u32>,
+    /// A removed endpoint keeps no connection after use.
+    removed: Cell<bool>,
+    /// Whether an HTTP/2 connection is being opened, how often that failed, and with what.
+    connecting: Cell<bool>,
+    failures: Cell<u64>,
+    last_failure: RefCell<Option<ConnectError>>,
+    settled: Notify,
+}
+
+impl EndpointState {
+    /// An endpoint without connections.
+    #[must_use]
+    pub fn new(address: SocketAddr, hostname: Option<Arc<str>>) -> Self {
+        Self {
+            address,
+            hostname,
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            active: Cell::new(0),
+            removed: Cell::new(false),
+            connecting: Cell::new(false),
+            failures: Cell::new(0),
+            last_failure: RefCell::default(),
+            settled: Notify::new(),
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its name, where it has one.
+    #[must_use]
+    pub const fn hostname(&self) -> Option<&Arc<str>> {
+        self.hostname.as_ref()
+    }
+
+    /// How much this worker has under way there.
+    #[must_use]
+    pub fn active(&self) -> u32 {
+        self.active.get()
+    }
+
+    /// Counts something under way until the guard is dropped.
+    #[must_use]
+    pub fn begin(self: &Rc<Self>) -> ActiveGuard {
+        self.active.set(self.active.get().saturating_add(1));
+        ActiveGuard(Rc::clone(self))
+    }
+
+    /// An idle HTTP/1 connection that its peer has not closed.
+    #[must_use]
+    pub fn take_idle(&self) -> Option<Box<H1Client>> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(mut client) = idle.pop() {
+            if !client.is_stale() {
+                return Some(client);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next request, unless the endpoint is gone or has enough of them.
+    pub fn keep_idle(&self, mut client: Box<H1Client>, now: Instant) {
+        let mut idle = self.idle.borrow_mut();
+        if self.removed.get() || idle.len() >= MAX_IDLE_PER_ENDPOINT {
+            return;
+        }
+        client.park(now);
+        idle.push(client);
+    }
+
+    /// Closes idle connections that are too old or that the peer closed; says how many are left.
+    pub fn sweep(&self, now: Instant, idle_timeout: Option<Duration>) -> usize {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain_mut(|client| {
+            let expired = idle_timeout.is_some_and(|limit| now.duration_since(client.idle_since()) >= limit);
+            !expired && !client.is_stale()
+        });
+        let mut shared = self.shared.borrow_mut();
+        shared.retain(|connection| !connection.is_expired(now, idle_timeout));
+        idle.len() + shared.len()
+    }
+
+    /// Closes what is idle and keeps nothing from now on; what is under way goes on.
+    pub fn remove(&self) {
+        self.removed.set(true);
+        self.idle.borrow_mut().clear();
+        self.shared.borrow_mut().clear();
+    }
+
+    /// An HTTP/2 connection with room for one more stream.
+    #[must_use]
+    pub fn shared_connection(&self) -> Option<Rc<H2Connection>> {
+        self.shared
+            .borrow()
+            .iter()
+            .rev()
+            .find(|connection| connection.has_room())
+            .map(Rc::clone)
+    }
+
+    /// Adds an open HTTP/2 connection.
+    pub fn add_shared(&self, connection: Rc<H2Connection>) {
+        if !self.removed.get() {
+            self.shared.borrow_mut().push(connection);
+        }
+    }
+
+    /// Takes out an HTTP/2 connection that accepts no more streams.
+    pub fn discard_shared(&self, connection: &Rc<H2Connection>) {
+        self.shared
+            .borrow_mut()
+            .retain(|kept| !Rc::ptr_eq(kept, connection));
+    }
+
+    /// Claims the right to open the next HTTP/2 connection; `None` while somebody else is opening one.
+    #[must_use]
+    pub fn claim_connecting(self: &Rc<Self>) -> Option<ConnectingGuard> {
+        (!self.connecting.replace(true)).then(|| ConnectingGuard(Rc::clone(self)))
+    }
+
+    /// Waits until whoever is connecting is done.
+    ///
+    /// # Errors
+    /// How the attempt that was waited for failed.
+    pub async fn connecting_settled(&self) -> Result<(), ConnectError> {
+        let before = self.failures.get();
+        self.settled.notified().await;
+        if self.failures.get() == before {
+            return Ok(());
+        }
+        self.last_failure.borrow().clone().map_or(Ok(()), Err)
+    }
+
+    /// Tells those who wait that the attempt failed.
+    pub fn connect_failed(&self, error: &ConnectError) {
+        self.failures.set(self.failures.get().wrapping_add(1));
+        *self.last_failure.borrow_mut() = Some(error.clone());
+    }
+}
+
+/// Something under way at an endpoint.
+#[derive(Debug)]
+pub struct ActiveGuard(Rc<EndpointState>);
+
+impl Drop for ActiveGuard {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get().saturating_sub(1));
+    }
+}
+
+/// The right to open an HTTP/2 connection; wakes those who wait when it is given up.
+#[derive(Debug)]
+pub struct ConnectingGuard(Rc<EndpointState>);
+
+impl Drop for ConnectingGuard {
+    fn drop(&mut self) {
+        self.0.connecting.set(false);
+        self.0.settled.notify_waiters();
+    }
+}

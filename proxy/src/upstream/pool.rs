@@ -1,0 +1,192 @@
+//! Lends a connection to an endpoint, opening one where the cluster's limits allow it.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::client::{H1Client, H2Connection};
+use super::clusters::{ClusterState, Place};
+use super::connect::{ConnectError, connect};
+use super::endpoint::EndpointState;
+use super::link::UpstreamLink;
+use super::usage::{Permit, Resource};
+use crate::http::h1::link::H1Link;
+use crate::transport::Transport;
+
+/// The protocol spoken with an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// HTTP/1.1, one request at a time.
+    Http1,
+    /// HTTP/2 by prior knowledge (RFC 9113 section 3.3).
+    Http2,
+}
+
+/// Why no connection could be lent.
+#[derive(Debug, thiserror::Error)]
+pub enum AcquireError {
+    /// A circuit-breaker limit is reached.
+    #[error("{} of the cluster is reached", .0.limit_name())]
+    Overflow(Resource),
+    /// No connection could be opened.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+}
+
+/// A connection that is open and idle, at no cost; `None` when one must be opened or waited for.
+#[must_use]
+pub fn acquire_idle(endpoint: &Rc<EndpointState>, protocol: UpstreamProtocol) -> Option<UpstreamLink> {
+    match protocol {
+        UpstreamProtocol::Http1 => endpoint.take_idle().map(UpstreamLink::from_h1),
+        UpstreamProtocol::Http2 => None,
+    }
+}
+
+/// A connection for one exchange, waiting for it as long as the cluster allows. Cancel-safe.
+///
+/// # Errors
+/// When a limit is reached or the endpoint cannot be reached.
+pub async fn acquire(
+    cluster: &Rc<ClusterState>,
+    endpoint: &Rc<EndpointState>,
+    protocol: UpstreamProtocol,
+) -> Result<UpstreamLink, AcquireError> {
+    match protocol {
+        UpstreamProtocol::Http1 => acquire_h1(cluster, endpoint).await,
+        UpstreamProtocol::Http2 => acquire_h2(cluster, endpoint).await,
+    }
+}
+
+/// Opens a plain connection for an opaque stream, within the cluster's limits.
+///
+/// # Errors
+/// When a limit is reached or the endpoint cannot be reached.
+pub async fn open_opaque(
+    cluster: &Rc<ClusterState>,
+    endpoint: &Rc<EndpointState>,
+) -> Result<(Transport, Place), AcquireError> {
+    let Some(place) = cluster.connection_permit() else {
+        return Err(AcquireError::Overflow(Resource::Connections));
+    };
+    let transport = connect(endpoint.address(), cluster.config().connect_timeout).await?;
+    Ok((transport, place))
+}
+
+async fn acquire_h1(
+    cluster: &Rc<ClusterState>,
+    endpoint: &Rc<EndpointState>,
+) -> Result<UpstreamLink, AcquireError> {
+    let mut waiting: Option<Permit> = None;
+    loop {
+        if let Some(client) = endpoint.take_idle() {
+            return Ok(UpstreamLink::from_h1(client));
+        }
+        // Registered before the limit is looked at, so that a connection freed in between is not missed.
+        let freed = cluster.connection_freed();
+        if let Some(place) = cluster.connection_permit() {
+            let transport = connect(endpoint.address(), cluster.config().connect_timeout).await?;
+            let link = H1Link::new(transport, Rc::clone(cluster.buffers()));
+            let client = H1Client::new(link, place, Instant::now());
+            return Ok(UpstreamLink::from_h1(Box::new(client)));
+        }
+        if cluster.close_one_idle(endpoint) {
+            continue;
+        }
+        if waiting.is_none() {
+            let Some(permit) = cluster.pending_permit() else {
+                return Err(AcquireError::Overflow(Resource::Pending));
+            };
+            waiting = Some(permit);
+        }
+        freed.await;
+    }
+}
+
+async fn acquire_h2(
+    cluster: &Rc<ClusterState>,
+    endpoint: &Rc<EndpointState>,
+) -> Result<UpstreamLink, AcquireError> {
+    let mut waiting: Option<Permit> = None;
+    loop {
+        if let Some(connection) = endpoint.shared_connection() {
+            let mut sender = connection.sender();
+            if poll_fn(|cx| sender.poll_ready(cx)).await.is_ok() {
+                return Ok(UpstreamLink::from_h2(sender, connection.begin_stream()));
+            }
+            endpoint.discard_shared(&connection);
+            continue;
+        }
+        if let Some(claim) = endpoint.claim_connecting() {
+            let Some(place) = cluster.connection_permit() else {
+                return Err(AcquireError::Overflow(Resource::Connections));
+            };
+            let opened = open_h2(cluster, endpoint, place).await;
+            if let Err(error) = &opened {
+                endpoint.connect_failed(error);
+            }
+            drop(claim);
+            opened?;
+            continue;
+        }
+        if waiting.is_none() {
+            let Some(permit) = cluster.pending_permit() else {
+                return Err(AcquireError::Overflow(Resource::Pending));
+            };
+            waiting = Some(permit);
+        }
+        endpoint.connecting_settled().await?;
+    }
+}
+
+/// Opens an HTTP/2 connection and leaves it with the endpoint, its task running on this worker.
+async fn open_h2(
+    cluster: &Rc<ClusterState>,
+    endpoint: &Rc<EndpointState>,
+    place: Place,
+) -> Result<(), ConnectError> {
+    let config = Arc::clone(cluster.config());
+    let address = endpoint.address();
+    let transport = connect(address, config.connect_timeout).await?;
+    let settings = &config.http2;
+    let handshake = h2::client::Builder::new()
+        .initial_window_size(settings.initial_stream_window_bytes)
+        .initial_connection_window_size(settings.initial_connection_window_bytes)
+        .max_concurrent_streams(0)
+        .enable_push(false)
+        .max_header_list_size(crate::http::MAX_HEAD_BYTES)
+        .max_send_buffer_size(crate::http::h2::MAX_SEND_BUFFER_BYTES)
+        .handshake(transport);
+    let handshake = tokio::time::timeout(config.connect_timeout, handshake);
+    let failed = |message: String| ConnectError::Handshake { address, message };
+    let (sender, connection) = handshake
+        .await
+        .map_err(|_| ConnectError::TimedOut {
+            address,
+            limit: config.connect_timeout,
+        })?
+        .map_err(|error| failed(error.to_string()))?;
+    let alive = Rc::new(Cell::new(true));
+    let ended = Rc::clone(&alive);
+    let weak = Rc::downgrade(endpoint);
+    tokio::task::spawn_local(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%address, %error, "HTTP/2 connection to an upstream ended");
+        }
+        ended.set(false);
+        if let Some(endpoint) = weak.upgrade() {
+            endpoint.sweep(Instant::now(), None);
+        }
+        drop(place);
+    });
+    let max_requests = config.max_requests_per_connection;
+    endpoint.add_shared(Rc::new(H2Connection::new(
+        sender,
+        max_requests,
+        alive,
+        Instant::now(),
+    )));
+    Ok(())
+}

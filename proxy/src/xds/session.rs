@@ -1,0 +1,271 @@
+//! The delta protocol without I/O: what to send when a stream opens, when a response comes, and when other
+//! resources are wanted.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrider_proto::envoy::config::core::v3::Node;
+use outrider_proto::envoy::service::discovery::v3 as pb;
+use outrider_proto::fault::joined;
+use outrider_proto::{Fault, google};
+use tokio::time::Instant;
+
+use super::decode;
+use crate::control::Wanted;
+use crate::control::store::{Change, Kind};
+use crate::model::bootstrap::AdsSource;
+
+/// The kinds in the order in which they are asked for: make before break.
+const KINDS: [Kind; 4] = [Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::Routes];
+/// gRPC code of a refusal.
+const INVALID_ARGUMENT: i32 = 3;
+/// Longest refusal, in bytes; more faults are left unsaid.
+const MAX_DETAIL_BYTES: usize = 16 * 1024;
+
+/// What is known of the control server's resources. It outlives streams.
+#[derive(Debug)]
+pub struct Session {
+    node: Node,
+    source: AdsSource,
+    /// Versions of the resources that were accepted.
+    versions: BTreeMap<Kind, BTreeMap<String, String>>,
+    /// Names asked for on the present stream.
+    subscribed: HashMap<Kind, BTreeSet<Arc<str>>>,
+    node_sent: bool,
+}
+
+/// A response, taken apart.
+#[derive(Debug)]
+pub struct Update {
+    /// What it is about; `None` for a type that we never asked for.
+    pub kind: Option<Kind>,
+    /// What is to be applied.
+    pub changes: Vec<Change>,
+    /// What was refused before it could be applied.
+    pub refused: Vec<(String, Vec<Fault>)>,
+    versions: Vec<(String, String)>,
+    removed: Vec<String>,
+    nonce: String,
+    type_url: String,
+}
+
+impl Session {
+    /// Nothing known yet.
+    #[must_use]
+    pub fn new(node: Node, source: AdsSource) -> Self {
+        Self {
+            node,
+            source,
+            versions: BTreeMap::new(),
+            subscribed: HashMap::new(),
+            node_sent: false,
+        }
+    }
+
+    /// What to send on a new stream.
+    #[must_use]
+    pub fn open(&mut self, wanted: &Wanted) -> Vec<pb::DeltaDiscoveryRequest> {
+        self.subscribed.clear();
+        self.node_sent = false;
+        let mut requests = Vec::new();
+        for kind in KINDS {
+            let names = names(kind, wanted);
+            let wildcard = match kind {
+                Kind::Cluster => self.source.clusters,
+                Kind::Listener => self.source.listeners,
+                Kind::Endpoints | Kind::Routes => false,
+            };
+            if wildcard || !names.is_empty() {
+                self.subscribed.insert(kind, names.clone());
+                let known = self.versions.get(&kind).cloned().unwrap_or_default();
+                let known = known
+                    .into_iter()
+                    .filter(|(name, _)| wildcard || names.contains(name.as_str()));
+                requests.push(pb::DeltaDiscoveryRequest {
+                    initial_resource_versions: known.collect(),
+                    resource_names_subscribe: names.iter().map(ToString::to_string).collect(),
+                    ..self.request(kind)
+                });
+            }
+        }
+        requests
+    }
+
+    /// What to send when other resources are wanted than before.
+    #[must_use]
+    pub fn follow(&mut self, wanted: &Wanted) -> Vec<pb::DeltaDiscoveryRequest> {
+        let mut requests = Vec::new();
+        for kind in [Kind::Endpoints, Kind::Routes] {
+            let now = names(kind, wanted);
+            let before = self.subscribed.get(&kind).cloned().unwrap_or_default();
+            if now == before {
+                continue;
+            }
+            let gone: Vec<String> = before.difference(&now).map(ToString::to_string).collect();
+            for name in &gone {
+                self.versions.entry(kind).or_default().remove(name);
+            }
+            requests.push(pb::DeltaDiscoveryRequest {
+                resource_names_subscribe: now.difference(&before).map(ToString::to_string).collect(),
+                resource_names_unsubscribe: gone,
+                ..self.request(kind)
+            });
+            self.subscribed.insert(kind, now);
+        }
+        requests
+    }
+
+    /// Takes a response apart. Good resources are taken although others of the same response are refused.
+    #[must_use]
+    pub fn receive(&self, response: pb::DeltaDiscoveryResponse, now: Instant) -> Update {
+        let kind = decode::kind(&response.type_url);
+        let mut update = Update {
+            kind,
+            changes: Vec::new(),
+            refused: Vec::new(),
+            versions: Vec::new(),
+            removed: Vec::new(),
+            nonce: response.nonce,
+            type_url: response.type_url,
+        };
+        let Some(kind) = kind else {
+            let reason = format!("type \"{}\" was not asked for", update.type_url);
+            update
+                .refused
+                .push((String::new(), vec![Fault::new("type_url", reason)]));
+            return update;
+        };
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        for wrapped in &response.resources {
+            *counts.entry(&wrapped.name).or_default() += 1;
+        }
+        for wrapped in &response.resources {
+            if counts.get(wrapped.name.as_str()).is_some_and(|count| *count > 1) {
+                update.refuse(
+                    &wrapped.name,
+                    vec![Fault::new("name", "there twice in one response")],
+                );
+            } else {
+                self.receive_one(kind, wrapped, now, &mut update);
+            }
+        }
+        for name in response.removed_resources {
+            update.changes.push(Change::Remove(kind, name.as_str().into()));
+            update.removed.push(name);
+        }
+        update
+    }
+
+    fn receive_one(&self, kind: Kind, wrapped: &pb::Resource, now: Instant, update: &mut Update) {
+        let asked_for = match kind {
+            Kind::Cluster | Kind::Listener => true,
+            Kind::Endpoints | Kind::Routes => self
+                .subscribed
+                .get(&kind)
+                .is_some_and(|names| names.contains(wrapped.name.as_str())),
+        };
+        if !asked_for {
+            return;
+        }
+        let expires = match wrapped.ttl.map(Duration::try_from) {
+            None => None,
+            Some(Ok(ttl)) => Some(now + ttl),
+            Some(Err(_)) => {
+                update.refuse(&wrapped.name, vec![Fault::new("ttl", "must not be negative")]);
+                return;
+            }
+        };
+        let known = self
+            .versions
+            .get(&kind)
+            .and_then(|versions| versions.get(&wrapped.name));
+        // A heartbeat has no body and the version that we have.
+        if wrapped.resource.is_none() && known == Some(&wrapped.version) {
+            update
+                .changes
+                .push(Change::Extend(kind, wrapped.name.as_str().into(), expires));
+            return;
+        }
+        match decode::resource(kind, wrapped) {
+            Ok(resource) => {
+                update.changes.push(Change::Set(Box::new(resource), expires));
+                update
+                    .versions
+                    .push((wrapped.name.clone(), wrapped.version.clone()));
+            }
+            Err(faults) => update.refuse(&wrapped.name, faults),
+        }
+    }
+
+    /// The answer to a response, once its changes were applied and some of them perhaps refused.
+    #[must_use]
+    pub fn answer(
+        &mut self,
+        mut update: Update,
+        refused: Vec<(String, Vec<Fault>)>,
+    ) -> pb::DeltaDiscoveryRequest {
+        update.refused.extend(refused);
+        if let Some(kind) = update.kind {
+            let versions = self.versions.entry(kind).or_default();
+            for name in &update.removed {
+                versions.remove(name);
+            }
+            for (name, version) in std::mem::take(&mut update.versions) {
+                if !update.refused.iter().any(|(refused, _)| *refused == name) {
+                    versions.insert(name, version);
+                }
+            }
+        }
+        let error_detail = (!update.refused.is_empty()).then(|| google::rpc::Status {
+            code: INVALID_ARGUMENT,
+            message: detail(&update.refused),
+            details: Vec::new(),
+        });
+        let mut request = update.kind.map(|kind| self.request(kind)).unwrap_or_default();
+        request.type_url = update.type_url;
+        request.response_nonce = update.nonce;
+        request.error_detail = error_detail;
+        request
+    }
+
+    fn request(&mut self, kind: Kind) -> pb::DeltaDiscoveryRequest {
+        let first = !std::mem::replace(&mut self.node_sent, true);
+        pb::DeltaDiscoveryRequest {
+            node: first.then(|| self.node.clone()),
+            type_url: decode::url(kind).to_owned(),
+            ..pb::DeltaDiscoveryRequest::default()
+        }
+    }
+}
+
+impl Update {
+    fn refuse(&mut self, name: &str, faults: Vec<Fault>) {
+        self.refused.push((name.to_owned(), faults));
+    }
+}
+
+fn names(kind: Kind, wanted: &Wanted) -> BTreeSet<Arc<str>> {
+    match kind {
+        Kind::Endpoints => wanted.endpoints.clone(),
+        Kind::Routes => wanted.routes.clone(),
+        Kind::Cluster | Kind::Listener => BTreeSet::new(),
+    }
+}
+
+/// `name: path: reason; ...`
+fn detail(refused: &[(String, Vec<Fault>)]) -> String {
+    let mut text = refused
+        .iter()
+        .map(|(name, faults)| format!("{name}: {}", joined(faults)))
+        .collect::<Vec<_>>()
+        .join("; ");
+    if text.len() > MAX_DETAIL_BYTES {
+        let end = text.floor_char_boundary(MAX_DETAIL_BYTES);
+        text.truncate(end);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+use outrider_proto::envoy::config::cluster::v3::Cluster;
+use outrider_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use outrider_proto::type_url;
+use prost::Message as _;
+
+use super::*;
+
+fn session() -> Session {
+    let source = AdsSource {
+        cluster: "x".into(),
+        listeners: true,
+        clusters: true,
+    };
+    Session::new(
+        Node {
+            id: "me".into(),
+            ..Node::default()
+        },
+        source,
+    )
+}
+
+fn wanted(endpoints: &[&str]) -> Wanted {
+    Wanted {
+        endpoints: endpoints.iter().map(|name| Arc::from(*name)).collect(),
+        ..Wanted::default()
+    }
+}
+
+fn cluster(name: &str, version: &str, message: &Cluster) -> pb::Resource {
+    pb::Resource {
+        name: name.into(),
+        version: version.into(),
+        resource: Some(prost_types::Any {
+            type_url: type_url::CLUSTER.into(),
+            value: message.encode_to_vec(),
+        }),
+        ttl: None,
+    }
+}
+
+fn response(resources: Vec<pb::Resource>) -> pb::DeltaDiscoveryResponse {
+    pb::DeltaDiscoveryResponse {
+        resources,
+        type_url: type_url::CLUSTER.into(),
+        nonce: "n1".into(),
+        ..pb::DeltaDiscoveryResponse::default()
+    }
+}
+
+fn good(name: &str) -> Cluster {
+    Cluster {
+        name: name.into(),
+        ..Cluster::default()
+    }
+}
+
+#[tokio::test]
+async fn the_node_is_sent_once_and_versions_on_reconnect() {
+    let mut session = session();
+    let first = session.open(&wanted(&[]));
+    let urls: Vec<&str> = first.iter().map(|request| request.type_url.as_str()).collect();
+    assert_eq!(urls, [type_url::CLUSTER, type_url::LISTENER]);
+    assert_eq!(first.iter().filter(|request| request.node.is_some()).count(), 1);
+
+    let update = session.receive(response(vec![cluster("a", "7", &good("a"))]), Instant::now());
+    assert_eq!(update.changes.len(), 1);
+    let ack = session.answer(update, Vec::new());
+    assert_eq!(
+        (ack.response_nonce.as_str(), ack.error_detail, ack.node),
+        ("n1", None, None)
+    );
+
+    let again = session.open(&wanted(&[]));
+    assert_eq!(
+        again[0].initial_resource_versions.get("a").map(String::as_str),
+        Some("7")
+    );
+    assert!(again[0].node.is_some());
+}
+
+#[tokio::test]
+async fn bad_resources_are_refused_by_name_and_good_ones_taken() {
+    let mut session = session();
+    let _ = session.open(&wanted(&[]));
+    let bad = Cluster {
+        lb_policy: 99,
+        ..good("bad")
+    };
+    let mut wrong_type = cluster("wrong", "1", &good("wrong"));
+    wrong_type.resource.as_mut().unwrap().type_url = type_url::LISTENER.into();
+    let resources = vec![
+        cluster("good", "1", &good("good")),
+        cluster("bad", "1", &bad),
+        cluster("other-name", "1", &good("x")),
+        cluster("twice", "1", &good("twice")),
+        cluster("twice", "2", &good("twice")),
+        cluster("", "1", &good("")),
+        wrong_type,
+    ];
+    let update = session.receive(response(resources), Instant::now());
+    assert_eq!(
+        update.changes.iter().map(Change::name).collect::<Vec<_>>(),
+        ["good"]
+    );
+    let nack = session.answer(
+        update,
+        vec![("late".into(), vec![Fault::new("address", "taken")])],
+    );
+    let detail = nack.error_detail.unwrap().message;
+    for part in [
+        "bad: lb_policy: unknown value 99",
+        "other-name: name:",
+        "twice: name: there twice",
+        "wrong: resource:",
+        "late: address: taken",
+    ] {
+        assert!(detail.contains(part), "{part} not in {detail}");
+    }
+    let known = &session.open(&wanted(&[]))[0].initial_resource_versions;
+    assert_eq!(
+        known.keys().collect::<Vec<_>>(),
+        ["good"],
+        "what was refused is not claimed"
+    );
+}
+
+#[tokio::test]
+async fn subscriptions_follow_what_is_wanted() {
+    let mut session = session();
+    let _ = session.open(&wanted(&["a"]));
+    assert!(session.follow(&wanted(&["a"])).is_empty());
+    let requests = session.follow(&wanted(&["b"]));
+    assert_eq!(requests.len(), 1);
+    assert_eq!(requests[0].resource_names_subscribe, ["b"]);
+    assert_eq!(requests[0].resource_names_unsubscribe, ["a"]);
+}
+
+#[tokio::test]
+async fn what_was_not_asked_for_is_left_alone() {
+    let mut session = session();
+    let _ = session.open(&wanted(&["a"]));
+    let message = ClusterLoadAssignment {
+        cluster_name: "z".into(),
+        ..ClusterLoadAssignment::default()
+    };
+    let wrapped = pb::Resource {
+        name: "z".into(),
+        version: "1".into(),
+        resource: Some(prost_types::Any {
+            type_url: type_url::ENDPOINTS.into(),
+            value: message.encode_to_vec(),
+        }),
+        ttl: None,
+    };
+    let response = pb::DeltaDiscoveryResponse {
+        resources: vec![wrapped],
+        type_url: type_url::ENDPOINTS.into(),
+        ..pb::DeltaDiscoveryResponse::default()
+    };
+    let update = session.receive(response, Instant::now());
+    assert!(update.changes.is_empty() && update.refused.is_empty());
+    let unknown = pb::DeltaDiscoveryResponse {
+        type_url: "t/x".into(),
+        ..pb::DeltaDiscoveryResponse::default()
+    };
+    let update = session.receive(unknown, Instant::now());
+    assert!(
+        session
+            .answer(update, Vec::new())
+            .error_detail
+            .unwrap()
+            .message
+            .contains("was not asked for")
+    );
+}
+
+#[tokio::test]
+async fn heartbeats_extend_and_removals_remove() {
+    let mut session = session();
+    let _ = session.open(&wanted(&[]));
+    let now = Instant::now();
+    let mut leased = cluster("a", "1", &good("a"));
+    leased.ttl = Some(prost_types::Duration { seconds: 5, nanos: 0 });
+    let update = session.receive(response(vec![leased.clone()]), now);
+    assert!(matches!(&update.changes[0], Change::Set(_, Some(at)) if *at == now + Duration::from_secs(5)));
+    let _ = session.answer(update, Vec::new());
+    leased.resource = None;
+    let update = session.receive(response(vec![leased.clone()]), now);
+    assert!(matches!(&update.changes[0], Change::Extend(Kind::Cluster, name, Some(_)) if &**name == "a"));
+    leased.version = "2".into();
+    let update = session.receive(response(vec![leased]), now);
+    assert_eq!(
+        update.refused[0].1[0].path, "resource",
+        "a new version needs a body"
+    );
+    let mut gone = response(Vec::new());
+    gone.removed_resources = vec!["a".into()];
+    let update = session.receive(gone, now);
+    let _ = session.answer(update, Vec::new());
+    assert!(session.open(&wanted(&[]))[0].initial_resource_versions.is_empty());
+}
