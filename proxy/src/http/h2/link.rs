@@ -54,6 +54,12 @@ impl H2Link {
         self.recv = Some(recv);
     }
 
+    /// Whether the head was sent.
+    #[must_use]
+    pub const fn has_sender(&self) -> bool {
+        self.send.is_some()
+    }
+
     /// Whether END_STREAM was sent.
     #[must_use]
     pub const fn is_sent_whole(&self) -> bool {

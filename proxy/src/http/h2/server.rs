@@ -50,10 +50,8 @@ impl Downstream for H2Server {
     }
 
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.respond.poll_reset(cx) {
-            Poll::Ready(_) => Poll::Ready(()),
-            Poll::Pending => self.link.poll_closed(cx),
-        }
+        // `h2` wants to be asked on the half that is in use, and fails otherwise.
+        if self.link.has_sender() { self.link.poll_closed(cx) } else { self.respond.poll_reset(cx).map(|_| ()) }
     }
 
     fn open_tunnel(&mut self) {}
