@@ -20,10 +20,7 @@ pub struct Fault {
 impl Fault {
     /// A fault at a path.
     pub fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self {
-            path: path.into(),
-            reason: reason.into(),
-        }
+        Self { path: path.into(), reason: reason.into() }
     }
 }
 
@@ -40,11 +37,7 @@ impl fmt::Display for Fault {
 /// The faults of several parts in one line, for an error message.
 #[must_use]
 pub fn joined(faults: &[Fault]) -> String {
-    faults
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
+    faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Where in a message we are, and what was found wrong so far.
@@ -64,10 +57,7 @@ impl Path {
     /// At a named place, with nothing found.
     #[must_use]
     pub fn at(text: impl Into<String>) -> Self {
-        Self {
-            text: text.into(),
-            faults: Vec::new(),
-        }
+        Self { text: text.into(), faults: Vec::new() }
     }
 
     /// Runs `body` one field deeper.
@@ -164,20 +154,8 @@ mod tests {
             path.fault("worse");
         });
         path.fault("worst");
-        let lines: Vec<_> = path
-            .finish(Some(()))
-            .unwrap_err()
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        assert_eq!(
-            lines,
-            [
-                r#"clusters[2].options["a\"b\n"]: bad"#,
-                "clusters[2]: worse",
-                "worst"
-            ]
-        );
+        let lines: Vec<_> = path.finish(Some(())).unwrap_err().iter().map(ToString::to_string).collect();
+        assert_eq!(lines, [r#"clusters[2].options["a\"b\n"]: bad"#, "clusters[2]: worse", "worst"]);
     }
 
     #[test]
@@ -189,10 +167,7 @@ mod tests {
         let faults = path.finish(Some(())).unwrap_err();
         assert_eq!(faults.len(), MAX_FAULTS);
         assert_eq!(faults[MAX_FAULTS - 2].to_string(), "a[98]: bad");
-        assert_eq!(
-            faults[MAX_FAULTS - 1].to_string(),
-            "more faults follow; the first 99 are listed"
-        );
+        assert_eq!(faults[MAX_FAULTS - 1].to_string(), "more faults follow; the first 99 are listed");
     }
 
     #[test]

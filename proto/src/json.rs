@@ -32,17 +32,10 @@ const MAX_NODES: usize = 1_000_000;
 /// All faults, with the paths of the fields; a syntax error with its line and column.
 pub fn from_yaml<M: Message + Name + Default>(text: &str) -> Result<M, Vec<Fault>> {
     if text.len() > MAX_TEXT_BYTES {
-        return Err(vec![Fault::new(
-            "",
-            format!("longer than {MAX_TEXT_BYTES} bytes"),
-        )]);
+        return Err(vec![Fault::new("", format!("longer than {MAX_TEXT_BYTES} bytes"))]);
     }
-    let json: Json = serde_saphyr::from_str_with_options(text, yaml_options()).map_err(|error| {
-        vec![Fault::new(
-            "",
-            format!("not valid YAML: {}", one_line(&error.to_string())),
-        )]
-    })?;
+    let json: Json = serde_saphyr::from_str_with_options(text, yaml_options())
+        .map_err(|error| vec![Fault::new("", format!("not valid YAML: {}", one_line(&error.to_string())))])?;
     from_json(&json)
 }
 
@@ -74,9 +67,7 @@ pub fn to_json<M: Message + Name>(value: &M) -> Result<Json, Fault> {
     let descriptor =
         pool::message(&name).ok_or_else(|| fault(format!("{name} is not in the supported subset")))?;
     let mut message = DynamicMessage::new(descriptor);
-    message
-        .transcode_from(value)
-        .map_err(|error| fault(error.to_string()))?;
+    message.transcode_from(value).map_err(|error| fault(error.to_string()))?;
     let options = prost_reflect::SerializeOptions::new().use_proto_field_name(true);
     message
         .serialize_with_options(serde_json::value::Serializer, &options)
@@ -118,11 +109,7 @@ fn message(
         _ => {}
     }
     let Json::Object(entries) = json else {
-        return path.refuse(format!(
-            "expected a mapping ({}), found {}",
-            descriptor.name(),
-            kind_of(json)
-        ));
+        return path.refuse(format!("expected a mapping ({}), found {}", descriptor.name(), kind_of(json)));
     };
     let mut message = DynamicMessage::new(descriptor.clone());
     // Numbers of the fields that were set: one that is set to its default looks unset in the message.
@@ -137,9 +124,7 @@ fn message(
         }
         path.field(field.name(), |path| {
             if let Some(other) = set_beside(&field, &set) {
-                path.fault(format!(
-                    "set beside {other}; only one of them may be set, and only once"
-                ));
+                path.fault(format!("set beside {other}; only one of them may be set, and only once"));
             } else if let Some(value) = field_value(&field, json, depth, path) {
                 message.set_field(&field, value);
             }
@@ -158,27 +143,22 @@ fn is_unset(field: &FieldDescriptor, json: &Json) -> bool {
 
 /// A field by its name in the `.proto` file or by its lowerCamelCase name.
 fn find(descriptor: &MessageDescriptor, key: &str) -> Option<FieldDescriptor> {
-    descriptor
-        .get_field_by_name(key)
-        .or_else(|| descriptor.get_field_by_json_name(key))
+    descriptor.get_field_by_name(key).or_else(|| descriptor.get_field_by_json_name(key))
 }
 
 /// The name of a field that was set already and excludes this one: itself, or another of the same `oneof`.
 fn set_beside(field: &FieldDescriptor, set: &[FieldDescriptor]) -> Option<String> {
     let oneof = field.containing_oneof();
-    let other = set
-        .iter()
-        .find(|other| *other == field || (oneof.is_some() && other.containing_oneof() == oneof))?;
+    let other =
+        set.iter().find(|other| *other == field || (oneof.is_some() && other.containing_oneof() == oneof))?;
     Some(other.name().to_owned())
 }
 
 fn unknown_field(descriptor: &MessageDescriptor, key: &str, path: &mut Path) {
     let shown = quoted(key);
     // A name that could be one stands in the path as it is; anything else only as a quoted text.
-    let is_name = key.len() <= MAX_NAME_BYTES
-        && key
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_name =
+        key.len() <= MAX_NAME_BYTES && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     if is_name && !key.is_empty() {
         path.fault_at(key, unknown_field_reason(descriptor, key));
     } else {
@@ -188,10 +168,7 @@ fn unknown_field(descriptor: &MessageDescriptor, key: &str, path: &mut Path) {
 
 fn unknown_field_reason(descriptor: &MessageDescriptor, key: &str) -> String {
     if outside::is_outside(descriptor.full_name(), key) {
-        return format!(
-            "not supported: this field of {} is outside Outrider's subset",
-            descriptor.name()
-        );
+        return format!("not supported: this field of {} is outside Outrider's subset", descriptor.name());
     }
     let near = descriptor
         .fields()
@@ -265,10 +242,7 @@ fn single(kind: &Kind, json: &Json, depth: usize, path: &mut Path) -> Option<Val
 
 fn any(descriptor: &MessageDescriptor, json: &Json, depth: usize, path: &mut Path) -> Option<DynamicMessage> {
     let Json::Object(entries) = json else {
-        return path.refuse(format!(
-            "expected a mapping with \"@type\", found {}",
-            kind_of(json)
-        ));
+        return path.refuse(format!("expected a mapping with \"@type\", found {}", kind_of(json)));
     };
     let Some(Json::String(url)) = entries.get("@type") else {
         return path.refuse("\"@type\" is missing");
@@ -279,10 +253,7 @@ fn any(descriptor: &MessageDescriptor, json: &Json, depth: usize, path: &mut Pat
     let mut rest = entries.clone();
     rest.remove("@type");
     let inner = message(&inner, &Json::Object(rest), depth + 1, path)?;
-    let any = Any {
-        type_url: url.clone(),
-        value: inner.encode_to_vec(),
-    };
+    let any = Any { type_url: url.clone(), value: inner.encode_to_vec() };
     let mut message = DynamicMessage::new(descriptor.clone());
     message.transcode_from(&any).ok()?;
     Some(message)

@@ -8,9 +8,7 @@ const TABLE: &str = include_str!("outside.txt");
 
 /// The name of a field outside the subset, by number.
 pub(crate) fn field_outside(message: &str, number: u32) -> Option<&'static str> {
-    rows()
-        .find(|row| row.message == message && row.number == number)
-        .map(|row| row.name)
+    rows().find(|row| row.message == message && row.number == number).map(|row| row.name)
 }
 
 /// Whether Envoy has a field of that name, outside the subset. The name may be in lowerCamelCase too.
@@ -37,11 +35,7 @@ fn rows() -> impl Iterator<Item = Row> {
         let mut words = line.split(' ');
         let message = words.next()?;
         let number = words.next()?.parse().ok()?;
-        Some(Row {
-            message,
-            number,
-            name: words.next()?,
-        })
+        Some(Row { message, number, name: words.next()? })
     })
 }
 
@@ -55,12 +49,7 @@ mod tests {
         assert_eq!(rows().count(), TABLE.lines().count(), "a line is malformed");
         for row in rows() {
             let message = pool::message(row.message).expect(row.message);
-            assert!(
-                message.get_field(row.number).is_none(),
-                "{} {} is supported",
-                row.message,
-                row.name
-            );
+            assert!(message.get_field(row.number).is_none(), "{} {} is supported", row.message, row.name);
             assert!(
                 message.get_field_by_name(row.name).is_none(),
                 "{} {} is supported",
@@ -68,10 +57,7 @@ mod tests {
                 row.name
             );
         }
-        assert_eq!(
-            field_outside("envoy.config.cluster.v3.Cluster", 19),
-            Some("outlier_detection")
-        );
+        assert_eq!(field_outside("envoy.config.cluster.v3.Cluster", 19), Some("outlier_detection"));
         assert!(is_outside("envoy.config.cluster.v3.Cluster", "outlier_detection"));
         assert!(is_outside("envoy.config.cluster.v3.Cluster", "outlierDetection"));
         assert!(!is_outside("envoy.config.cluster.v3.Cluster", "outlier"));

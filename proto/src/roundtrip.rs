@@ -21,20 +21,8 @@ use crate::{json, pool, strict, type_url};
 const DEPTH: usize = 12;
 
 /// Texts that a careless reader takes for something else.
-const TEXTS: [&str; 12] = [
-    "",
-    "a",
-    "true",
-    "no",
-    "null",
-    "~",
-    "0755",
-    "1e3",
-    "1.5s",
-    "a\"b\\c\n\t",
-    "\u{e9}\u{1f980}",
-    "@type: x",
-];
+const TEXTS: [&str; 12] =
+    ["", "a", "true", "no", "null", "~", "0755", "1e3", "1.5s", "a\"b\\c\n\t", "\u{e9}\u{1f980}", "@type: x"];
 
 /// A small generator of numbers (splitmix64), so that one seed makes one message.
 struct Random(u64);
@@ -63,10 +51,7 @@ fn message(descriptor: &MessageDescriptor, depth: usize, random: &mut Random) ->
         "google.protobuf.Any" => {
             let name = random.pick(type_url::EXTENSIONS);
             let inner = message(&pool::message(name).unwrap(), depth + 1, random);
-            let any = Any {
-                type_url: format!("{}{name}", type_url::PREFIX),
-                value: inner.encode_to_vec(),
-            };
+            let any = Any { type_url: format!("{}{name}", type_url::PREFIX), value: inner.encode_to_vec() };
             made.transcode_from(&any).unwrap();
         }
         "google.protobuf.Duration" => {
@@ -80,10 +65,7 @@ fn message(descriptor: &MessageDescriptor, depth: usize, random: &mut Random) ->
             made.transcode_from(&time).unwrap();
         }
         "google.protobuf.Value" => {
-            let kinds: Vec<_> = descriptor
-                .fields()
-                .filter(|field| depth < DEPTH || scalar(field))
-                .collect();
+            let kinds: Vec<_> = descriptor.fields().filter(|field| depth < DEPTH || scalar(field)).collect();
             let field = &kinds[random.below(kinds.len())];
             made.set_field(field, value(field, depth, random));
         }
@@ -100,10 +82,7 @@ fn message(descriptor: &MessageDescriptor, depth: usize, random: &mut Random) ->
 
 /// Which fields to set: two of three, and of a `oneof` one at most, each as likely as the others.
 fn chosen(descriptor: &MessageDescriptor, random: &mut Random) -> Vec<FieldDescriptor> {
-    let mut chosen: Vec<_> = descriptor
-        .fields()
-        .filter(|field| field.containing_oneof().is_none())
-        .collect();
+    let mut chosen: Vec<_> = descriptor.fields().filter(|field| field.containing_oneof().is_none()).collect();
     for oneof in descriptor.oneofs() {
         let members: Vec<_> = oneof.fields().collect();
         chosen.push(members[random.below(members.len())].clone());
@@ -125,11 +104,7 @@ fn value(field: &FieldDescriptor, depth: usize, random: &mut Random) -> Value {
     }
     if field.is_list() {
         let length = random.below(3);
-        return Value::List(
-            (0..length)
-                .map(|_| single(&field.kind(), depth, random))
-                .collect(),
-        );
+        return Value::List((0..length).map(|_| single(&field.kind(), depth, random)).collect());
     }
     single(&field.kind(), depth, random)
 }
@@ -172,10 +147,7 @@ fn note(message: &DynamicMessage, seen: &mut BTreeSet<String>) {
         && message.descriptor().full_name() == "google.protobuf.Any"
     {
         let inner = pool::message(&any.type_url).unwrap();
-        return note(
-            &DynamicMessage::decode(inner, any.value.as_slice()).unwrap(),
-            seen,
-        );
+        return note(&DynamicMessage::decode(inner, any.value.as_slice()).unwrap(), seen);
     }
     for (field, value) in message.fields() {
         seen.insert(field.full_name().to_owned());
@@ -213,11 +185,7 @@ fn every_field_is_made() {
     let mut missing = BTreeSet::new();
     let mut seen = BTreeSet::new();
     let roots = [Bootstrap::full_name(), RouteConfiguration::full_name()];
-    for root in roots
-        .iter()
-        .map(String::as_str)
-        .chain(type_url::EXTENSIONS.iter().copied())
-    {
+    for root in roots.iter().map(String::as_str).chain(type_url::EXTENSIONS.iter().copied()) {
         let descriptor = pool::message(root).unwrap();
         reach(&descriptor, &mut missing);
         for seed in 0..1024 {

@@ -25,9 +25,7 @@ pub fn decode<M: Message + Name + Default>(bytes: &[u8]) -> Result<M, Vec<Fault>
         Some(descriptor) => check_bytes(&descriptor, bytes, 0, &mut path),
         None => path.fault(format!("{name} is not in the supported subset")),
     }
-    let message = M::decode(bytes)
-        .map_err(|error| path.fault(format!("not a valid {name}: {error}")))
-        .ok();
+    let message = M::decode(bytes).map_err(|error| path.fault(format!("not a valid {name}: {error}"))).ok();
     path.finish(message)
 }
 
@@ -35,9 +33,7 @@ pub fn decode<M: Message + Name + Default>(bytes: &[u8]) -> Result<M, Vec<Fault>
 #[must_use]
 pub fn unpack<M: Message + Name + Default>(any: &Any) -> Option<M> {
     let name = any.type_url.rsplit('/').next()?;
-    (name == M::full_name())
-        .then(|| M::decode(any.value.as_slice()).ok())
-        .flatten()
+    (name == M::full_name()).then(|| M::decode(any.value.as_slice()).ok()).flatten()
 }
 
 fn check_bytes(descriptor: &MessageDescriptor, bytes: &[u8], depth: usize, path: &mut Path) {
@@ -65,9 +61,7 @@ fn check(message: &DynamicMessage, depth: usize, path: &mut Path) {
         return;
     }
     for (field, value) in message.fields() {
-        path.field(field.name(), |path| {
-            check_value(&field.kind(), value, depth, path)
-        });
+        path.field(field.name(), |path| check_value(&field.kind(), value, depth, path));
     }
 }
 

@@ -40,14 +40,11 @@ pub fn main() -> ExitCode {
         Some(Command::Validate { config }) => {
             bootstrap::read(&config).map(|_| say(&format!("{}: OK", config.display())))
         }
-        None => match arguments
-            .config
-            .or_else(|| std::env::var_os("OUTRIDER_CONFIG").map(PathBuf::from))
-        {
+        None => match arguments.config.or_else(|| std::env::var_os("OUTRIDER_CONFIG").map(PathBuf::from)) {
             Some(config) => proxy(config),
-            None => Err(StartError(vec![
-                "no start-up file; use --config FILE or OUTRIDER_CONFIG".to_owned(),
-            ])),
+            None => {
+                Err(StartError(vec!["no start-up file; use --config FILE or OUTRIDER_CONFIG".to_owned()]))
+            }
         },
     };
     match done {

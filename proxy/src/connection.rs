@@ -97,10 +97,7 @@ fn destination(transport: &Transport, listener: &Listener) -> SocketAddr {
 
 fn refuse(transport: &Transport, listener: &Listener, worker: &Worker, inspected: &Inspected) {
     let reason = Reason::NoFilterChain;
-    worker
-        .metrics
-        .counter(LOCAL_REPLIES, &Labels::none().with("reason", reason.code()))
-        .add(1);
+    worker.metrics.counter(LOCAL_REPLIES, &Labels::none().with("reason", reason.code())).add(1);
     let record = Record {
         start: std::time::SystemTime::now(),
         flags: Flags::NR,

@@ -76,15 +76,7 @@ pub async fn serve<D: Downstream>(
     let snapshot = origin.worker.snapshot();
     let mut report = Report::begin(origin, prepare::client_address(request, origin));
     let mut response = ResponseHead::default();
-    let outcome = answer(
-        down,
-        request,
-        &mut response,
-        timer,
-        origin,
-        (&snapshot, &mut report),
-    )
-    .await;
+    let outcome = answer(down, request, &mut response, timer, origin, (&snapshot, &mut report)).await;
     report.finish(request, &response, origin);
     outcome
 }
@@ -124,14 +116,7 @@ async fn answer<D: Downstream>(
         }
         RouteAction::Direct(action) => {
             reply::direct(action, response, report);
-            reply::send_body(
-                down,
-                request,
-                response,
-                (Some(&routed), action.body.clone()),
-                report,
-            )
-            .await
+            reply::send_body(down, request, response, (Some(&routed), action.body.clone()), report).await
         }
         RouteAction::Forward(action) => {
             forward(down, request, response, timer, origin, (&routed, action, report)).await

@@ -33,33 +33,22 @@ pub fn run(settings: &Settings, bootstrap: Bootstrap) -> Result<(), StartError> 
         drain_timeout: settings.drain_timeout,
     })
     .map_err(|error| failed("workers", &error))?;
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| failed("event loop", &error))?;
+    let runtime =
+        Builder::new_current_thread().enable_all().build().map_err(|error| failed("event loop", &error))?;
     let control = LocalSet::new().block_on(&runtime, async {
         let (messages, inbox) = mpsc::channel(QUEUED_MESSAGES);
         let mut control = Control::new(workers, settings.workers, messages.clone());
-        control
-            .load(&bootstrap)
-            .map_err(|faults| bootstrap::lines(&settings.config, &faults))?;
+        control.load(&bootstrap).map_err(|faults| bootstrap::lines(&settings.config, &faults))?;
         let state = SharedState::default();
         if let Some(address) = settings.admin.or(bootstrap.admin) {
-            let admin = Admin {
-                control: messages.clone(),
-                state: state.clone(),
-                level,
-                recorder,
-            };
+            let admin = Admin { control: messages.clone(), state: state.clone(), level, recorder };
             let bound = admin::start(address, admin)
                 .await
                 .map_err(|error| failed(&format!("admin: cannot listen on {address}"), &error))?;
             tracing::info!(address = %bound, "admin endpoints listen");
         }
         start_xds(bootstrap, &control, messages);
-        serve(&mut control, settings, &state, inbox)
-            .await
-            .map_err(|error| failed("signals", &error))?;
+        serve(&mut control, settings, &state, inbox).await.map_err(|error| failed("signals", &error))?;
         Ok::<_, StartError>(control)
     })?;
     tracing::info!("finishing what is under way");
@@ -70,20 +59,15 @@ pub fn run(settings: &Settings, bootstrap: Bootstrap) -> Result<(), StartError> 
 
 fn start_xds(bootstrap: Bootstrap, control: &Control, messages: mpsc::Sender<Message>) {
     let Some(source) = bootstrap.ads else { return };
-    let Some(server) = bootstrap
-        .clusters
-        .into_iter()
-        .find(|cluster| cluster.name == source.cluster)
-    else {
+    let Some(server) = bootstrap.clusters.into_iter().find(|cluster| cluster.name == source.cluster) else {
         return;
     };
     let mut node = bootstrap.node;
     node.user_agent_name = "outrider".to_owned();
-    node.user_agent_version_type = Some(
-        outrider_proto::envoy::config::core::v3::node::UserAgentVersionType::UserAgentVersion(
+    node.user_agent_version_type =
+        Some(outrider_proto::envoy::config::core::v3::node::UserAgentVersionType::UserAgentVersion(
             env!("CARGO_PKG_VERSION").to_owned(),
-        ),
-    );
+        ));
     node.client_features = vec!["xds.config.supports-resource-ttl".to_owned()];
     let session = xds::session::Session::new(node, source);
     tokio::spawn(xds::client::run(server, session, control.wanted(), messages));
@@ -101,11 +85,7 @@ async fn serve(
     let mut hangup = signal(SignalKind::hangup())?;
     let mut tick = interval(TICK);
     loop {
-        state.set(if control.is_ready() {
-            State::Live
-        } else {
-            State::Initializing
-        });
+        state.set(if control.is_ready() { State::Live } else { State::Initializing });
         let message = tokio::select! {
             message = inbox.recv() => message.unwrap_or(Message::Drain),
             () = received(&mut terminate) => Message::Drain,
@@ -132,9 +112,7 @@ async fn received(signal: &mut Signal) {
 /// Reads the start-up file again. A wrong one changes nothing.
 fn reload(control: &mut Control, settings: &Settings) {
     let read = bootstrap::read(&settings.config).and_then(|bootstrap| {
-        control
-            .load(&bootstrap)
-            .map_err(|faults| bootstrap::lines(&settings.config, &faults))
+        control.load(&bootstrap).map_err(|faults| bootstrap::lines(&settings.config, &faults))
     });
     let outcome = match read {
         Ok(()) => {

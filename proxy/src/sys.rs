@@ -1,8 +1,5 @@
 //! System calls that the standard library does not have. The only unsafe code of the proxy.
-#![expect(
-    unsafe_code,
-    reason = "getsockopt(SO_ORIGINAL_DST) has no safe wrapper for every family"
-)]
+#![expect(unsafe_code, reason = "getsockopt(SO_ORIGINAL_DST) has no safe wrapper for every family")]
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -45,28 +42,15 @@ fn get<T>(socket: &impl AsRawFd, level: libc::c_int, option: libc::c_int, value:
     // SAFETY: the descriptor is open while `socket` is borrowed; `value` is a plain C structure of `len` bytes
     // that the kernel may fill with any bytes.
     let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            std::ptr::from_mut(value).cast(),
-            &raw mut len,
-        )
+        libc::getsockopt(socket.as_raw_fd(), level, option, std::ptr::from_mut(value).cast(), &raw mut len)
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Raises the soft limit on open files to the hard one and says what it is then.
 #[must_use]
 pub fn raise_open_files() -> u64 {
-    let mut limit = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the structure is ours and of the type that both calls want.
     unsafe {
         if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && limit.rlim_cur < limit.rlim_max {

@@ -11,10 +11,7 @@ use crate::pool;
 /// A scalar or an enum.
 pub(super) fn value(kind: &Kind, json: &Json, path: &mut Path) -> Option<Value> {
     match kind {
-        Kind::Bool => json
-            .as_bool()
-            .map(Value::Bool)
-            .or_else(|| expected("true or false", json, path)),
+        Kind::Bool => json.as_bool().map(Value::Bool).or_else(|| expected("true or false", json, path)),
         Kind::String => match json.as_str() {
             Some(text) => Some(Value::String(text.to_owned())),
             None => expected("a string (put it in quotes)", json, path),
@@ -60,15 +57,10 @@ fn duration(json: &Json) -> Option<Duration> {
     if !is_number(whole) || !is_number(fraction) || fraction.len() > FRACTION_DIGITS {
         return None;
     }
-    let seconds: i64 = whole
-        .parse()
-        .ok()
-        .filter(|seconds| *seconds <= MAX_DURATION_SECONDS)?;
+    let seconds: i64 = whole.parse().ok().filter(|seconds| *seconds <= MAX_DURATION_SECONDS)?;
     let nanos: i32 = format!("{fraction:0<FRACTION_DIGITS$}").parse().ok()?;
-    (seconds < MAX_DURATION_SECONDS || nanos == 0).then_some(Duration {
-        seconds: i64::from(sign) * seconds,
-        nanos: sign * nanos,
-    })
+    (seconds < MAX_DURATION_SECONDS || nanos == 0)
+        .then_some(Duration { seconds: i64::from(sign) * seconds, nanos: sign * nanos })
 }
 
 /// A message that has a JSON form of its own: durations, wrappers, structs.
@@ -107,10 +99,7 @@ fn wrapped(kind: &Kind, json: &Json, path: &mut Path) -> Option<Value> {
     let message = well_known(&pool::message(wrapper)?, json, path)?;
     let value = message.get_field_by_name("value")?.into_owned();
     match (kind, value) {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "single precision is what the field holds"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "single precision is what the field holds")]
         (Kind::Float, Value::F64(number)) => Some(Value::F32(number as f32)),
         (_, value) => Some(value),
     }
@@ -120,10 +109,7 @@ fn wrapped(kind: &Kind, json: &Json, path: &mut Path) -> Option<Value> {
 fn whole(json: &Json) -> Option<i128> {
     match json {
         Json::Number(number) => {
-            let exact = number
-                .as_i64()
-                .map(i128::from)
-                .or_else(|| number.as_u64().map(i128::from));
+            let exact = number.as_i64().map(i128::from).or_else(|| number.as_u64().map(i128::from));
             #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and in range")]
             exact.or_else(|| {
                 number
@@ -146,19 +132,13 @@ fn enumeration(kind: &EnumDescriptor, json: &Json, path: &mut Path) -> Option<Va
     let known = if let Json::String(name) = json {
         kind.get_value_by_name(name)
     } else {
-        whole(json)
-            .and_then(|number| i32::try_from(number).ok())
-            .and_then(|number| kind.get_value(number))
+        whole(json).and_then(|number| i32::try_from(number).ok()).and_then(|number| kind.get_value(number))
     };
     if let Some(known) = known {
         return Some(Value::EnumNumber(known.number()));
     }
     let names: Vec<String> = kind.values().map(|value| value.name().to_owned()).collect();
-    path.refuse(format!(
-        "{} is not supported; one of {}",
-        shown(json),
-        names.join(", ")
-    ))
+    path.refuse(format!("{} is not supported; one of {}", shown(json), names.join(", ")))
 }
 
 fn integer<T>(bits: u32, json: &Json, path: &mut Path) -> Option<T> {
@@ -166,11 +146,7 @@ fn integer<T>(bits: u32, json: &Json, path: &mut Path) -> Option<T> {
 }
 
 fn unsigned<T>(bits: u32, json: &Json, path: &mut Path) -> Option<T> {
-    expected(
-        &format!("a whole number of {bits} bits, not negative"),
-        json,
-        path,
-    )
+    expected(&format!("a whole number of {bits} bits, not negative"), json, path)
 }
 
 fn expected<T>(what: &str, json: &Json, path: &mut Path) -> Option<T> {

@@ -13,11 +13,7 @@ const HCM: &str =
     "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 
 fn faults<M: Message + Name + Default + std::fmt::Debug>(yaml: &str) -> Vec<String> {
-    from_yaml::<M>(yaml)
-        .unwrap_err()
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+    from_yaml::<M>(yaml).unwrap_err().iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -49,10 +45,7 @@ static_resources:
     // What was read is written and read again the same, and decodes strictly.
     let again: Listener = from_json(&to_json(listener).unwrap()).unwrap();
     assert_eq!(&again, listener);
-    assert_eq!(
-        strict::decode::<Listener>(&listener.encode_to_vec()).as_ref(),
-        Ok(listener)
-    );
+    assert_eq!(strict::decode::<Listener>(&listener.encode_to_vec()).as_ref(), Ok(listener));
 }
 
 #[test]
@@ -92,14 +85,7 @@ fn a_choice_made_twice_is_refused() {
 
 #[test]
 fn syntax_errors_and_aliases_are_refused_without_harm() {
-    for yaml in [
-        "{",
-        "name: a\nname: b",
-        "a: &a [*a]",
-        "- 1",
-        "\"\\xff\"",
-        "name: 5",
-    ] {
+    for yaml in ["{", "name: a\nname: b", "a: &a [*a]", "- 1", "\"\\xff\"", "name: 5"] {
         assert!(from_yaml::<Cluster>(yaml).is_err(), "{yaml}");
     }
 }
@@ -121,21 +107,9 @@ fn durations_are_in_seconds() {
     assert_eq!(seconds("connectTimeout: 0.000000001s"), Ok(Some((0, 1))));
     assert_eq!(seconds("connect_timeout: -3s"), Ok(Some((-3, 0))));
     assert_eq!(seconds("connect_timeout: null"), Ok(None));
-    for refused in [
-        "1",
-        "1.5",
-        "1m",
-        "s",
-        "1.0000000001s",
-        "315576000001s",
-        "[]",
-        "{seconds: 1}",
-    ] {
+    for refused in ["1", "1.5", "1m", "s", "1.0000000001s", "315576000001s", "[]", "{seconds: 1}"] {
         let fault = seconds(&format!("connect_timeout: {refused}")).unwrap_err();
-        assert!(
-            fault.starts_with("connect_timeout: expected a duration in seconds"),
-            "{refused}: {fault}"
-        );
+        assert!(fault.starts_with("connect_timeout: expected a duration in seconds"), "{refused}: {fault}");
     }
 }
 
@@ -153,19 +127,9 @@ fn numbers_are_read_as_the_mapping_says() {
     assert_eq!(choices("3.0"), Ok(Some(3)));
     assert_eq!(choices("4294967295"), Ok(Some(u32::MAX)));
     assert_eq!(choices("null"), Ok(None));
-    for refused in [
-        "4294967296",
-        "-1",
-        "1.5",
-        "x",
-        "\"+3\"",
-        "\"03\"",
-        "true",
-        "[1]",
-        "{value: 1}",
-        "\"\"",
-        "\" 3\"",
-    ] {
+    for refused in
+        ["4294967296", "-1", "1.5", "x", "\"+3\"", "\"03\"", "true", "[1]", "{value: 1}", "\"\"", "\" 3\""]
+    {
         assert!(choices(refused).is_err(), "{refused}");
     }
 
@@ -177,18 +141,8 @@ fn numbers_are_read_as_the_mapping_says() {
     assert_eq!(port("\"80\""), read(80));
     assert_eq!(port("8e1"), read(80));
     assert_eq!(port("0"), read(0));
-    for refused in [
-        "\"080\"",
-        "\"+80\"",
-        "-80",
-        "4294967296",
-        "0.5",
-        "true",
-        "http",
-        "[80]",
-        "1e40",
-        ".inf",
-    ] {
+    for refused in ["\"080\"", "\"+80\"", "-80", "4294967296", "0.5", "true", "http", "[80]", "1e40", ".inf"]
+    {
         assert!(port(refused).is_err(), "{refused}");
     }
 }
@@ -261,24 +215,15 @@ fn a_fault_is_one_line_whatever_it_is_about() {
             assert!(!fault.contains('\n') && fault.len() < 600, "{fault}");
         }
     }
-    assert!(
-        faults::<Cluster>("name: a\nname: b")[0].contains("line 2"),
-        "no place"
-    );
+    assert!(faults::<Cluster>("name: a\nname: b")[0].contains("line 2"), "no place");
 }
 
 #[test]
 fn hostile_texts_are_refused_within_bounds() {
-    let bomb = (1..12).fold(
-        "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned(),
-        |text, level| {
-            let alias = format!("*a{}", level - 1);
-            format!(
-                "{text}a{level}: &a{level} [{}]\n",
-                [alias.as_str(); 10].join(", ")
-            )
-        },
-    );
+    let bomb = (1..12).fold("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned(), |text, level| {
+        let alias = format!("*a{}", level - 1);
+        format!("{text}a{level}: &a{level} [{}]\n", [alias.as_str(); 10].join(", "))
+    });
     let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
     let filter = "{http_filters: [{typed_config: {\"@type\": ".to_owned() + HCM + ", ";
     let nested = format!("{{{}", filter.repeat(500));
@@ -287,10 +232,7 @@ fn hostile_texts_are_refused_within_bounds() {
         assert!(from_yaml::<Cluster>(text).is_err());
     }
     assert!(from_yaml::<Node>(&format!("{metadata} }}")).is_err());
-    assert!(
-        from_yaml::<Node>(&metadata).is_err(),
-        "deeper than an encoded message may be"
-    );
+    assert!(from_yaml::<Node>(&metadata).is_err(), "deeper than an encoded message may be");
     let shallow = format!("metadata: {}{}", "{a: ".repeat(20), "}".repeat(20)).replace("{}", "{a: 1}");
     assert!(from_yaml::<Node>(&shallow).is_ok());
 }

@@ -12,27 +12,13 @@ use crate::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 const UNKNOWN: &[u8] = &[0xc2, 0x3e, 0x01, 0x78];
 
 fn listener_with(any: Any) -> Listener {
-    let filter = Filter {
-        name: "f".into(),
-        config_type: Some(ConfigType::TypedConfig(any)),
-    };
-    let chain = FilterChain {
-        filters: vec![filter],
-        ..FilterChain::default()
-    };
-    Listener {
-        name: "l".into(),
-        filter_chains: vec![chain],
-        ..Listener::default()
-    }
+    let filter = Filter { name: "f".into(), config_type: Some(ConfigType::TypedConfig(any)) };
+    let chain = FilterChain { filters: vec![filter], ..FilterChain::default() };
+    Listener { name: "l".into(), filter_chains: vec![chain], ..Listener::default() }
 }
 
 fn faults(bytes: &[u8]) -> Vec<String> {
-    decode::<Listener>(bytes)
-        .unwrap_err()
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+    decode::<Listener>(bytes).unwrap_err().iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -51,21 +37,11 @@ fn every_extension_and_resource_is_in_the_pool() {
 fn an_unknown_field_is_named_at_any_depth() {
     let mut bytes = Listener::default().encode_to_vec();
     bytes.extend_from_slice(UNKNOWN);
-    assert_eq!(
-        faults(&bytes),
-        ["field 1000: not supported in envoy.config.listener.v3.Listener"]
-    );
+    assert_eq!(faults(&bytes), ["field 1000: not supported in envoy.config.listener.v3.Listener"]);
 
-    let mut inner = TcpProxy {
-        stat_prefix: "s".into(),
-        ..TcpProxy::default()
-    }
-    .encode_to_vec();
+    let mut inner = TcpProxy { stat_prefix: "s".into(), ..TcpProxy::default() }.encode_to_vec();
     inner.extend_from_slice(UNKNOWN);
-    let any = Any {
-        type_url: format!("{}{}", type_url::PREFIX, TcpProxy::full_name()),
-        value: inner,
-    };
+    let any = Any { type_url: format!("{}{}", type_url::PREFIX, TcpProxy::full_name()), value: inner };
     let found = faults(&listener_with(any).encode_to_vec());
     assert_eq!(found.len(), 1);
     assert!(
@@ -76,10 +52,7 @@ fn an_unknown_field_is_named_at_any_depth() {
 
 #[test]
 fn unknown_enum_numbers_are_named() {
-    let cluster = Cluster {
-        lb_policy: 77,
-        ..Cluster::default()
-    };
+    let cluster = Cluster { lb_policy: 77, ..Cluster::default() };
     let found = decode::<Cluster>(&cluster.encode_to_vec()).unwrap_err();
     assert_eq!(
         found[0].to_string(),
@@ -89,20 +62,15 @@ fn unknown_enum_numbers_are_named() {
 
 #[test]
 fn unlisted_and_garbage_extensions_are_named() {
-    let unlisted = Any {
-        type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster".into(),
-        value: vec![],
-    };
+    let unlisted =
+        Any { type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster".into(), value: vec![] };
     assert!(faults(&listener_with(unlisted).encode_to_vec())[0].contains("is not supported"));
     let garbage = Any {
         type_url: format!("{}{}", type_url::PREFIX, TcpProxy::full_name()),
         value: vec![0xff, 0xff, 0xff],
     };
     let found = faults(&listener_with(garbage).encode_to_vec());
-    assert!(
-        found[0].starts_with("filter_chains[0].filters[0].typed_config: not a valid"),
-        "{found:?}"
-    );
+    assert!(found[0].starts_with("filter_chains[0].filters[0].typed_config: not a valid"), "{found:?}");
 }
 
 #[test]
@@ -135,26 +103,17 @@ fn a_field_that_envoy_has_is_refused_by_its_name() {
 
 #[test]
 fn an_unknown_field_beside_the_type_of_an_any_is_refused() {
-    let any = Any {
-        type_url: format!("{}{}", type_url::PREFIX, TcpProxy::full_name()),
-        value: vec![],
-    };
+    let any = Any { type_url: format!("{}{}", type_url::PREFIX, TcpProxy::full_name()), value: vec![] };
     let mut any = any.encode_to_vec();
     any.extend_from_slice(UNKNOWN);
     let mut filter = Vec::new();
     delimited(&mut filter, 4, &any);
-    assert_eq!(
-        lines::<Filter>(&filter),
-        ["typed_config.field 1000: not supported in google.protobuf.Any"]
-    );
+    assert_eq!(lines::<Filter>(&filter), ["typed_config.field 1000: not supported in google.protobuf.Any"]);
 }
 
 #[test]
 fn map_values_are_looked_at_and_reported_in_order() {
-    let unknown = Any {
-        type_url: "no\nbody".into(),
-        value: vec![],
-    };
+    let unknown = Any { type_url: "no\nbody".into(), value: vec![] };
     let names = ["c", "a", "b"].map(str::to_owned);
     let cluster = Cluster {
         typed_extension_protocol_options: names.into_iter().map(|name| (name, unknown.clone())).collect(),
@@ -177,22 +136,15 @@ fn extensions_inside_extensions_are_bounded_in_depth() {
     };
     let mut any = wrap(vec![]);
     for _ in 0..2000 {
-        let filter = HttpFilter {
-            name: String::new(),
-            config_type: Some(http_filter::ConfigType::TypedConfig(any)),
-        };
-        let manager = HttpConnectionManager {
-            http_filters: vec![filter],
-            ..HttpConnectionManager::default()
-        };
+        let filter =
+            HttpFilter { name: String::new(), config_type: Some(http_filter::ConfigType::TypedConfig(any)) };
+        let manager =
+            HttpConnectionManager { http_filters: vec![filter], ..HttpConnectionManager::default() };
         any = wrap(manager.encode_to_vec());
     }
     let found = lines::<Listener>(&listener_with(any).encode_to_vec());
     assert_eq!(found.len(), 1);
-    assert!(
-        found[0].ends_with("extensions are nested more than 16 deep"),
-        "{found:?}"
-    );
+    assert!(found[0].ends_with("extensions are nested more than 16 deep"), "{found:?}");
 }
 
 #[test]

@@ -164,11 +164,7 @@ async fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Byt
         "/live" => text(StatusCode::OK, "LIVE\n"),
         "/ready" => {
             let state = admin.state.get();
-            let status = if state == State::Live {
-                StatusCode::OK
-            } else {
-                StatusCode::SERVICE_UNAVAILABLE
-            };
+            let status = if state == State::Live { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             text(status, format!("{}\n", state.name()))
         }
         "/server_info" => {
@@ -191,10 +187,7 @@ async fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Byt
             Ok(()) => text(StatusCode::OK, "draining\n"),
             Err(_) => busy(),
         },
-        _ => text(
-            StatusCode::NOT_FOUND,
-            format!("no such endpoint; there are:\n{HELP}"),
-        ),
+        _ => text(StatusCode::NOT_FOUND, format!("no such endpoint; there are:\n{HELP}")),
     }
 }
 
@@ -203,11 +196,7 @@ fn foreign(request: &Request<Incoming>) -> Option<&'static str> {
     if request.headers().contains_key("origin") || request.headers().contains_key("sec-fetch-site") {
         return Some("requests of web pages are refused\n");
     }
-    let host = request
-        .headers()
-        .get("host")
-        .and_then(|host| host.to_str().ok())
-        .unwrap_or_default();
+    let host = request.headers().get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = crate::model::route_table::without_port(host).trim_matches(['[', ']']);
     let known = name == "localhost" || name.is_empty() || name.parse::<std::net::IpAddr>().is_ok();
     (!known).then_some("the host must be localhost or an IP address\n")
@@ -215,11 +204,7 @@ fn foreign(request: &Request<Incoming>) -> Option<&'static str> {
 
 fn logging(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
     if request.method() == Method::POST {
-        let level = request
-            .uri()
-            .query()
-            .and_then(|query| query.strip_prefix("level="))
-            .unwrap_or_default();
+        let level = request.uri().query().and_then(|query| query.strip_prefix("level=")).unwrap_or_default();
         let Ok(level) = level.parse::<LevelFilter>() else {
             return text(
                 StatusCode::BAD_REQUEST,
@@ -250,13 +235,8 @@ async fn asked(admin: &Admin, question: Question, kind: &'static str) -> Respons
 /// Memory, files and time of the process, under Prometheus' usual names.
 fn process_metrics() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let field = |name: &str| {
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .unwrap_or_default()
-            .trim()
-    };
+    let field =
+        |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
     let rss_kb: u64 = field("VmRSS:").trim_end_matches(" kB").parse().unwrap_or(0);
     let threads: u64 = field("Threads:").parse().unwrap_or(0);
     let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
@@ -271,10 +251,7 @@ fn process_metrics() -> String {
 }
 
 fn busy() -> Response<Full<Bytes>> {
-    text(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "the control thread did not answer\n",
-    )
+    text(StatusCode::SERVICE_UNAVAILABLE, "the control thread did not answer\n")
 }
 
 fn text(status: StatusCode, body: impl Into<String>) -> Response<Full<Bytes>> {
@@ -284,16 +261,8 @@ fn text(status: StatusCode, body: impl Into<String>) -> Response<Full<Bytes>> {
 fn typed(status: StatusCode, kind: &'static str, body: impl Into<String>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body.into())));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert("content-type", http::HeaderValue::from_static(kind));
-    response.headers_mut().insert(
-        "cache-control",
-        http::HeaderValue::from_static("no-cache, max-age=0"),
-    );
-    response.headers_mut().insert(
-        "x-content-type-options",
-        http::HeaderValue::from_static("nosniff"),
-    );
+    response.headers_mut().insert("content-type", http::HeaderValue::from_static(kind));
+    response.headers_mut().insert("cache-control", http::HeaderValue::from_static("no-cache, max-age=0"));
+    response.headers_mut().insert("x-content-type-options", http::HeaderValue::from_static("nosniff"));
     response
 }

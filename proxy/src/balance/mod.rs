@@ -60,11 +60,7 @@ impl Picker {
             Self::Weighted(schedule) => schedule.borrow_mut().next()?,
             Self::Random(cumulative) => cumulative.draw(random)?,
             Self::LeastRequest(cumulative, choices) => {
-                let busy = |index: usize| {
-                    endpoints
-                        .get(index)
-                        .map_or(u32::MAX, |endpoint| endpoint.active())
-                };
+                let busy = |index: usize| endpoints.get(index).map_or(u32::MAX, |endpoint| endpoint.active());
                 let mut best = cumulative.draw(random)?;
                 for _ in 1..*choices {
                     let other = cumulative.draw(random)?;
@@ -104,9 +100,7 @@ mod tests {
     use super::*;
 
     fn endpoints(count: u16) -> Vec<Rc<EndpointState>> {
-        (0..count)
-            .map(|n| Rc::new(EndpointState::new(SocketAddr::from(([127, 0, 0, 1], n)), None)))
-            .collect()
+        (0..count).map(|n| Rc::new(EndpointState::new(SocketAddr::from(([127, 0, 0, 1], n)), None))).collect()
     }
 
     fn shares(balancer: Balancer, weights: &[u32], picks: usize) -> Vec<usize> {
@@ -115,13 +109,9 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         let mut counts: HashMap<u16, usize> = HashMap::new();
         for _ in 0..picks {
-            *counts
-                .entry(picker.pick(&endpoints, &mut random).unwrap().address().port())
-                .or_default() += 1;
+            *counts.entry(picker.pick(&endpoints, &mut random).unwrap().address().port()).or_default() += 1;
         }
-        (0..weights.len())
-            .map(|n| counts.get(&(n as u16)).copied().unwrap_or(0))
-            .collect()
+        (0..weights.len()).map(|n| counts.get(&u16::try_from(n).unwrap()).copied().unwrap_or(0)).collect()
     }
 
     #[test]
@@ -134,11 +124,7 @@ mod tests {
     fn random_follows_the_weights() {
         for balancer in [Balancer::Random, Balancer::LeastRequest(2)] {
             let found = shares(balancer, &[1, 3], 10_000);
-            let least = if balancer == Balancer::Random {
-                2300..2700
-            } else {
-                2000..3000
-            };
+            let least = if balancer == Balancer::Random { 2300..2700 } else { 2000..3000 };
             assert!(least.contains(&found[0]), "{balancer:?} {found:?}");
         }
     }
@@ -149,20 +135,15 @@ mod tests {
         let _busy = endpoints[0].begin();
         let picker = Picker::new(Balancer::LeastRequest(8), &[1, 1]);
         let mut random = fastrand::Rng::with_seed(7);
-        let chosen = (0..100)
-            .filter(|_| picker.pick(&endpoints, &mut random).unwrap().address().port() == 1)
-            .count();
+        let chosen =
+            (0..100).filter(|_| picker.pick(&endpoints, &mut random).unwrap().address().port() == 1).count();
         assert!(chosen > 90, "{chosen}");
     }
 
     #[test]
     fn nobody_is_picked_from_nobody() {
         for balancer in [Balancer::RoundRobin, Balancer::Random, Balancer::LeastRequest(2)] {
-            assert!(
-                Picker::new(balancer, &[])
-                    .pick(&[], &mut fastrand::Rng::new())
-                    .is_none()
-            );
+            assert!(Picker::new(balancer, &[]).pick(&[], &mut fastrand::Rng::new()).is_none());
         }
     }
 }

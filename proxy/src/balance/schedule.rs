@@ -17,15 +17,8 @@ impl Schedule {
     /// A schedule in which each comes as often as its weight says.
     #[must_use]
     pub fn new(weights: &[u32]) -> Self {
-        let steps: Vec<u64> = weights
-            .iter()
-            .map(|weight| SCALE / u64::from((*weight).max(1)))
-            .collect();
-        let turns = steps
-            .iter()
-            .enumerate()
-            .map(|(index, step)| Reverse((*step, index)))
-            .collect();
+        let steps: Vec<u64> = weights.iter().map(|weight| SCALE / u64::from((*weight).max(1))).collect();
+        let turns = steps.iter().enumerate().map(|(index, step)| Reverse((*step, index))).collect();
         Self { turns, steps }
     }
 
@@ -35,12 +28,7 @@ impl Schedule {
         let step = self.steps.get(index).copied()?;
         // Wraps only after some 2^32 turns of the lightest; a fresh start then costs nobody a turn.
         let Some(next) = moment.checked_add(step) else {
-            self.turns = self
-                .steps
-                .iter()
-                .enumerate()
-                .map(|(index, step)| Reverse((*step, index)))
-                .collect();
+            self.turns = self.steps.iter().enumerate().map(|(index, step)| Reverse((*step, index))).collect();
             return Some(index);
         };
         if let Some(mut top) = self.turns.peek_mut() {

@@ -64,9 +64,7 @@ impl Settings {
         let admin = env("OUTRIDER_ADMIN_ADDRESS").and_then(|text| match text.parse() {
             Ok(address) => Some(address),
             Err(_) => {
-                wrong.push(format!(
-                    "OUTRIDER_ADMIN_ADDRESS: \"{text}\" is not an address with a port"
-                ));
+                wrong.push(format!("OUTRIDER_ADMIN_ADDRESS: \"{text}\" is not an address with a port"));
                 None
             }
         });
@@ -126,9 +124,7 @@ fn number(
 /// One line per fault: `FILE: path.of.the.field: reason`.
 pub fn read(file: &Path) -> Result<Bootstrap, StartError> {
     let named = |reason: String| StartError(vec![format!("{}: {reason}", file.display())]);
-    let size = std::fs::metadata(file)
-        .map_err(|error| named(error.to_string()))?
-        .len();
+    let size = std::fs::metadata(file).map_err(|error| named(error.to_string()))?.len();
     if size > MAX_FILE_BYTES {
         return Err(named(format!("{size} bytes, more than {MAX_FILE_BYTES}")));
     }
@@ -139,12 +135,7 @@ pub fn read(file: &Path) -> Result<Bootstrap, StartError> {
 /// The lines that tell what is wrong with a file.
 #[must_use]
 pub fn lines(file: &Path, faults: &[Fault]) -> StartError {
-    StartError(
-        faults
-            .iter()
-            .map(|fault| format!("{}: {fault}", file.display()))
-            .collect(),
-    )
+    StartError(faults.iter().map(|fault| format!("{}: {fault}", file.display())).collect())
 }
 
 /// Checks the text of a start-up file.

@@ -32,15 +32,7 @@ pub async fn serve(transport: Transport, origin: Origin, drain: Drain) {
     let opened = Instant::now();
     let mut served = 0_u32;
     loop {
-        match next(
-            &mut server,
-            &chain,
-            &mut head,
-            (&mut timer, opened),
-            (&origin, &drain),
-        )
-        .await
-        {
+        match next(&mut server, &chain, &mut head, (&mut timer, opened), (&origin, &drain)).await {
             Next::Request => {}
             Next::Close => break,
             Next::Refuse(reason, detail) => {
@@ -115,9 +107,9 @@ async fn next(
             Poll::Pending => {}
         }
         match deadline {
-            Some(deadline) => timer
-                .poll_until(cx, deadline)
-                .map(|()| Next::Refuse(Reason::RequestTimeout, String::new())),
+            Some(deadline) => {
+                timer.poll_until(cx, deadline).map(|()| Next::Refuse(Reason::RequestTimeout, String::new()))
+            }
             None => Poll::Pending,
         }
     })
@@ -146,13 +138,8 @@ async fn refuse(
     let mut report = Report::begin(origin, origin.remote);
     let mut response = ResponseHead::default();
     server.close_after_response();
-    let body = reply::head(
-        &RequestHead::default(),
-        &mut response,
-        (reason, reason.status()),
-        detail,
-        &mut report,
-    );
+    let body =
+        reply::head(&RequestHead::default(), &mut response, (reason, reason.status()), detail, &mut report);
     response.body = BodyLength::Known(body.len() as u64);
     report.status = response.status.as_u16();
     if server.send_head(&response).is_ok() {

@@ -77,6 +77,10 @@ struct Streams {
 }
 
 /// What happened on a connection.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives for a moment on the stack; a box would be an allocation per stream"
+)]
 enum Event {
     Stream(http::Request<h2::RecvStream>, SendResponse<Bytes>),
     Ended,
@@ -94,8 +98,7 @@ impl Streams {
                     self.accepted = self.accepted.saturating_add(1);
                     let (parts, recv) = request.into_parts();
                     let request = http::Request::from_parts(parts, ());
-                    self.tasks
-                        .spawn_local(stream(request, recv, respond, Rc::clone(&self.origin)));
+                    self.tasks.spawn_local(stream(request, recv, respond, Rc::clone(&self.origin)));
                     draining |= self.is_used_up();
                 }
                 Event::Drain if draining => return,
@@ -113,11 +116,7 @@ impl Streams {
     }
 
     fn is_used_up(&mut self) -> bool {
-        let used_up = self
-            .origin
-            .chain
-            .max_requests
-            .is_some_and(|limit| self.accepted >= limit);
+        let used_up = self.origin.chain.max_requests.is_some_and(|limit| self.accepted >= limit);
         if used_up {
             self.connection.graceful_shutdown();
         }
@@ -154,16 +153,10 @@ impl Streams {
             }
             let chain = &self.origin.chain;
             let idle = self.tasks.is_empty().then_some(*idle_since);
-            let idle_limit = if draining {
-                Some(GOODBYE)
-            } else {
-                chain.idle_timeout
-            };
+            let idle_limit = if draining { Some(GOODBYE) } else { chain.idle_timeout };
             let idle_end = idle.zip(idle_limit).map(|(since, limit)| since + limit);
-            let life_end = chain
-                .max_connection_duration
-                .filter(|_| !draining)
-                .map(|limit| self.opened + limit);
+            let life_end =
+                chain.max_connection_duration.filter(|_| !draining).map(|limit| self.opened + limit);
             match idle_end.into_iter().chain(life_end).min() {
                 Some(end) => timer.poll_until(cx, end).map(|()| Event::Drain),
                 None => Poll::Pending,
@@ -208,13 +201,7 @@ async fn refuse(server: &mut H2Server, head: &RequestHead, error: HeadError, ori
     let mut report = Report::begin(origin, origin.remote);
     let mut response = ResponseHead::default();
     let plain = RequestHead::default();
-    let body = reply::head(
-        &plain,
-        &mut response,
-        (reason, reason.status()),
-        &error.to_string(),
-        &mut report,
-    );
+    let body = reply::head(&plain, &mut response, (reason, reason.status()), &error.to_string(), &mut report);
     response.body = BodyLength::Known(body.len() as u64);
     report.status = response.status.as_u16();
     if server.send_head(&response).is_ok() {

@@ -50,10 +50,7 @@ pub async fn inspect(transport: &mut Transport, listener: &Listener, worker: &Wo
             Err(_) => (None, "timeout_closed"),
         },
     };
-    worker
-        .metrics
-        .counter(DETECT, &Labels::none().with("outcome", outcome))
-        .add(1);
+    worker.metrics.counter(DETECT, &Labels::none().with("outcome", outcome)).add(1);
     transport.put_back(seen.freeze());
     found
 }
@@ -71,10 +68,7 @@ async fn look(transport: &mut Transport, seen: &mut BytesMut, listener: &Listene
                 }
                 // Something that only begins like TLS is passed on as what it is.
                 client_hello::Hello::Invalid => {
-                    return Some(Inspected {
-                        tls: true,
-                        ..Inspected::default()
-                    });
+                    return Some(Inspected { tls: true, ..Inspected::default() });
                 }
                 client_hello::Hello::NeedMore => {}
             },
@@ -90,10 +84,7 @@ async fn look(transport: &mut Transport, seen: &mut BytesMut, listener: &Listene
 }
 
 fn plain(protocol: &str) -> Inspected {
-    Inspected {
-        protocols: vec![protocol.to_owned()],
-        ..Inspected::default()
-    }
+    Inspected { protocols: vec![protocol.to_owned()], ..Inspected::default() }
 }
 
 /// Whether the connection begins with the HTTP/2 preface; `None` when it ended or was idle before it told.
@@ -109,11 +100,7 @@ pub async fn is_h2(transport: &mut Transport, chain: &HttpChain, drain: &Drain) 
             break true;
         }
         // Once something was said, the rest must follow as fast as a head.
-        let limit = if seen.is_empty() {
-            limit
-        } else {
-            chain.request_headers_timeout.unwrap_or(limit)
-        };
+        let limit = if seen.is_empty() { limit } else { chain.request_headers_timeout.unwrap_or(limit) };
         let count = tokio::select! {
             count = timeout(limit, read_more(transport, &mut seen)) => count.unwrap_or(0),
             () = drain.begun() => 0,
@@ -133,9 +120,7 @@ pub async fn is_h2(transport: &mut Transport, chain: &HttpChain, drain: &Drain) 
 /// Reads what there is; 0 is the end.
 async fn read_more(transport: &mut Transport, seen: &mut BytesMut) -> usize {
     let mut space = [0_u8; READ_BYTES];
-    let count = poll_fn(|cx| transport.poll_read_into(cx, &mut space))
-        .await
-        .unwrap_or(0);
+    let count = poll_fn(|cx| transport.poll_read_into(cx, &mut space)).await.unwrap_or(0);
     seen.extend_from_slice(space.get(..count).unwrap_or_default());
     count
 }

@@ -38,10 +38,7 @@ impl Resolver {
     /// Nothing to look up.
     #[must_use]
     pub fn new(messages: mpsc::Sender<Message>) -> Self {
-        Self {
-            messages,
-            tasks: HashMap::new(),
-        }
+        Self { messages, tasks: HashMap::new() }
     }
 
     /// Looks up the names of these clusters and no others.
@@ -57,12 +54,8 @@ impl Resolver {
                     if let Some((_, task)) = replaced {
                         task.abort();
                     }
-                    let resolving = resolve(
-                        Arc::clone(name),
-                        hosts.clone(),
-                        (refresh, family),
-                        self.messages.clone(),
-                    );
+                    let resolving =
+                        resolve(Arc::clone(name), hosts.clone(), (refresh, family), self.messages.clone());
                     tokio::spawn(resolving).abort_handle()
                 }
             };
@@ -84,20 +77,15 @@ async fn resolve(
         let mut endpoints = Vec::new();
         let mut failed = false;
         for host in &hosts {
-            match timeout(
-                LOOKUP_TIMEOUT,
-                tokio::net::lookup_host((host.host.as_str(), host.port)),
-            )
-            .await
-            {
-                Ok(Ok(found)) => endpoints.extend(chosen(found.collect(), family).into_iter().map(
-                    |address| Endpoint {
+            match timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((host.host.as_str(), host.port))).await {
+                Ok(Ok(found)) => {
+                    endpoints.extend(chosen(found.collect(), family).into_iter().map(|address| Endpoint {
                         address,
                         hostname: Some(host.host.as_str().into()),
                         weight: host.weight,
                         available: host.available,
-                    },
-                )),
+                    }))
+                }
                 Ok(Err(error)) => {
                     failed = true;
                     tracing::warn!(%cluster, host = host.host, %error, "name not resolved");
@@ -108,10 +96,7 @@ async fn resolve(
         if !failed {
             endpoints.sort_by_key(|endpoint| endpoint.address);
             endpoints.dedup_by_key(|endpoint| endpoint.address);
-            let resolved = Resolved {
-                cluster: Arc::clone(&cluster),
-                endpoints: EndpointSet { endpoints },
-            };
+            let resolved = Resolved { cluster: Arc::clone(&cluster), endpoints: EndpointSet { endpoints } };
             if messages.send(Message::Resolved(resolved)).await.is_err() {
                 return;
             }

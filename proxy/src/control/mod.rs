@@ -139,18 +139,14 @@ impl Control {
                 Some(listener) => self.sockets.bind(listener).map(|_| ()),
                 None => Ok(()),
             };
-            let stored = bound
-                .map_err(|reason| vec![Fault::new("", reason)])
-                .and_then(|()| self.store.apply(change));
+            let stored =
+                bound.map_err(|reason| vec![Fault::new("", reason)]).and_then(|()| self.store.apply(change));
             if let Err(faults) = stored {
                 refused.push((name, faults));
             }
         }
         self.publish();
-        Applied {
-            refused,
-            wanted: self.store.wanted(),
-        }
+        Applied { refused, wanted: self.store.wanted() }
     }
 
     /// Handles one message; `false` when the proxy shall end.
@@ -204,25 +200,15 @@ impl Control {
         self.version += 1;
         let snapshot = Arc::new(self.store.assemble(self.version));
         // The sockets of a listener that is waiting for its routes are kept for it.
-        self.sockets
-            .keep(|name| snapshot.listeners.contains_key(name) || self.store.has_listener(name));
-        let names = snapshot
-            .clusters
-            .values()
-            .filter_map(|entry| match &entry.config.discovery {
-                Discovery::StrictDns {
-                    hosts,
-                    refresh,
-                    family,
-                } => Some((&entry.config.name, hosts, *refresh, *family)),
-                Discovery::Static(_) | Discovery::Eds(_) | Discovery::OriginalDst => None,
-            });
-        self.dns.follow(names);
-        self.workers.publish(Published {
-            snapshot,
-            sockets: self.sockets.all(),
-            draining: self.draining,
+        self.sockets.keep(|name| snapshot.listeners.contains_key(name) || self.store.has_listener(name));
+        let names = snapshot.clusters.values().filter_map(|entry| match &entry.config.discovery {
+            Discovery::StrictDns { hosts, refresh, family } => {
+                Some((&entry.config.name, hosts, *refresh, *family))
+            }
+            Discovery::Static(_) | Discovery::Eds(_) | Discovery::OriginalDst => None,
         });
+        self.dns.follow(names);
+        self.workers.publish(Published { snapshot, sockets: self.sockets.all(), draining: self.draining });
     }
 
     fn answer(&self, question: Question) -> String {
@@ -241,16 +227,9 @@ impl Control {
                         entry.config.limits.max_connections
                     ));
                     for endpoint in &entry.endpoints.endpoints {
-                        let health = if endpoint.available {
-                            "healthy"
-                        } else {
-                            "unhealthy"
-                        };
+                        let health = if endpoint.available { "healthy" } else { "unhealthy" };
                         out.push_str(&format!("{name}::{}::health_flags::{health}\n", endpoint.address));
-                        out.push_str(&format!(
-                            "{name}::{}::weight::{}\n",
-                            endpoint.address, endpoint.weight
-                        ));
+                        out.push_str(&format!("{name}::{}::weight::{}\n", endpoint.address, endpoint.weight));
                     }
                 }
                 out

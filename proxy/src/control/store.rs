@@ -124,16 +124,12 @@ impl Store {
     /// Takes over the resources of the file instead of those that it had before. What is the same stays the same,
     /// so that its connections do.
     pub fn replace_static(&mut self, changes: Vec<Change>) {
-        let names: Vec<(bool, String)> = changes
-            .iter()
-            .map(|change| (change.bindable().is_some(), change.name().to_owned()))
-            .collect();
+        let names: Vec<(bool, String)> =
+            changes.iter().map(|change| (change.bindable().is_some(), change.name().to_owned())).collect();
         let has =
             |listener: bool, name: &str| names.iter().any(|(is, known)| *is == listener && known == name);
-        self.listeners
-            .retain(|name, kept| !kept.from_file || has(true, name));
-        self.clusters
-            .retain(|name, kept| !kept.from_file || has(false, name));
+        self.listeners.retain(|name, kept| !kept.from_file || has(true, name));
+        self.clusters.retain(|name, kept| !kept.from_file || has(false, name));
         for change in changes {
             if let Change::Set(resource, _) = change {
                 match *resource {
@@ -165,30 +161,17 @@ impl Store {
     }
 
     fn set(&mut self, resource: Resource, expires: Option<Instant>) -> Result<(), Vec<Fault>> {
-        let static_clash = || {
-            vec![Fault::new(
-                "name",
-                "the start-up file has a resource of this name",
-            )]
-        };
+        let static_clash = || vec![Fault::new("name", "the start-up file has a resource of this name")];
         match resource {
             Resource::Listener(message, compiled) => {
-                if self
-                    .listeners
-                    .get(&compiled.name)
-                    .is_some_and(|kept| kept.from_file)
-                {
+                if self.listeners.get(&compiled.name).is_some_and(|kept| kept.from_file) {
                     return Err(static_clash());
                 }
                 let name = Arc::clone(&compiled.name);
                 put(&mut self.listeners, name, message, compiled, (expires, false));
             }
             Resource::Cluster(message, compiled) => {
-                if self
-                    .clusters
-                    .get(&compiled.name)
-                    .is_some_and(|kept| kept.from_file)
-                {
+                if self.clusters.get(&compiled.name).is_some_and(|kept| kept.from_file) {
                     return Err(static_clash());
                 }
                 let name = Arc::clone(&compiled.name);
@@ -196,9 +179,7 @@ impl Store {
             }
             Resource::Routes(message, compiled) => {
                 if compiled.validate_clusters
-                    && let Some(unknown) = compiled
-                        .clusters()
-                        .find(|name| !self.clusters.contains_key(*name))
+                    && let Some(unknown) = compiled.clusters().find(|name| !self.clusters.contains_key(*name))
                 {
                     return Err(vec![Fault::new(
                         "validate_clusters",
@@ -231,16 +212,10 @@ impl Store {
     }
 
     fn remove(&mut self, kind: Kind, name: &Arc<str>) {
-        let long_ago = Instant::now()
-            .checked_sub(MISSING_AFTER)
-            .unwrap_or_else(Instant::now);
+        let long_ago = Instant::now().checked_sub(MISSING_AFTER).unwrap_or_else(Instant::now);
         match kind {
-            Kind::Cluster => self
-                .clusters
-                .retain(|known, kept| known != name || kept.from_file),
-            Kind::Listener => self
-                .listeners
-                .retain(|known, kept| known != name || kept.from_file),
+            Kind::Cluster => self.clusters.retain(|known, kept| known != name || kept.from_file),
+            Kind::Listener => self.listeners.retain(|known, kept| known != name || kept.from_file),
             Kind::Endpoints => {
                 self.endpoints.remove(name);
                 self.missing.insert((kind, Arc::clone(name)), long_ago);
@@ -254,37 +229,22 @@ impl Store {
 
     /// Takes note of the addresses of a cluster's names; whether they are news.
     pub fn resolved(&mut self, resolved: Resolved) -> bool {
-        if self
-            .resolved
-            .get(&resolved.cluster)
-            .is_some_and(|known| **known == resolved.endpoints)
-        {
+        if self.resolved.get(&resolved.cluster).is_some_and(|known| **known == resolved.endpoints) {
             return false;
         }
-        self.resolved
-            .insert(resolved.cluster, Arc::new(resolved.endpoints));
+        self.resolved.insert(resolved.cluster, Arc::new(resolved.endpoints));
         true
     }
 
     /// Forgets what has expired and stops waiting for what did not come; whether anything changed.
     pub fn expire(&mut self, now: Instant) -> bool {
-        let before = (
-            self.listeners.len(),
-            self.clusters.len(),
-            self.routes.len(),
-            self.endpoints.len(),
-        );
+        let before = (self.listeners.len(), self.clusters.len(), self.routes.len(), self.endpoints.len());
         let lives = |expires: Option<Instant>| expires.is_none_or(|expires| expires > now);
         self.listeners.retain(|_, kept| lives(kept.expires));
         self.clusters.retain(|_, kept| lives(kept.expires));
         self.routes.retain(|_, kept| lives(kept.expires));
         self.endpoints.retain(|_, kept| lives(kept.expires));
-        let after = (
-            self.listeners.len(),
-            self.clusters.len(),
-            self.routes.len(),
-            self.endpoints.len(),
-        );
+        let after = (self.listeners.len(), self.clusters.len(), self.routes.len(), self.endpoints.len());
         let ran_out = |since: &Instant| {
             let age = now.saturating_duration_since(*since);
             age >= MISSING_AFTER && age < MISSING_AFTER + 4 * super::TICK
@@ -295,21 +255,12 @@ impl Store {
     /// What others refer to.
     #[must_use]
     pub fn wanted(&self) -> Wanted {
-        let endpoints = self
-            .clusters
-            .values()
-            .filter_map(|kept| match &kept.compiled.discovery {
-                Discovery::Eds(name) => Some(Arc::clone(name)),
-                Discovery::Static(_) | Discovery::StrictDns { .. } | Discovery::OriginalDst => None,
-            });
-        let routes = self
-            .listeners
-            .values()
-            .flat_map(|kept| kept.compiled.named_routes().cloned());
-        Wanted {
-            endpoints: endpoints.collect(),
-            routes: routes.collect(),
-        }
+        let endpoints = self.clusters.values().filter_map(|kept| match &kept.compiled.discovery {
+            Discovery::Eds(name) => Some(Arc::clone(name)),
+            Discovery::Static(_) | Discovery::StrictDns { .. } | Discovery::OriginalDst => None,
+        });
+        let routes = self.listeners.values().flat_map(|kept| kept.compiled.named_routes().cloned());
+        Wanted { endpoints: endpoints.collect(), routes: routes.collect() }
     }
 
     /// Puts everything together. A listener or cluster that still waits for its routes or endpoints stays as it was
@@ -319,10 +270,7 @@ impl Store {
         self.routes.retain(|name, _| wanted.routes.contains(name));
         self.endpoints.retain(|name, _| wanted.endpoints.contains(name));
         self.note_missing(&wanted);
-        let mut snapshot = Snapshot {
-            version,
-            ..Snapshot::default()
-        };
+        let mut snapshot = Snapshot { version, ..Snapshot::default() };
         for (name, kept) in &self.clusters {
             let ready = match &kept.compiled.discovery {
                 Discovery::Eds(eds) => {
@@ -344,28 +292,19 @@ impl Store {
                 .compiled
                 .named_routes()
                 .all(|route| self.routes.contains_key(route) || self.is_given_up(Kind::Routes, route));
-            let listener = if ready {
-                Some(&kept.compiled)
-            } else {
-                self.current.listeners.get(name)
-            };
+            let listener = if ready { Some(&kept.compiled) } else { self.current.listeners.get(name) };
             if let Some(listener) = listener {
                 snapshot.listeners.insert(Arc::clone(name), Arc::clone(listener));
             }
         }
         for (name, kept) in &self.routes {
-            snapshot
-                .route_tables
-                .insert(Arc::clone(name), Arc::clone(&kept.compiled));
+            snapshot.route_tables.insert(Arc::clone(name), Arc::clone(&kept.compiled));
         }
         // A listener that stays as it was may still need routes that its successor does not.
         for listener in snapshot.listeners.values() {
             for name in listener.named_routes() {
                 if let Some(table) = self.current.route_tables.get(name) {
-                    snapshot
-                        .route_tables
-                        .entry(Arc::clone(name))
-                        .or_insert_with(|| Arc::clone(table));
+                    snapshot.route_tables.entry(Arc::clone(name)).or_insert_with(|| Arc::clone(table));
                 }
             }
         }
@@ -388,25 +327,15 @@ impl Store {
         self.missing.retain(|(kind, name), _| needed(*kind, name));
         let now = Instant::now();
         for name in wanted.routes.iter().filter(|name| needed(Kind::Routes, name)) {
-            self.missing
-                .entry((Kind::Routes, Arc::clone(name)))
-                .or_insert(now);
+            self.missing.entry((Kind::Routes, Arc::clone(name))).or_insert(now);
         }
-        for name in wanted
-            .endpoints
-            .iter()
-            .filter(|name| needed(Kind::Endpoints, name))
-        {
-            self.missing
-                .entry((Kind::Endpoints, Arc::clone(name)))
-                .or_insert(now);
+        for name in wanted.endpoints.iter().filter(|name| needed(Kind::Endpoints, name)) {
+            self.missing.entry((Kind::Endpoints, Arc::clone(name))).or_insert(now);
         }
     }
 
     fn is_given_up(&self, kind: Kind, name: &Arc<str>) -> bool {
-        self.missing
-            .get(&(kind, Arc::clone(name)))
-            .is_some_and(|since| since.elapsed() >= MISSING_AFTER)
+        self.missing.get(&(kind, Arc::clone(name))).is_some_and(|since| since.elapsed() >= MISSING_AFTER)
     }
 
     fn endpoints_of(&self, cluster: &Cluster) -> Arc<EndpointSet> {
@@ -422,9 +351,7 @@ impl Store {
     /// Whether nothing that is referred to is still waited for.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.missing
-            .values()
-            .all(|since| since.elapsed() >= MISSING_AFTER)
+        self.missing.values().all(|since| since.elapsed() >= MISSING_AFTER)
     }
 
     /// Whether there is a listener of this name, published or not.
@@ -471,15 +398,7 @@ fn put<M: PartialEq, C>(
     match resources.get_mut(&name) {
         Some(kept) if kept.message == message => kept.expires = expires,
         Some(_) | None => {
-            resources.insert(
-                name,
-                Kept {
-                    message,
-                    compiled: Arc::new(compiled),
-                    expires,
-                    from_file,
-                },
-            );
+            resources.insert(name, Kept { message, compiled: Arc::new(compiled), expires, from_file });
         }
     }
 }

@@ -30,11 +30,7 @@ pub fn read(bytes: &[u8]) -> Hello {
     let mut rest = bytes;
     loop {
         let [kind, 0x03, _, high, low, body @ ..] = rest else {
-            return if rest.len() < 5 {
-                Hello::NeedMore
-            } else {
-                Hello::Invalid
-            };
+            return if rest.len() < 5 { Hello::NeedMore } else { Hello::Invalid };
         };
         let len = usize::from(*high) << 8 | usize::from(*low);
         if *kind != 0x16 || len == 0 || len > MAX_HELLO_BYTES {
@@ -102,9 +98,7 @@ fn server_name(mut content: Reader<'_>) -> Option<String> {
     let name = std::str::from_utf8(names.vector16()?).ok()?;
     let legal = !name.is_empty()
         && name.len() <= 255
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
     legal.then(|| name.to_ascii_lowercase())
 }
 
@@ -159,17 +153,8 @@ pub(crate) mod tests {
     /// A ClientHello in records of at most `record` bytes.
     pub(crate) fn hello(name: &str, protocols: &[&str], record: usize) -> Vec<u8> {
         let sni = vector(2, &[&[0][..], &vector(2, name.as_bytes())].concat());
-        let list: Vec<u8> = protocols
-            .iter()
-            .flat_map(|protocol| vector(1, protocol.as_bytes()))
-            .collect();
-        let extensions = [
-            &[0, 0][..],
-            &vector(2, &sni),
-            &[0, 16],
-            &vector(2, &vector(2, &list)),
-        ]
-        .concat();
+        let list: Vec<u8> = protocols.iter().flat_map(|protocol| vector(1, protocol.as_bytes())).collect();
+        let extensions = [&[0, 0][..], &vector(2, &sni), &[0, 16], &vector(2, &vector(2, &list))].concat();
         let body = [
             &[3, 3][..],
             &[7; 32],
@@ -180,10 +165,7 @@ pub(crate) mod tests {
         ]
         .concat();
         let message = [&[1][..], &vector(3, &body)].concat();
-        message
-            .chunks(record)
-            .flat_map(|part| [&[0x16, 3, 1][..], &vector(2, part)].concat())
-            .collect()
+        message.chunks(record).flat_map(|part| [&[0x16, 3, 1][..], &vector(2, part)].concat()).collect()
     }
 
     #[test]

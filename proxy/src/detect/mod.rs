@@ -35,11 +35,7 @@ pub fn sniff(bytes: &[u8]) -> Sniff {
     }
     let common = bytes.len().min(H2_PREFACE.len());
     if bytes.get(..common) == H2_PREFACE.get(..common) {
-        return if common == H2_PREFACE.len() {
-            Sniff::Http2
-        } else {
-            Sniff::NeedMore
-        };
+        return if common == H2_PREFACE.len() { Sniff::Http2 } else { Sniff::NeedMore };
     }
     sniff_http1(bytes)
 }

@@ -89,17 +89,7 @@ impl<'a> Attempts<'a> {
         origin: &'a Origin,
     ) -> Self {
         let replay = Some(Replay::new(true, mirrors));
-        Self {
-            cluster,
-            routed,
-            action,
-            origin,
-            replay,
-            tried: None,
-            retries: 0,
-            resends: 0,
-            retrying: None,
-        }
+        Self { cluster, routed, action, origin, replay, tried: None, retries: 0, resends: 0, retrying: None }
     }
 
     /// Makes attempts until there is a response to pass on or a reason to give up.
@@ -153,11 +143,8 @@ impl<'a> Attempts<'a> {
             self.resends += 1;
             return true;
         }
-        let wanted = self
-            .action
-            .retry
-            .as_ref()
-            .is_some_and(|policy| retry::wants_after_failure(policy, failure));
+        let wanted =
+            self.action.retry.as_ref().is_some_and(|policy| retry::wants_after_failure(policy, failure));
         wanted && self.may_retry(report)
     }
 
@@ -198,22 +185,13 @@ impl<'a> Attempts<'a> {
         timers: &mut Timers<'_>,
         report: &mut Report,
     ) -> Result<Box<Established>, Failed> {
-        timers.attempt(
-            self.action
-                .retry
-                .as_ref()
-                .and_then(|policy| policy.per_try_timeout),
-        );
+        timers.attempt(self.action.retry.as_ref().and_then(|policy| policy.per_try_timeout));
         let picked = {
             let mut random = self.origin.worker.random.borrow_mut();
-            self.cluster
-                .pick(self.origin.destination, self.tried, &mut random)
+            self.cluster.pick(self.origin.destination, self.tried, &mut random)
         };
         let Some(endpoint) = picked else {
-            return Err(Failed::Final(Ending::Answer(
-                Reason::NoHealthyUpstream,
-                String::new(),
-            )));
+            return Err(Failed::Final(Ending::Answer(Reason::NoHealthyUpstream, String::new())));
         };
         self.tried = Some(endpoint.address());
         report.upstream = self.tried;
@@ -222,22 +200,14 @@ impl<'a> Attempts<'a> {
         if let Err(error) = link.send_head(request) {
             return Err(failed(error));
         }
-        let mut replay = self
-            .replay
-            .take()
-            .unwrap_or_else(|| Replay::new(false, Mirrors::default()));
+        let mut replay = self.replay.take().unwrap_or_else(|| Replay::new(false, Mirrors::default()));
         replay.rewind();
         let needs_replay = self.action.retry.is_some() || retry::is_idempotent(&request.method);
         if !needs_replay {
             replay.stop_keeping();
         }
-        let mut established = Box::new(Established {
-            link,
-            endpoint,
-            pump: Pump::default(),
-            replay,
-            _active: active,
-        });
+        let mut established =
+            Box::new(Established { link, endpoint, pump: Pump::default(), replay, _active: active });
         let failed = poll_fn(|cx| poll_head(cx, down, request, response, (&mut established, timers))).await;
         report.received_bytes = established.pump.bytes();
         match failed {
@@ -292,11 +262,7 @@ impl<'a> Attempts<'a> {
             }
         };
         let labels = Labels::none().with("destination_service", &self.cluster.config().name);
-        self.origin
-            .worker
-            .metrics
-            .counter(CONNECT_FAILURES, &labels)
-            .add(1);
+        self.origin.worker.metrics.counter(CONNECT_FAILURES, &labels).add(1);
         Failed::Attempt(Failure::Connect, reason, String::new())
     }
 }
@@ -320,9 +286,7 @@ fn poll_head<D: Downstream>(
     response: &mut ResponseHead,
     (established, timers): (&mut Established, &mut Timers<'_>),
 ) -> Poll<Result<(), Failed>> {
-    let Established {
-        link, pump, replay, ..
-    } = established;
+    let Established { link, pump, replay, .. } = established;
     // A tunnel's bytes may not be sent before the upstream has agreed to it.
     let waits_for_tunnel = !request.upgrade.is_empty();
     if waits_for_tunnel {
@@ -352,9 +316,10 @@ fn poll_head<D: Downstream>(
 }
 
 fn late(reason: Reason) -> Failed {
-    match reason {
-        Reason::PerTryTimeout => Failed::Attempt(Failure::PerTryTimeout, reason, String::new()),
-        reason => Failed::Final(Ending::Answer(reason, String::new())),
+    if reason == Reason::PerTryTimeout {
+        Failed::Attempt(Failure::PerTryTimeout, reason, String::new())
+    } else {
+        Failed::Final(Ending::Answer(reason, String::new()))
     }
 }
 

@@ -53,9 +53,7 @@ impl Mirrors {
 pub fn start(action: &ForwardAction, request: &RequestHead, origin: &Origin) -> Mirrors {
     let mut mirrors = Mirrors::default();
     for mirror in &action.mirrors {
-        let wanted = mirror
-            .share
-            .is_none_or(|share| share.covers(origin.worker.draw()));
+        let wanted = mirror.share.is_none_or(|share| share.covers(origin.worker.draw()));
         let Some(cluster) = origin.worker.clusters.find(&mirror.cluster).filter(|_| wanted) else {
             continue;
         };
@@ -72,11 +70,7 @@ pub fn start(action: &ForwardAction, request: &RequestHead, origin: &Origin) -> 
             let Some(endpoint) = cluster.pick(destination, None, &mut worker.random.borrow_mut()) else {
                 return;
             };
-            let sent = timeout(
-                MIRROR_TIMEOUT,
-                send(&cluster, &endpoint, copy, MirrorBody::new(body)),
-            )
-            .await;
+            let sent = timeout(MIRROR_TIMEOUT, send(&cluster, &endpoint, copy, MirrorBody::new(body))).await;
             if sent.is_err() {
                 tracing::debug!(cluster = %cluster.config().name, "mirrored request timed out");
             }
@@ -129,14 +123,11 @@ async fn send(
         if !up.is_done() && up.poll(cx, &mut body, &mut link)?.is_pending() {
             let _ = link.poll_flush(cx)?;
         }
-        link.poll_response(cx, &request.method, &mut response)
-            .map_err(|_| SinkLost)
+        link.poll_response(cx, &request.method, &mut response).map_err(|_| SinkLost)
     })
     .await
     .ok()?;
-    std::future::poll_fn(|cx| down.poll(cx, &mut link, &mut sink))
-        .await
-        .ok()?;
+    std::future::poll_fn(|cx| down.poll(cx, &mut link, &mut sink)).await.ok()?;
     if up.is_done() {
         link.finish(cluster, endpoint, Instant::now());
     }
@@ -162,11 +153,7 @@ struct MirrorBody {
 
 impl MirrorBody {
     const fn new(queue: mpsc::Receiver<Bytes>) -> Self {
-        Self {
-            queue,
-            piece: Bytes::new(),
-            ended: false,
-        }
+        Self { queue, piece: Bytes::new(), ended: false }
     }
 }
 

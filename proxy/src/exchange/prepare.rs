@@ -58,10 +58,7 @@ fn forwarded(request: &mut RequestHead, origin: &Origin) {
         request.headers.set(b"x-forwarded-for", &line);
     }
     if chain.use_remote_address || !request.headers.contains(b"x-forwarded-proto") {
-        request.headers.set(
-            b"x-forwarded-proto",
-            if request.secure { b"https" } else { b"http" },
-        );
+        request.headers.set(b"x-forwarded-proto", if request.secure { b"https" } else { b"http" });
     }
 }
 
@@ -75,18 +72,11 @@ pub fn client_address(request: &RequestHead, origin: &Origin) -> SocketAddr {
         (true, hops) => hops - 1 + usize::from(!chain.skip_xff_append),
         (false, hops) => hops,
     };
-    let mut addresses: Vec<&[u8]> = request
-        .headers
-        .all(b"x-forwarded-for")
-        .flat_map(crate::http::headers::list_members)
-        .collect();
+    let mut addresses: Vec<&[u8]> =
+        request.headers.all(b"x-forwarded-for").flat_map(crate::http::headers::list_members).collect();
     addresses.reverse();
-    let stated = addresses
-        .get(back)
-        .and_then(|text| std::str::from_utf8(text).ok());
-    stated
-        .and_then(|text| text.parse::<IpAddr>().ok())
-        .map_or(origin.remote, |ip| SocketAddr::new(ip, 0))
+    let stated = addresses.get(back).and_then(|text| std::str::from_utf8(text).ok());
+    stated.and_then(|text| text.parse::<IpAddr>().ok()).map_or(origin.remote, |ip| SocketAddr::new(ip, 0))
 }
 
 fn request_id(request: &mut RequestHead, origin: &Origin) {
@@ -99,17 +89,13 @@ fn request_id(request: &mut RequestHead, origin: &Origin) {
     // The version and variant bits of a random UUID (RFC 9562 section 5.4).
     let uuid = random & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
     let mut text = [0_u8; 36];
-    let mut digits = (0..32).rev().map(|place| (uuid >> (place * 4)) as u8 & 15);
+    let mut digits = (0..32).rev().map(|place| u8::try_from((uuid >> (place * 4)) & 15).unwrap_or(0));
     for (place, letter) in text.iter_mut().enumerate() {
         *letter = match (place, digits.len()) {
             (8 | 13 | 18 | 23, _) => b'-',
-            _ => digits.next().map_or(b'0', |digit| {
-                if digit < 10 {
-                    b'0' + digit
-                } else {
-                    b'a' + digit - 10
-                }
-            }),
+            _ => {
+                digits.next().map_or(b'0', |digit| if digit < 10 { b'0' + digit } else { b'a' + digit - 10 })
+            }
         };
     }
     request.headers.set(b"x-request-id", &text);
@@ -128,9 +114,7 @@ pub(super) fn upstream_request(
         .as_ref()
         .and_then(|rewrite| crate::route::rewrite(rewrite, routed.route, &request.path))
     {
-        request
-            .headers
-            .set(b"x-envoy-original-path", request.path.as_bytes());
+        request.headers.set(b"x-envoy-original-path", request.path.as_bytes());
         request.path = path;
     }
     match &action.host {
@@ -139,10 +123,7 @@ pub(super) fn upstream_request(
             request.authority.push_str(host);
         }
         Some(HostRewrite::Header(name)) => {
-            let value = request
-                .headers
-                .first(name)
-                .filter(|value| crate::http::is_host_and_port(value));
+            let value = request.headers.first(name).filter(|value| crate::http::is_host_and_port(value));
             if let Some(host) = value.and_then(|value| std::str::from_utf8(value).ok()) {
                 request.authority = host.to_owned();
             }
@@ -168,10 +149,7 @@ pub(super) fn upstream_request(
         secure: request.secure,
         ..RequestHead::default()
     };
-    let record = crate::observe::format::Record {
-        request: Some(&view),
-        ..report.plain_record()
-    };
+    let record = crate::observe::format::Record { request: Some(&view), ..report.plain_record() };
     in_order(levels, routed.table.most_specific_wins, |changes, scratch| {
         changes.apply(&mut headers, &record, scratch)
     });
@@ -187,13 +165,7 @@ pub(super) fn response(
     origin: &Origin,
     report: &Report,
 ) {
-    change_response(
-        response,
-        routed,
-        weighted.map(|entry| &entry.response_headers),
-        request,
-        report,
-    );
+    change_response(response, routed, weighted.map(|entry| &entry.response_headers), request, report);
     if origin.chain.request_id_in_response
         && let Some(id) = request.headers.first(b"x-request-id")
     {
@@ -228,11 +200,7 @@ fn change_response(
         return;
     }
     let mut headers = std::mem::take(&mut response.headers);
-    let view = ResponseHead {
-        headers: headers.clone(),
-        status: response.status,
-        ..ResponseHead::default()
-    };
+    let view = ResponseHead { headers: headers.clone(), status: response.status, ..ResponseHead::default() };
     let record = crate::observe::format::Record {
         request: Some(request),
         response: Some(&view),

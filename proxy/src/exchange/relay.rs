@@ -85,12 +85,7 @@ fn poll_relay<D: Downstream>(
     (pump, tunnel): (&mut Pump, bool),
     timers: &mut Timers<'_>,
 ) -> Poll<Result<(), Reason>> {
-    let Established {
-        link,
-        pump: request_pump,
-        replay,
-        ..
-    } = upstream;
+    let Established { link, pump: request_pump, replay, .. } = upstream;
     let before = (request_pump.bytes(), pump.bytes());
     if !request_pump.is_done() {
         match request_pump.poll(cx, &mut replay.source(down), link) {

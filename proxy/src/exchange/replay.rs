@@ -28,13 +28,7 @@ impl Replay {
     /// Keeps bytes only if it is told that they may be needed.
     #[must_use]
     pub const fn new(keeping: bool, mirrors: Mirrors) -> Self {
-        Self {
-            kept: Vec::new(),
-            keeping,
-            consumed: 0,
-            position: 0,
-            mirrors,
-        }
+        Self { kept: Vec::new(), keeping, consumed: 0, position: 0, mirrors }
     }
 
     /// Whether another attempt can send the body from its beginning.
@@ -111,8 +105,7 @@ impl<S: BodySource> BodySource for ReplaySource<'_, S> {
         if self.replay.is_replaying() {
             self.replay.position = (self.replay.position + count).min(self.replay.kept.len());
         } else {
-            self.replay
-                .take_note(self.inner.chunk().get(..count).unwrap_or_default());
+            self.replay.take_note(self.inner.chunk().get(..count).unwrap_or_default());
             self.inner.consume(count);
         }
     }

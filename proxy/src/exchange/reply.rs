@@ -50,13 +50,7 @@ pub(super) async fn refuse<D: Downstream, E: Display>(
     (reason, detail): (Reason, E),
     report: &mut Report,
 ) -> Outcome {
-    let body = head(
-        request,
-        response,
-        (reason, reason.status()),
-        &detail.to_string(),
-        report,
-    );
+    let body = head(request, response, (reason, reason.status()), &detail.to_string(), report);
     send_body(down, request, response, (None, body), report).await
 }
 
@@ -81,17 +75,13 @@ pub fn head(
     if request.is_grpc() {
         response.status = StatusCode::OK;
         response.headers.append(b"content-type", b"application/grpc");
-        response
-            .headers
-            .append(b"grpc-status", grpc_status(status).as_bytes());
+        response.headers.append(b"grpc-status", grpc_status(status).as_bytes());
         let message = text.replace('%', "%25").replace(['\r', '\n'], " ");
         response.headers.append(b"grpc-message", message.as_bytes());
         return Bytes::new();
     }
     text.push('\n');
-    response
-        .headers
-        .append(b"content-type", b"text/plain; charset=utf-8");
+    response.headers.append(b"content-type", b"text/plain; charset=utf-8");
     Bytes::from(text)
 }
 
@@ -126,19 +116,14 @@ pub(super) fn redirect(
     report.ended(Reason::Redirect);
     response.clear();
     response.status = action.status;
-    response
-        .headers
-        .append(b"location", location(action, route, request).as_bytes());
+    response.headers.append(b"location", location(action, route, request).as_bytes());
 }
 
 fn location(action: &RedirectAction, route: &Route, request: &RequestHead) -> String {
     let old_scheme = if request.secure { "https" } else { "http" };
     let scheme = action.scheme.as_deref().unwrap_or(old_scheme);
     let old_host = crate::model::route_table::without_port(&request.authority);
-    let old_port = request
-        .authority
-        .get(old_host.len()..)
-        .and_then(|port| port.strip_prefix(':'));
+    let old_port = request.authority.get(old_host.len()..).and_then(|port| port.strip_prefix(':'));
     let mut out = format!("{scheme}://{}", action.host.as_deref().unwrap_or(old_host));
     match action.port {
         Some(port) => {
@@ -212,22 +197,14 @@ pub(super) async fn send_body<D: Downstream>(
     let length = body.len() as u64;
     let bodiless = request.method == Method::HEAD || crate::http::h1::write::is_bodiless(response.status);
     response.declared_length = Some(length).filter(|_| !crate::http::h1::write::is_bodiless(response.status));
-    response.body = if bodiless || body.is_empty() {
-        BodyLength::Empty
-    } else {
-        BodyLength::Known(length)
-    };
+    response.body = if bodiless || body.is_empty() { BodyLength::Empty } else { BodyLength::Known(length) };
     if down.send_head(response).is_err() {
         return Outcome::Broken;
     }
     let (mut pump, mut source) = (Pump::default(), Whole(if bodiless { Bytes::new() } else { body }));
     let sent = poll_fn(|cx| pump.poll(cx, &mut source, down)).await;
     report.sent_bytes = pump.bytes();
-    if sent.is_ok() {
-        Outcome::Complete
-    } else {
-        Outcome::Broken
-    }
+    if sent.is_ok() { Outcome::Complete } else { Outcome::Broken }
 }
 
 /// A body that is there as a whole.
@@ -235,11 +212,7 @@ pub struct Whole(pub Bytes);
 
 impl crate::http::body::BodySource for Whole {
     fn poll_chunk(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<Chunk, SourceError>> {
-        std::task::Poll::Ready(Ok(if self.0.is_empty() {
-            Chunk::End
-        } else {
-            Chunk::Data
-        }))
+        std::task::Poll::Ready(Ok(if self.0.is_empty() { Chunk::End } else { Chunk::Data }))
     }
 
     fn chunk(&self) -> &[u8] {

@@ -129,23 +129,14 @@ impl Report {
             sent_bytes: self.sent_bytes,
         };
         let cluster = self.cluster.as_ref().and_then(|name| worker.clusters.find(name));
-        let series = cluster
-            .as_ref()
-            .map_or(&worker.no_cluster, |cluster| &cluster.series);
-        series.record(
-            &worker.metrics,
-            &origin.chain.stat_prefix,
-            origin.direction,
-            &outcome,
-        );
+        let series = cluster.as_ref().map_or(&worker.no_cluster, |cluster| &cluster.series);
+        series.record(&worker.metrics, &origin.chain.stat_prefix, origin.direction, &outcome);
         if let Some(reason) = self.reason {
             let labels = Labels::none().with("reason", reason.code());
             worker.metrics.counter(LOCAL_REPLIES, &labels).add(1);
         }
         for log in &origin.chain.access_logs {
-            worker
-                .logger
-                .write(log, &self.record(Some(request), Some(response), origin));
+            worker.logger.write(log, &self.record(Some(request), Some(response), origin));
         }
     }
 }

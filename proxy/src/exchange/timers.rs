@@ -105,24 +105,19 @@ impl<'a> Timers<'a> {
 
     /// Ready with the first deadline that has passed.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
-        loop {
-            let idle = self.idle_timeout.map(|limit| self.last_activity + limit);
-            let all = [
-                (idle, Reason::StreamIdle),
-                (self.request, Reason::RequestTimeout),
-                (self.route, Reason::RouteTimeout),
-                (self.per_try, Reason::PerTryTimeout),
-                (self.stream, Reason::MaxStreamDuration),
-            ];
-            let next = all
-                .into_iter()
-                .filter_map(|(at, reason)| at.map(|at| (at, reason)))
-                .min_by_key(|(at, _)| *at);
-            let Some((at, reason)) = next else {
-                return Poll::Pending;
-            };
-            return self.timer.poll_until(cx, at).map(|()| reason);
-        }
+        let idle = self.idle_timeout.map(|limit| self.last_activity + limit);
+        let all = [
+            (idle, Reason::StreamIdle),
+            (self.request, Reason::RequestTimeout),
+            (self.route, Reason::RouteTimeout),
+            (self.per_try, Reason::PerTryTimeout),
+            (self.stream, Reason::MaxStreamDuration),
+        ];
+        let set = all.into_iter().filter_map(|(at, reason)| at.map(|at| (at, reason)));
+        let Some((at, reason)) = set.min_by_key(|(at, _)| *at) else {
+            return Poll::Pending;
+        };
+        self.timer.poll_until(cx, at).map(|()| reason)
     }
 
     /// The earliest moment at which the exchange as a whole ends, if there is one.

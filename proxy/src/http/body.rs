@@ -131,10 +131,7 @@ impl Pump {
     /// A pump that has nothing to do: the message has no body and its end went with its head.
     #[must_use]
     pub const fn done() -> Self {
-        Self {
-            state: PumpState::Done,
-            bytes: 0,
-        }
+        Self { state: PumpState::Done, bytes: 0 }
     }
 
     /// Body bytes moved so far.

@@ -27,10 +27,7 @@ impl Headers {
     /// An empty section without any allocation.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            bytes: Vec::new(),
-            fields: Vec::new(),
-        }
+        Self { bytes: Vec::new(), fields: Vec::new() }
     }
 
     /// Forgets the fields and keeps the memory for the next message.
@@ -103,16 +100,13 @@ impl Headers {
     /// Keeps the fields for which `keep(name, value)` holds.
     pub fn retain(&mut self, mut keep: impl FnMut(&[u8], &[u8]) -> bool) {
         let bytes = &self.bytes;
-        self.fields
-            .retain(|field| keep(name_in(bytes, field), value_in(bytes, field)));
+        self.fields.retain(|field| keep(name_in(bytes, field), value_in(bytes, field)));
     }
 
     /// The value of the first field of this (lower-case) name.
     #[must_use]
     pub fn first(&self, name: &[u8]) -> Option<&[u8]> {
-        self.iter()
-            .find(|(field, _)| *field == name)
-            .map(|(_, value)| value)
+        self.iter().find(|(field, _)| *field == name).map(|(_, value)| value)
     }
 
     /// Whether a field of this (lower-case) name is there.
@@ -123,24 +117,18 @@ impl Headers {
 
     /// The values of all fields of this (lower-case) name, in order.
     pub fn all<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + 'a {
-        self.iter()
-            .filter(move |(field, _)| *field == name)
-            .map(|(_, value)| value)
+        self.iter().filter(move |(field, _)| *field == name).map(|(_, value)| value)
     }
 
     /// All fields in order, names in lower case.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.fields
-            .iter()
-            .map(|field| (self.name_of(field), value_in(&self.bytes, field)))
+        self.fields.iter().map(|field| (self.name_of(field), value_in(&self.bytes, field)))
     }
 
     /// Whether a comma-separated list field holds this token, compared without case (RFC 9110 section 5.6.1).
     #[must_use]
     pub fn has_token(&self, name: &[u8], token: &[u8]) -> bool {
-        self.all(name)
-            .flat_map(list_members)
-            .any(|member| member.eq_ignore_ascii_case(token))
+        self.all(name).flat_map(list_members).any(|member| member.eq_ignore_ascii_case(token))
     }
 
     fn name_of(&self, field: &Field) -> &[u8] {
@@ -157,10 +145,7 @@ impl Headers {
 
 /// The members of a comma-separated list, trimmed, empty ones left out (RFC 9110 section 5.6.1.2).
 pub fn list_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value
-        .split(|byte| *byte == b',')
-        .map(<[u8]>::trim_ascii)
-        .filter(|member| !member.is_empty())
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
 }
 
 fn span(start: u32, end: u32) -> Range<usize> {
@@ -168,15 +153,11 @@ fn span(start: u32, end: u32) -> Range<usize> {
 }
 
 fn name_in<'a>(bytes: &'a [u8], field: &Field) -> &'a [u8] {
-    bytes
-        .get(span(field.name_start, field.name_end))
-        .unwrap_or_default()
+    bytes.get(span(field.name_start, field.name_end)).unwrap_or_default()
 }
 
 fn value_in<'a>(bytes: &'a [u8], field: &Field) -> &'a [u8] {
-    bytes
-        .get(span(field.value_start, field.value_end))
-        .unwrap_or_default()
+    bytes.get(span(field.value_start, field.value_end)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -195,28 +176,19 @@ mod tests {
         headers
             .iter()
             .map(|(name, value)| {
-                (
-                    String::from_utf8_lossy(name).into_owned(),
-                    String::from_utf8_lossy(value).into_owned(),
-                )
+                (String::from_utf8_lossy(name).into_owned(), String::from_utf8_lossy(value).into_owned())
             })
             .collect()
     }
 
     fn pairs(fields: &[(&str, &str)]) -> Vec<(String, String)> {
-        fields
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect()
+        fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
     #[test]
     fn names_are_lowered_and_order_is_kept() {
         let headers = section(&[("Host", "a"), ("X-B", "1"), ("x-b", "2")]);
-        assert_eq!(
-            listed(&headers),
-            pairs(&[("host", "a"), ("x-b", "1"), ("x-b", "2")])
-        );
+        assert_eq!(listed(&headers), pairs(&[("host", "a"), ("x-b", "1"), ("x-b", "2")]));
         assert_eq!(headers.first(b"x-b"), Some(&b"1"[..]));
         assert_eq!(headers.all(b"x-b").count(), 2);
     }

@@ -94,9 +94,7 @@ impl RequestHead {
     /// The path without its query.
     #[must_use]
     pub fn path_only(&self) -> &str {
-        self.path
-            .split_once('?')
-            .map_or(self.path.as_str(), |(path, _)| path)
+        self.path.split_once('?').map_or(self.path.as_str(), |(path, _)| path)
     }
 
     /// The query without its `?`, where there is one.

@@ -30,10 +30,7 @@ pub fn is_host_and_port(text: &[u8]) -> bool {
             let (address, after) = rest.split_at(end);
             let valid =
                 std::str::from_utf8(address).is_ok_and(|text| text.parse::<std::net::Ipv6Addr>().is_ok());
-            return valid
-                && after
-                    .get(1..)
-                    .is_some_and(|after| after.is_empty() || is_port_suffix(after));
+            return valid && after.get(1..).is_some_and(|after| after.is_empty() || is_port_suffix(after));
         }
         _ => match text.iter().position(|byte| *byte == b':') {
             Some(colon) => text.split_at(colon),
@@ -47,16 +44,11 @@ pub fn is_host_and_port(text: &[u8]) -> bool {
 
 const fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'+' | b'=' | b'*'
-        )
+        || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'+' | b'=' | b'*')
 }
 
 fn is_port_suffix(text: &[u8]) -> bool {
-    let port = text
-        .strip_prefix(b":")
-        .and_then(|port| std::str::from_utf8(port).ok());
+    let port = text.strip_prefix(b":").and_then(|port| std::str::from_utf8(port).ok());
     port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok())
 }
 
@@ -97,9 +89,7 @@ mod tests {
 
     #[test]
     fn hosts_are_hosts() {
-        for good in [
-            "a", "a.b-c", "a:80", "1.2.3.4", "[::1]", "[::1]:80", "a_b", "xn--a",
-        ] {
+        for good in ["a", "a.b-c", "a:80", "1.2.3.4", "[::1]", "[::1]:80", "a_b", "xn--a"] {
             assert!(is_host_and_port(good.as_bytes()), "{good}");
         }
         for bad in [

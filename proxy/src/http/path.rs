@@ -30,11 +30,7 @@ pub struct PathOptions {
 
 impl Default for PathOptions {
     fn default() -> Self {
-        Self {
-            normalize: true,
-            merge_slashes: false,
-            escaped_slashes: EscapedSlashes::default(),
-        }
+        Self { normalize: true, merge_slashes: false, escaped_slashes: EscapedSlashes::default() }
     }
 }
 
@@ -79,21 +75,13 @@ pub fn normalize(target: &mut String, options: PathOptions) -> Result<Normalized
     }
     let mut redirect = false;
     let decoded = decode(path, options, &mut redirect)?;
-    let mut clean = if options.normalize {
-        resolve(&decoded, options.merge_slashes)
-    } else {
-        decoded
-    };
+    let mut clean = if options.normalize { resolve(&decoded, options.merge_slashes) } else { decoded };
     if options.merge_slashes && !options.normalize {
         clean = resolve_slashes(&clean);
     }
     let clean = String::from_utf8(clean).map_err(|_| PathError::NotUtf8)?;
     target.replace_range(..path_len, &clean);
-    Ok(if redirect {
-        Normalized::Redirect
-    } else {
-        Normalized::Forward
-    })
+    Ok(if redirect { Normalized::Redirect } else { Normalized::Forward })
 }
 
 /// Whether there is nothing that any step would look at twice.
@@ -125,11 +113,7 @@ fn decode(path: &[u8], options: PathOptions, redirect: &mut bool) -> Result<Vec<
         rest = after;
         if *byte != b'%' {
             check_run(&mut run)?;
-            out.push(if *byte == b'\\' && options.normalize {
-                b'/'
-            } else {
-                *byte
-            });
+            out.push(if *byte == b'\\' && options.normalize { b'/' } else { *byte });
             continue;
         }
         let (high, low) = match after {
@@ -173,11 +157,7 @@ fn check_run(run: &mut Vec<u8>) -> Result<(), PathError> {
 /// cut parameters off before they resolve.
 fn resolve(path: &[u8], merge_slashes: bool) -> Vec<u8> {
     let mut out: Vec<u8> = Vec::with_capacity(path.len());
-    let mut segments = path
-        .get(1..)
-        .unwrap_or_default()
-        .split(|byte| *byte == b'/')
-        .peekable();
+    let mut segments = path.get(1..).unwrap_or_default().split(|byte| *byte == b'/').peekable();
     while let Some(segment) = segments.next() {
         let last = segments.peek().is_none();
         let name = segment.split(|byte| *byte == b';').next().unwrap_or_default();
@@ -293,37 +273,17 @@ mod tests {
             let mut text = path.to_owned();
             normalize(&mut text, options).map(|done| (text, done))
         };
-        let off = PathOptions {
-            normalize: false,
-            ..PathOptions::default()
-        };
-        assert_eq!(
-            with(off, "/a/../%2fb\\").unwrap(),
-            ("/a/../%2Fb\\".to_owned(), Normalized::Forward)
-        );
-        let merge = PathOptions {
-            merge_slashes: true,
-            ..PathOptions::default()
-        };
+        let off = PathOptions { normalize: false, ..PathOptions::default() };
+        assert_eq!(with(off, "/a/../%2fb\\").unwrap(), ("/a/../%2Fb\\".to_owned(), Normalized::Forward));
+        let merge = PathOptions { merge_slashes: true, ..PathOptions::default() };
         assert_eq!(with(merge, "//a///b/").unwrap().0, "/a/b/");
-        let keep = PathOptions {
-            escaped_slashes: EscapedSlashes::Keep,
-            ..PathOptions::default()
-        };
+        let keep = PathOptions { escaped_slashes: EscapedSlashes::Keep, ..PathOptions::default() };
         assert_eq!(with(keep, "/a%2fb").unwrap().0, "/a%2Fb");
-        let unescape = PathOptions {
-            escaped_slashes: EscapedSlashes::Unescape,
-            ..PathOptions::default()
-        };
+        let unescape = PathOptions { escaped_slashes: EscapedSlashes::Unescape, ..PathOptions::default() };
         assert_eq!(with(unescape, "/a/..%2fb").unwrap().0, "/b");
-        let redirect = PathOptions {
-            escaped_slashes: EscapedSlashes::UnescapeAndRedirect,
-            ..PathOptions::default()
-        };
-        assert_eq!(
-            with(redirect, "/a%2Fb?c").unwrap(),
-            ("/a/b?c".to_owned(), Normalized::Redirect)
-        );
+        let redirect =
+            PathOptions { escaped_slashes: EscapedSlashes::UnescapeAndRedirect, ..PathOptions::default() };
+        assert_eq!(with(redirect, "/a%2Fb?c").unwrap(), ("/a/b?c".to_owned(), Normalized::Redirect));
         assert_eq!(with(redirect, "/ab").unwrap().1, Normalized::Forward);
     }
 

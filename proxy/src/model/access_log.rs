@@ -39,18 +39,12 @@ pub(super) fn compile(logs: &[pb::AccessLog], path: &mut Path) -> Vec<Arc<Access
 fn one(any: &prost_types::Any, path: &mut Path) -> Option<AccessLog> {
     if let Some(log) = unpack::<FileAccessLog>(any) {
         let destination = super::parse::required(&log.path, "path", path)?;
-        let format = log
-            .access_log_format
-            .map(|file_access_log::AccessLogFormat::LogFormat(format)| format);
-        return Some(AccessLog {
-            destination,
-            format: line_format(format.as_ref(), path)?,
-        });
+        let format = log.access_log_format.map(|file_access_log::AccessLogFormat::LogFormat(format)| format);
+        return Some(AccessLog { destination, format: line_format(format.as_ref(), path)? });
     }
     if let Some(log) = unpack::<StdoutAccessLog>(any) {
-        let format = log
-            .access_log_format
-            .map(|stdout_access_log::AccessLogFormat::LogFormat(format)| format);
+        let format =
+            log.access_log_format.map(|stdout_access_log::AccessLogFormat::LogFormat(format)| format);
         return Some(AccessLog {
             destination: "/dev/stdout".into(),
             format: line_format(format.as_ref(), path)?,
@@ -61,28 +55,26 @@ fn one(any: &prost_types::Any, path: &mut Path) -> Option<AccessLog> {
 
 fn line_format(format: Option<&core::SubstitutionFormatString>, path: &mut Path) -> Option<LineFormat> {
     use core::substitution_format_string::Format;
-    path.field("log_format", |path| {
-        match format.and_then(|format| format.format.as_ref()) {
-            None => Some(LineFormat::envoy_default()),
-            Some(Format::TextFormat(text)) => template(text, path).map(LineFormat::Text),
-            Some(Format::TextFormatSource(source)) => {
-                let bytes = super::route::data_source(source, MAX_FORMAT_BYTES, path)?;
-                match String::from_utf8(bytes) {
-                    Ok(text) => template(&text, path).map(LineFormat::Text),
-                    Err(_) => path.refuse("not UTF-8"),
-                }
+    path.field("log_format", |path| match format.and_then(|format| format.format.as_ref()) {
+        None => Some(LineFormat::envoy_default()),
+        Some(Format::TextFormat(text)) => template(text, path).map(LineFormat::Text),
+        Some(Format::TextFormatSource(source)) => {
+            let bytes = super::route::data_source(source, MAX_FORMAT_BYTES, path)?;
+            match String::from_utf8(bytes) {
+                Ok(text) => template(&text, path).map(LineFormat::Text),
+                Err(_) => path.refuse("not UTF-8"),
             }
-            Some(Format::JsonFormat(fields)) => {
-                let fields = fields.fields.iter().filter_map(|(key, value)| {
-                    path.field(&format!("json_format.{key}"), |path| match &value.kind {
-                        Some(prost_types::value::Kind::StringValue(text)) => {
-                            template(text, path).map(|template| (key.clone(), template))
-                        }
-                        _ => path.refuse("only strings are supported"),
-                    })
-                });
-                Some(LineFormat::Json(fields.collect()))
-            }
+        }
+        Some(Format::JsonFormat(fields)) => {
+            let fields = fields.fields.iter().filter_map(|(key, value)| {
+                path.field(&format!("json_format.{key}"), |path| match &value.kind {
+                    Some(prost_types::value::Kind::StringValue(text)) => {
+                        template(text, path).map(|template| (key.clone(), template))
+                    }
+                    _ => path.refuse("only strings are supported"),
+                })
+            });
+            Some(LineFormat::Json(fields.collect()))
         }
     })
 }

@@ -48,31 +48,19 @@ impl Bootstrap {
         let resources = value.static_resources.clone().unwrap_or_default();
         let mut collect = |name: String, found: Result<(), Vec<Fault>>| {
             faults.extend(found.err().unwrap_or_default().into_iter().map(|fault| {
-                let inner = if fault.path.is_empty() {
-                    String::new()
-                } else {
-                    format!(".{}", fault.path)
-                };
+                let inner = if fault.path.is_empty() { String::new() } else { format!(".{}", fault.path) };
                 Fault::new(format!("static_resources.{name}{inner}"), fault.reason)
             }));
         };
         for (index, listener) in resources.listeners.iter().enumerate() {
-            collect(
-                format!("listeners[{index}]"),
-                Listener::from_proto(listener).map(|_| ()),
-            );
+            collect(format!("listeners[{index}]"), Listener::from_proto(listener).map(|_| ()));
         }
         for (index, cluster) in resources.clusters.iter().enumerate() {
-            collect(
-                format!("clusters[{index}]"),
-                Cluster::from_proto(cluster).map(|_| ()),
-            );
+            collect(format!("clusters[{index}]"), Cluster::from_proto(cluster).map(|_| ()));
         }
         check_unique(&resources, &mut path);
         let admin = value.admin.as_ref().and_then(|admin| {
-            path.field("admin", |path| {
-                parse::socket_address(admin.address.as_ref(), path)
-            })
+            path.field("admin", |path| parse::socket_address(admin.address.as_ref(), path))
         });
         let ads = value
             .dynamic_resources
@@ -144,11 +132,7 @@ fn ads(
         let Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(target)) = &service.target_specifier else {
             return path.field("grpc_services[0].envoy_grpc", |path| path.refuse("missing"));
         };
-        if !resources
-            .clusters
-            .iter()
-            .any(|cluster| cluster.name == target.cluster_name)
-        {
+        if !resources.clusters.iter().any(|cluster| cluster.name == target.cluster_name) {
             return path.field("grpc_services[0].envoy_grpc.cluster_name", |path| {
                 path.refuse(format!("no static cluster \"{}\"", target.cluster_name))
             });
@@ -156,10 +140,6 @@ fn ads(
         if config.transport_api_version == core::ApiVersion::Auto as i32 {
             path.fault_at("transport_api_version", "must be V3");
         }
-        Some(AdsSource {
-            cluster: target.cluster_name.clone(),
-            listeners,
-            clusters,
-        })
+        Some(AdsSource { cluster: target.cluster_name.clone(), listeners, clusters })
     })
 }

@@ -119,12 +119,7 @@ pub struct CircuitLimits {
 
 impl Default for CircuitLimits {
     fn default() -> Self {
-        Self {
-            max_connections: 1024,
-            max_pending_requests: 1024,
-            max_requests: 1024,
-            max_retries: 3,
-        }
+        Self { max_connections: 1024, max_pending_requests: 1024, max_requests: 1024, max_retries: 3 }
     }
 }
 
@@ -142,23 +137,14 @@ impl Cluster {
     fn compile(value: &pb::Cluster, path: &mut Path) -> Option<Self> {
         let name = parse::required(&value.name, "name", path);
         let discovery = discovery(value, path);
-        let connect_timeout = parse::duration(
-            value.connect_timeout.as_ref(),
-            CONNECT_TIMEOUT,
-            "connect_timeout",
-            path,
-        );
+        let connect_timeout =
+            parse::duration(value.connect_timeout.as_ref(), CONNECT_TIMEOUT, "connect_timeout", path);
         if connect_timeout.is_zero() {
             path.fault_at("connect_timeout", "must be longer than 0");
         }
-        let options = path.field("typed_extension_protocol_options", |path| {
-            http_options(value, path)
-        });
+        let options = path.field("typed_extension_protocol_options", |path| http_options(value, path));
         let default_options = core::HttpProtocolOptions::default();
-        let common = options
-            .common_http_protocol_options
-            .as_ref()
-            .unwrap_or(&default_options);
+        let common = options.common_http_protocol_options.as_ref().unwrap_or(&default_options);
         let (protocol, http2) = protocol(&options, path);
         Some(Self {
             connect_timeout,
@@ -180,10 +166,7 @@ impl Cluster {
 }
 
 fn discovery(value: &pb::Cluster, path: &mut Path) -> Option<Discovery> {
-    let kind = value
-        .cluster_discovery_type
-        .as_ref()
-        .map_or(0, |ClusterDiscoveryType::Type(kind)| *kind);
+    let kind = value.cluster_discovery_type.as_ref().map_or(0, |ClusterDiscoveryType::Type(kind)| *kind);
     let assignment = value.load_assignment.clone().unwrap_or_default();
     match DiscoveryType::try_from(kind).unwrap_or_default() {
         DiscoveryType::Static => {
@@ -198,38 +181,22 @@ fn discovery(value: &pb::Cluster, path: &mut Path) -> Option<Discovery> {
                 DnsLookupFamily::V4Preferred => DnsFamily::V4Preferred,
                 DnsLookupFamily::All => DnsFamily::All,
             };
-            let refresh = parse::duration(
-                value.dns_refresh_rate.as_ref(),
-                DNS_REFRESH,
-                "dns_refresh_rate",
-                path,
-            );
+            let refresh =
+                parse::duration(value.dns_refresh_rate.as_ref(), DNS_REFRESH, "dns_refresh_rate", path);
             if refresh < Duration::from_millis(1) {
                 path.fault_at("dns_refresh_rate", "must be at least 1ms");
             }
             let hosts = path.field("load_assignment", |path| endpoint::named(&assignment, path));
-            Some(Discovery::StrictDns {
-                hosts,
-                refresh,
-                family,
-            })
+            Some(Discovery::StrictDns { hosts, refresh, family })
         }
         DiscoveryType::Eds => path.field("eds_cluster_config", |path| {
             let Some(eds) = &value.eds_cluster_config else {
                 return path.refuse("missing");
             };
-            if eds
-                .eds_config
-                .as_ref()
-                .is_none_or(|source| source.config_source_specifier.is_none())
-            {
+            if eds.eds_config.as_ref().is_none_or(|source| source.config_source_specifier.is_none()) {
                 path.fault_at("eds_config", "must be \"ads: {}\"");
             }
-            let name = if eds.service_name.is_empty() {
-                &value.name
-            } else {
-                &eds.service_name
-            };
+            let name = if eds.service_name.is_empty() { &value.name } else { &eds.service_name };
             Some(Discovery::Eds(name.as_str().into()))
         }),
         DiscoveryType::OriginalDst => {
@@ -259,15 +226,10 @@ fn balancer(value: &pb::Cluster, path: &mut Path) -> Balancer {
 
 fn limits(value: &pb::Cluster, path: &mut Path) -> CircuitLimits {
     let mut limits = CircuitLimits::default();
-    let thresholds = value
-        .circuit_breakers
-        .as_ref()
-        .map_or(&[][..], |breakers| breakers.thresholds.as_slice());
+    let thresholds =
+        value.circuit_breakers.as_ref().map_or(&[][..], |breakers| breakers.thresholds.as_slice());
     if thresholds.len() > 1 {
-        path.fault_at(
-            "circuit_breakers.thresholds",
-            "more than one for the same priority",
-        );
+        path.fault_at("circuit_breakers.thresholds", "more than one for the same priority");
     }
     if let Some(set) = thresholds.first() {
         limits.max_connections = set.max_connections.unwrap_or(limits.max_connections);
@@ -281,12 +243,10 @@ fn limits(value: &pb::Cluster, path: &mut Path) -> CircuitLimits {
 fn http_options(value: &pb::Cluster, path: &mut Path) -> upstream::HttpProtocolOptions {
     let mut options = upstream::HttpProtocolOptions::default();
     for (key, any) in &value.typed_extension_protocol_options {
-        path.field(&format!("[\"{key}\"]"), |path| {
-            match unpack::<upstream::HttpProtocolOptions>(any) {
-                Some(found) if key == HTTP_OPTIONS => options = found,
-                Some(_) => path.fault(format!("the key must be \"{HTTP_OPTIONS}\"")),
-                None => path.fault(format!("\"{}\" is not supported here", any.type_url)),
-            }
+        path.field(&format!("[\"{key}\"]"), |path| match unpack::<upstream::HttpProtocolOptions>(any) {
+            Some(found) if key == HTTP_OPTIONS => options = found,
+            Some(_) => path.fault(format!("the key must be \"{HTTP_OPTIONS}\"")),
+            None => path.fault(format!("\"{}\" is not supported here", any.type_url)),
         });
     }
     options
@@ -299,10 +259,9 @@ fn protocol(options: &upstream::HttpProtocolOptions, path: &mut Path) -> (Protoc
         None => (ProtocolChoice::Http1, Http2Settings::default()),
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => match &explicit.protocol_config {
             Some(ProtocolConfig::HttpProtocolOptions(_)) => (ProtocolChoice::Http1, Http2Settings::default()),
-            Some(ProtocolConfig::Http2ProtocolOptions(http2)) => (
-                ProtocolChoice::Http2,
-                Http2Settings::from_proto(Some(http2), path),
-            ),
+            Some(ProtocolConfig::Http2ProtocolOptions(http2)) => {
+                (ProtocolChoice::Http2, Http2Settings::from_proto(Some(http2), path))
+            }
             None => {
                 path.fault_at("explicit_http_config", "one of its fields is needed");
                 (ProtocolChoice::Http1, Http2Settings::default())

@@ -60,18 +60,12 @@ impl EndpointSet {
             let Some(pb::lb_endpoint::HostIdentifier::Endpoint(host)) = &endpoint.host_identifier else {
                 return path.field("endpoint", |path| path.refuse("missing"));
             };
-            let address = path.field("endpoint", |path| {
-                parse::socket_address(host.address.as_ref(), path)
-            })?;
+            let address =
+                path.field("endpoint", |path| parse::socket_address(host.address.as_ref(), path))?;
             let hostname = (!host.hostname.is_empty()).then(|| host.hostname.as_str().into());
             let (weight, available) = (weight(endpoint, path), is_available(endpoint));
             // The same address twice is one endpoint, as in Envoy.
-            seen.insert(address).then_some(Endpoint {
-                address,
-                hostname,
-                weight,
-                available,
-            })
+            seen.insert(address).then_some(Endpoint { address, hostname, weight, available })
         });
         Self { endpoints }
     }
@@ -83,15 +77,9 @@ pub(super) fn named(value: &pb::ClusterLoadAssignment, path: &mut Path) -> Vec<N
         let Some(pb::lb_endpoint::HostIdentifier::Endpoint(host)) = &endpoint.host_identifier else {
             return path.field("endpoint", |path| path.refuse("missing"));
         };
-        let (host, port) = path.field("endpoint", |path| {
-            parse::host_and_port(host.address.as_ref(), path)
-        })?;
-        Some(NamedEndpoint {
-            host,
-            port,
-            weight: weight(endpoint, path),
-            available: is_available(endpoint),
-        })
+        let (host, port) =
+            path.field("endpoint", |path| parse::host_and_port(host.address.as_ref(), path))?;
+        Some(NamedEndpoint { host, port, weight: weight(endpoint, path), available: is_available(endpoint) })
     })
 }
 

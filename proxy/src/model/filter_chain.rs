@@ -84,10 +84,7 @@ impl FilterChains {
             });
         }
         let default = value.default_filter_chain.as_ref().and_then(|chain| {
-            path.field("default_filter_chain", |path| {
-                FilterChain::from_proto(chain, path)
-            })
-            .map(Arc::new)
+            path.field("default_filter_chain", |path| FilterChain::from_proto(chain, path)).map(Arc::new)
         });
         if value.filter_chains.is_empty() && value.default_filter_chain.is_none() {
             path.fault_at("filter_chains", "missing");
@@ -98,15 +95,10 @@ impl FilterChains {
     /// The chain for a connection, the most specific first.
     #[must_use]
     pub fn select(&self, query: &ChainQuery<'_>) -> Option<&Arc<FilterChain>> {
-        let ranked = self
-            .chains
-            .iter()
-            .filter_map(|(rule, chain)| rule.rank(query).map(|rank| (rank, chain)));
+        let ranked =
+            self.chains.iter().filter_map(|(rule, chain)| rule.rank(query).map(|rank| (rank, chain)));
         // Envoy decides dimension by dimension and never goes back, which is the maximum in lexical order.
-        ranked
-            .max_by_key(|(rank, _)| *rank)
-            .map(|(_, chain)| chain)
-            .or(self.default.as_ref())
+        ranked.max_by_key(|(rank, _)| *rank).map(|(_, chain)| chain).or(self.default.as_ref())
     }
 
     /// All chains, the default one included.
@@ -146,10 +138,7 @@ impl FilterChain {
                 }
             })
         });
-        Some(Self {
-            name: value.name.as_str().into(),
-            protocol: protocol?,
-        })
+        Some(Self { name: value.name.as_str().into(), protocol: protocol? })
     }
 }
 
@@ -177,10 +166,7 @@ impl ChainMatch {
             })
             .collect();
         if !matches!(value.transport_protocol.as_str(), "" | "tls" | "raw_buffer") {
-            path.fault_at(
-                "transport_protocol",
-                "only \"tls\" and \"raw_buffer\" are supported",
-            );
+            path.fault_at("transport_protocol", "only \"tls\" and \"raw_buffer\" are supported");
         }
         for (index, name) in value.server_names.iter().enumerate() {
             if name.is_empty() || name.strip_prefix("*.").unwrap_or(name).contains('*') {
@@ -192,11 +178,7 @@ impl ChainMatch {
         Some(Self {
             port,
             prefixes,
-            server_names: value
-                .server_names
-                .iter()
-                .map(|name| name.to_ascii_lowercase())
-                .collect(),
+            server_names: value.server_names.iter().map(|name| name.to_ascii_lowercase()).collect(),
             transport_protocol: value.transport_protocol.clone(),
             application_protocols: value.application_protocols.clone(),
         })
@@ -210,17 +192,10 @@ impl ChainMatch {
             0
         } else {
             let ip = query.destination.ip().to_canonical();
-            let longest = self
-                .prefixes
-                .iter()
-                .filter(|(prefix, length)| covers(*prefix, *length, ip));
+            let longest = self.prefixes.iter().filter(|(prefix, length)| covers(*prefix, *length, ip));
             longest.map(|(_, length)| *length).max()?.saturating_add(1)
         };
-        let server = if self.server_names.is_empty() {
-            0
-        } else {
-            self.server_rank(query.server_name?)?
-        };
+        let server = if self.server_names.is_empty() { 0 } else { self.server_rank(query.server_name?)? };
         if !self.transport_protocol.is_empty() && self.transport_protocol != query.transport_protocol {
             return None;
         }
@@ -229,22 +204,13 @@ impl ChainMatch {
             return None;
         }
         let transport = !self.transport_protocol.is_empty();
-        Some((
-            self.port.is_some(),
-            address,
-            server,
-            transport,
-            !self.application_protocols.is_empty(),
-        ))
+        Some((self.port.is_some(), address, server, transport, !self.application_protocols.is_empty()))
     }
 
     /// A whole name ranks highest, then the longest suffix.
     fn server_rank(&self, name: &str) -> Option<usize> {
         let rank = |pattern: &String| match pattern.strip_prefix('*') {
-            Some(suffix) => name
-                .strip_suffix(suffix)
-                .filter(|front| !front.is_empty())
-                .map(|_| suffix.len()),
+            Some(suffix) => name.strip_suffix(suffix).filter(|front| !front.is_empty()).map(|_| suffix.len()),
             None => (name == pattern).then_some(usize::MAX),
         };
         self.server_names.iter().filter_map(rank).max()

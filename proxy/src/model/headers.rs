@@ -58,20 +58,13 @@ impl HeaderChanges {
             path.fault(format!("more than {MAX_CHANGES} {kind} header changes"));
         }
         let changes = add.iter().enumerate().filter_map(|(index, option)| {
-            path.item(&format!("{kind}_headers_to_add"), index, |path| {
-                Change::from_proto(option, path)
-            })
+            path.item(&format!("{kind}_headers_to_add"), index, |path| Change::from_proto(option, path))
         });
         let add = changes.collect();
         let names = remove.iter().enumerate().filter_map(|(index, name)| {
-            path.item(&format!("{kind}_headers_to_remove"), index, |path| {
-                header_name(name, path)
-            })
+            path.item(&format!("{kind}_headers_to_remove"), index, |path| header_name(name, path))
         });
-        Self {
-            add,
-            remove: names.collect(),
-        }
+        Self { add, remove: names.collect() }
     }
 
     /// Whether nothing is changed.
@@ -110,12 +103,7 @@ impl Change {
             (None, HeaderAppendAction::AddIfAbsent) => Action::AddIfAbsent,
             (None, HeaderAppendAction::OverwriteIfExists) => Action::OverwriteIfPresent,
         };
-        Some(Self {
-            name,
-            value,
-            action,
-            keep_empty: option.keep_empty_value,
-        })
+        Some(Self { name, value, action, keep_empty: option.keep_empty_value })
     }
 
     fn apply(&self, headers: &mut Headers, record: &Record<'_>, scratch: &mut Vec<u8>) {
@@ -137,14 +125,11 @@ impl Change {
 fn header_name(name: &str, path: &mut Path) -> Option<Box<[u8]>> {
     let lower = name.to_ascii_lowercase();
     if lower.starts_with(':') || lower == "host" {
-        return path.refuse(format!(
-            "\"{name}\" cannot be changed this way; use host_rewrite_literal for the host"
-        ));
+        return path
+            .refuse(format!("\"{name}\" cannot be changed this way; use host_rewrite_literal for the host"));
     }
     if RESERVED.contains(&lower.as_str()) {
-        return path.refuse(format!(
-            "\"{name}\" belongs to the connection and cannot be changed"
-        ));
+        return path.refuse(format!("\"{name}\" belongs to the connection and cannot be changed"));
     }
     if !is_token(lower.as_bytes()) {
         return path.refuse(format!("\"{name}\" is not a header name"));

@@ -175,21 +175,11 @@ impl HttpChain {
         let routes = routes(value, path);
         check_filters(&value.http_filters, path);
         let default_options = core::HttpProtocolOptions::default();
-        let common = value
-            .common_http_protocol_options
-            .as_ref()
-            .unwrap_or(&default_options);
-        let timeout = |value: &Option<prost_types::Duration>, default, name: &str, path: &mut Path| {
-            parse::limit(value.as_ref(), default, name, path)
-        };
-        let head_kb = value
-            .max_request_headers_kb
-            .unwrap_or(crate::http::MAX_HEAD_BYTES / 1024);
+        let common = value.common_http_protocol_options.as_ref().unwrap_or(&default_options);
+        let limits = Timeouts::from_proto(value, common, path);
+        let head_kb = value.max_request_headers_kb.unwrap_or(crate::http::MAX_HEAD_BYTES / 1024);
         if !(1..=MAX_HEAD_KB).contains(&head_kb) {
-            path.fault_at(
-                "max_request_headers_kb",
-                format!("must be from 1 to {MAX_HEAD_KB}"),
-            );
+            path.fault_at("max_request_headers_kb", format!("must be from 1 to {MAX_HEAD_KB}"));
         }
         let http2 = path.field("http2_protocol_options", |path| {
             Http2Settings::from_proto(value.http2_protocol_options.as_ref(), path)
@@ -200,9 +190,7 @@ impl HttpChain {
                 CodecType::Http1 => Codec::Http1,
                 CodecType::Http2 => Codec::Http2,
             },
-            accept_http10: value
-                .http_protocol_options
-                .is_some_and(|http1| http1.accept_http_10),
+            accept_http10: value.http_protocol_options.is_some_and(|http1| http1.accept_http_10),
             http2,
             access_logs: access_log::compile(&value.access_log, path),
             use_remote_address: value.use_remote_address.unwrap_or(false),
@@ -214,48 +202,16 @@ impl HttpChain {
             upgrades: value
                 .upgrade_configs
                 .iter()
-                .map(|upgrade| {
-                    (
-                        upgrade.upgrade_type.as_str().into(),
-                        upgrade.enabled.unwrap_or(true),
-                    )
-                })
+                .map(|upgrade| (upgrade.upgrade_type.as_str().into(), upgrade.enabled.unwrap_or(true)))
                 .collect(),
-            stream_idle_timeout: timeout(
-                &value.stream_idle_timeout,
-                Some(STREAM_IDLE_TIMEOUT),
-                "stream_idle_timeout",
-                path,
-            ),
-            request_timeout: timeout(&value.request_timeout, None, "request_timeout", path),
-            request_headers_timeout: timeout(
-                &value.request_headers_timeout,
-                Some(REQUEST_HEADERS_TIMEOUT),
-                "request_headers_timeout",
-                path,
-            ),
-            idle_timeout: timeout(
-                &common.idle_timeout,
-                Some(IDLE_TIMEOUT),
-                "common_http_protocol_options.idle_timeout",
-                path,
-            ),
-            max_connection_duration: timeout(
-                &common.max_connection_duration,
-                None,
-                "common_http_protocol_options.max_connection_duration",
-                path,
-            ),
-            max_stream_duration: timeout(
-                &common.max_stream_duration,
-                None,
-                "common_http_protocol_options.max_stream_duration",
-                path,
-            ),
+            stream_idle_timeout: limits.stream_idle,
+            request_timeout: limits.request,
+            request_headers_timeout: limits.request_headers,
+            idle_timeout: limits.idle,
+            max_connection_duration: limits.connection,
+            max_stream_duration: limits.stream,
             max_requests: common.max_requests_per_connection.filter(|count| *count > 0),
-            max_headers: common
-                .max_headers_count
-                .unwrap_or(crate::http::MAX_HEADERS as u32) as usize,
+            max_headers: common.max_headers_count.map_or(crate::http::MAX_HEADERS, |count| count as usize),
             max_head_bytes: head_kb as usize * 1024,
             underscores: match common.headers_with_underscores_action() {
                 core::http_protocol_options::HeadersWithUnderscoresAction::Allow => Underscores::Allow,
@@ -275,12 +231,48 @@ impl HttpChain {
     #[must_use]
     pub fn allows_upgrade(&self, protocol: &str, by_route: &[(Box<str>, bool)]) -> bool {
         let find = |rules: &[(Box<str>, bool)]| {
-            rules
-                .iter()
-                .find(|(name, _)| name.eq_ignore_ascii_case(protocol))
-                .map(|(_, enabled)| *enabled)
+            rules.iter().find(|(name, _)| name.eq_ignore_ascii_case(protocol)).map(|(_, enabled)| *enabled)
         };
         find(by_route).or_else(|| find(&self.upgrades)).unwrap_or(false)
+    }
+}
+
+/// The timeouts of a chain.
+struct Timeouts {
+    stream_idle: Option<Duration>,
+    request: Option<Duration>,
+    request_headers: Option<Duration>,
+    idle: Option<Duration>,
+    connection: Option<Duration>,
+    stream: Option<Duration>,
+}
+
+impl Timeouts {
+    fn from_proto(
+        value: &pb::HttpConnectionManager,
+        common: &core::HttpProtocolOptions,
+        path: &mut Path,
+    ) -> Self {
+        let mut own = |value: &Option<prost_types::Duration>, default, name: &str| {
+            parse::limit(value.as_ref(), default, name, path)
+        };
+        let stream_idle = own(&value.stream_idle_timeout, Some(STREAM_IDLE_TIMEOUT), "stream_idle_timeout");
+        let request = own(&value.request_timeout, None, "request_timeout");
+        let headers = &value.request_headers_timeout;
+        let request_headers = own(headers, Some(REQUEST_HEADERS_TIMEOUT), "request_headers_timeout");
+        path.field("common_http_protocol_options", |path| Self {
+            stream_idle,
+            request,
+            request_headers,
+            idle: parse::limit(common.idle_timeout.as_ref(), Some(IDLE_TIMEOUT), "idle_timeout", path),
+            connection: parse::limit(
+                common.max_connection_duration.as_ref(),
+                None,
+                "max_connection_duration",
+                path,
+            ),
+            stream: parse::limit(common.max_stream_duration.as_ref(), None, "max_stream_duration", path),
+        })
     }
 }
 
@@ -305,11 +297,7 @@ fn routes(value: &pb::HttpConnectionManager, path: &mut Path) -> Option<RouteSou
             Some(RouteSource::Inline(Arc::new(table)))
         }
         Some(RouteSpecifier::Rds(rds)) => path.field("rds", |path| {
-            if rds
-                .config_source
-                .as_ref()
-                .is_none_or(|source| source.config_source_specifier.is_none())
-            {
+            if rds.config_source.as_ref().is_none_or(|source| source.config_source_specifier.is_none()) {
                 path.fault_at("config_source", "must be \"ads: {}\"");
             }
             parse::required(&rds.route_config_name, "route_config_name", path).map(RouteSource::Named)
@@ -326,10 +314,7 @@ fn check_filters(filters: &[pb::HttpFilter], path: &mut Path) {
                 return;
             };
             if unpack::<Router>(any).is_none() {
-                path.fault_at(
-                    "typed_config",
-                    format!("\"{}\" is not an HTTP filter", any.type_url),
-                );
+                path.fault_at("typed_config", format!("\"{}\" is not an HTTP filter", any.type_url));
             } else if index + 1 != filters.len() {
                 path.fault("the router must be the last filter");
             }

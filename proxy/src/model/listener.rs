@@ -70,10 +70,7 @@ impl Listener {
             path.item("listener_filters", index, |path| filters.add(filter, path));
         }
         if value.enable_reuse_port == Some(false) {
-            path.fault_at(
-                "enable_reuse_port",
-                "must be true: every worker has a socket of its own",
-            );
+            path.fault_at("enable_reuse_port", "must be true: every worker has a socket of its own");
         }
         let set = value.listener_filters_timeout.is_some();
         let inspect_timeout = parse::limit(
@@ -82,10 +79,8 @@ impl Listener {
             "listener_filters_timeout",
             path,
         );
-        let Some(Address::SocketAddress(socket)) = value
-            .address
-            .as_ref()
-            .and_then(|address| address.address.as_ref())
+        let Some(Address::SocketAddress(socket)) =
+            value.address.as_ref().and_then(|address| address.address.as_ref())
         else {
             return None;
         };
@@ -140,10 +135,7 @@ impl Inspection {
         } else if unpack::<HttpInspector>(any).is_some() {
             self.http = true;
         } else {
-            path.fault_at(
-                "typed_config",
-                format!("\"{}\" is not a listener filter", any.type_url),
-            );
+            path.fault_at("typed_config", format!("\"{}\" is not a listener filter", any.type_url));
         }
     }
 }

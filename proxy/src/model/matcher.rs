@@ -49,19 +49,14 @@ impl Case {
     /// Whether `text` begins with `prefix`.
     #[must_use]
     pub fn starts_with(self, text: &[u8], prefix: &[u8]) -> bool {
-        text.get(..prefix.len())
-            .is_some_and(|front| self.equal(front, prefix))
+        text.get(..prefix.len()).is_some_and(|front| self.equal(front, prefix))
     }
 }
 
 impl StringMatcher {
     pub(super) fn from_proto(value: &pbm::StringMatcher, path: &mut Path) -> Option<Self> {
         use pbm::string_matcher::MatchPattern;
-        let case = if value.ignore_case {
-            Case::Ignored
-        } else {
-            Case::Sensitive
-        };
+        let case = if value.ignore_case { Case::Ignored } else { Case::Sensitive };
         let bytes = |text: &String| text.as_bytes().into();
         match &value.match_pattern {
             Some(MatchPattern::Exact(text)) => Some(Self::Exact(bytes(text), case)),
@@ -73,9 +68,9 @@ impl StringMatcher {
             Some(MatchPattern::Prefix(text)) => Some(Self::Prefix(bytes(text), case)),
             Some(MatchPattern::Suffix(text)) => Some(Self::Suffix(bytes(text), case)),
             Some(MatchPattern::Contains(text)) => Some(Self::Contains(bytes(text), case)),
-            Some(MatchPattern::SafeRegex(regex)) => path
-                .field("safe_regex", |path| full_regex(regex, path))
-                .map(Self::Regex),
+            Some(MatchPattern::SafeRegex(regex)) => {
+                path.field("safe_regex", |path| full_regex(regex, path)).map(Self::Regex)
+            }
             None => path.refuse("no pattern is set"),
         }
     }
@@ -88,9 +83,7 @@ impl StringMatcher {
             Self::Prefix(prefix, case) => case.starts_with(text, prefix),
             Self::Suffix(suffix, case) => {
                 let start = text.len().checked_sub(suffix.len());
-                start
-                    .and_then(|start| text.get(start..))
-                    .is_some_and(|end| case.equal(end, suffix))
+                start.and_then(|start| text.get(start..)).is_some_and(|end| case.equal(end, suffix))
             }
             Self::Contains(part, Case::Sensitive) => memchr::memmem::find(text, part).is_some(),
             Self::Contains(part, case) => text.windows(part.len()).any(|window| case.equal(window, part)),
@@ -159,11 +152,7 @@ impl HeaderMatcher {
     #[must_use]
     pub fn matches<'a>(&self, headers: &'a Headers, pseudo: impl Fn(&[u8]) -> Option<&'a [u8]>) -> bool {
         let mut values = headers.all(&self.name);
-        let first = if self.name.starts_with(b":") {
-            pseudo(&self.name)
-        } else {
-            values.next()
-        };
+        let first = if self.name.starts_with(b":") { pseudo(&self.name) } else { values.next() };
         let found = match (&self.rule, first) {
             (HeaderRule::Present(wanted), value) => return (value.is_some() == *wanted) != self.invert,
             (_, None) if self.missing_is_empty => self.value_matches(b""),
@@ -220,10 +209,7 @@ impl QueryMatcher {
                 path.field("string_match", |path| StringMatcher::from_proto(matcher, path))?,
             ),
         };
-        Some(Self {
-            name: name.as_ref().into(),
-            rule,
-        })
+        Some(Self { name: name.as_ref().into(), rule })
     }
 
     /// Whether the query string matches. The first parameter of the name counts, not decoded, as in Envoy.

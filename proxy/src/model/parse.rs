@@ -50,9 +50,7 @@ pub(super) fn socket_address(address: Option<&core::Address>, path: &mut Path) -
     match host.parse::<IpAddr>() {
         Ok(ip) => Some(SocketAddr::new(ip, port)),
         Err(_) => path.field("address.socket_address.address", |path| {
-            path.refuse(format!(
-                "\"{host}\" is not an IP address; host names need a STRICT_DNS cluster"
-            ))
+            path.refuse(format!("\"{host}\" is not an IP address; host names need a STRICT_DNS cluster"))
         }),
     }
 }
@@ -62,9 +60,7 @@ pub(super) fn host_and_port(address: Option<&core::Address>, path: &mut Path) ->
     let Some(core::address::Address::SocketAddress(socket)) =
         address.and_then(|address| address.address.as_ref())
     else {
-        return path.field("address", |path| {
-            path.refuse("missing; a socket_address is needed")
-        });
+        return path.field("address", |path| path.refuse("missing; a socket_address is needed"));
     };
     path.field("address.socket_address", |path| {
         let Some(core::socket_address::PortSpecifier::PortValue(port)) = socket.port_specifier else {
@@ -75,9 +71,7 @@ pub(super) fn host_and_port(address: Option<&core::Address>, path: &mut Path) ->
         }
         match u16::try_from(port) {
             Ok(port) => Some((socket.address.clone(), port)),
-            Err(_) => path.field("port_value", |path| {
-                path.refuse(format!("{port} is larger than 65535"))
-            }),
+            Err(_) => path.field("port_value", |path| path.refuse(format!("{port} is larger than 65535"))),
         }
     })
 }

@@ -91,12 +91,7 @@ pub struct RetryPolicy {
 impl RetryPolicy {
     pub(super) fn from_proto(value: &pb::RetryPolicy, path: &mut Path) -> Self {
         let mut on = RetryOn::default();
-        for token in value
-            .retry_on
-            .split(',')
-            .map(str::trim)
-            .filter(|token| !token.is_empty())
-        {
+        for token in value.retry_on.split(',').map(str::trim).filter(|token| !token.is_empty()) {
             match RetryOn::from_token(token) {
                 Some(condition) => on.0 |= condition.0,
                 None => path.fault_at("retry_on", format!("condition \"{token}\" is not supported")),
@@ -110,27 +105,14 @@ impl RetryPolicy {
         let status_codes = codes
             .filter_map(|(index, code)| {
                 path.item("retriable_status_codes", index, |path| {
-                    let code = u16::try_from(*code)
-                        .ok()
-                        .and_then(|code| StatusCode::from_u16(code).ok());
-                    if code.is_none() {
-                        path.refuse("not a status code")
-                    } else {
-                        code
-                    }
+                    let code = u16::try_from(*code).ok().and_then(|code| StatusCode::from_u16(code).ok());
+                    if code.is_none() { path.refuse("not a status code") } else { code }
                 })
             })
             .collect();
         let per_try_timeout = parse::limit(value.per_try_timeout.as_ref(), None, "per_try_timeout", path);
         let (base, max) = back_off(value.retry_back_off.as_ref(), path);
-        Self {
-            on,
-            retries,
-            per_try_timeout,
-            status_codes,
-            base,
-            max,
-        }
+        Self { on, retries, per_try_timeout, status_codes, base, max }
     }
 }
 
@@ -139,21 +121,11 @@ fn back_off(value: Option<&pb::retry_policy::RetryBackOff>, path: &mut Path) -> 
         return (DEFAULT_BASE, DEFAULT_BASE * 10);
     };
     path.field("retry_back_off", |path| {
-        let base = parse::duration(
-            value.base_interval.as_ref(),
-            Duration::ZERO,
-            "base_interval",
-            path,
-        );
+        let base = parse::duration(value.base_interval.as_ref(), Duration::ZERO, "base_interval", path);
         if base < Duration::from_millis(1) {
             path.fault_at("base_interval", "must be at least 1ms");
         }
-        let max = parse::duration(
-            value.max_interval.as_ref(),
-            base.saturating_mul(10),
-            "max_interval",
-            path,
-        );
+        let max = parse::duration(value.max_interval.as_ref(), base.saturating_mul(10), "max_interval", path);
         if max < base {
             path.fault_at("max_interval", "shorter than base_interval");
         }

@@ -76,9 +76,7 @@ impl Route {
         });
         let action = match &value.action {
             Some(pb::route::Action::Route(action)) => path
-                .field("route", |path| {
-                    ForwardAction::from_proto(action, vhost_retry, path)
-                })
+                .field("route", |path| ForwardAction::from_proto(action, vhost_retry, path))
                 .map(|action| RouteAction::Forward(Box::new(action))),
             Some(pb::route::Action::Redirect(action)) => path
                 .field("redirect", |path| RedirectAction::from_proto(action, path))
@@ -144,10 +142,7 @@ impl Route {
         path_matches
             && rule.share.is_none_or(|share| share.covers(random))
             && (!rule.grpc || head.is_grpc())
-            && rule
-                .headers
-                .iter()
-                .all(|matcher| matcher.matches(&head.headers, pseudo))
+            && rule.headers.iter().all(|matcher| matcher.matches(&head.headers, pseudo))
             && rule.query.iter().all(|matcher| matcher.matches(head.query()))
     }
 
@@ -180,16 +175,12 @@ impl RouteRule {
                     }
                 })
             }
-            Some(PathSpecifier::SafeRegex(regex)) => path
-                .field("safe_regex", |path| full_regex(regex, path))
-                .map(PathRule::Regex),
+            Some(PathSpecifier::SafeRegex(regex)) => {
+                path.field("safe_regex", |path| full_regex(regex, path)).map(PathRule::Regex)
+            }
             None => path.refuse("one of prefix, path, path_separated_prefix and safe_regex is needed"),
         };
-        let case = if value.case_sensitive.unwrap_or(true) {
-            Case::Sensitive
-        } else {
-            Case::Ignored
-        };
+        let case = if value.case_sensitive.unwrap_or(true) { Case::Sensitive } else { Case::Ignored };
         let headers = value.headers.iter().enumerate();
         let headers = headers
             .filter_map(|(index, matcher)| {
@@ -199,23 +190,14 @@ impl RouteRule {
         let query = value.query_parameters.iter().enumerate();
         let query = query
             .filter_map(|(index, matcher)| {
-                path.item("query_parameters", index, |path| {
-                    QueryMatcher::from_proto(matcher, path)
-                })
+                path.item("query_parameters", index, |path| QueryMatcher::from_proto(matcher, path))
             })
             .collect();
         let share = value
             .runtime_fraction
             .as_ref()
             .and_then(|share| path.field("runtime_fraction", |path| Share::from_runtime(share, path)));
-        Some(Self {
-            path: path_rule?,
-            case,
-            headers,
-            query,
-            grpc: value.grpc.is_some(),
-            share,
-        })
+        Some(Self { path: path_rule?, case, headers, query, grpc: value.grpc.is_some(), share })
     }
 }
 
@@ -322,8 +304,7 @@ impl ClusterChoice {
             Self::One(cluster) => (Some(cluster), &[][..]),
             Self::Weighted { entries, .. } => (None, entries.as_slice()),
         };
-        one.into_iter()
-            .chain(many.iter().map(|(_, entry)| &entry.cluster))
+        one.into_iter().chain(many.iter().map(|(_, entry)| &entry.cluster))
     }
 
     /// Builds a draw from entries with weights; a sum of 0 or beyond 32 bits is a fault.
@@ -403,12 +384,7 @@ impl ForwardAction {
             upgrades: value
                 .upgrade_configs
                 .iter()
-                .map(|upgrade| {
-                    (
-                        upgrade.upgrade_type.as_str().into(),
-                        upgrade.enabled.unwrap_or(true),
-                    )
-                })
+                .map(|upgrade| (upgrade.upgrade_type.as_str().into(), upgrade.enabled.unwrap_or(true)))
                 .collect(),
             mirrors,
             rewrite,
@@ -459,14 +435,7 @@ fn weighted_entry(
         "response",
         path,
     );
-    Some((
-        weight,
-        WeightedEntry {
-            cluster,
-            request_headers,
-            response_headers,
-        },
-    ))
+    Some((weight, WeightedEntry { cluster, request_headers, response_headers }))
 }
 
 fn rewrites(value: &pb::RouteAction, path: &mut Path) -> (Option<PathRewrite>, Option<HostRewrite>) {
@@ -510,10 +479,7 @@ fn regex_rewrite(
             (_, true) => match letters.next() {
                 Some(digit) if digit.is_ascii_digit() => substitution.push_str(&format!("${{{digit}}}")),
                 Some('\\') => substitution.push('\\'),
-                _ => path.fault_at(
-                    "substitution",
-                    "a backslash must be followed by a digit or a backslash",
-                ),
+                _ => path.fault_at("substitution", "a backslash must be followed by a digit or a backslash"),
             },
             ('$', _) => substitution.push_str("$$"),
             (letter, _) => substitution.push(letter),
@@ -565,9 +531,9 @@ impl RedirectAction {
             Some(PathRewriteSpecifier::PrefixRewrite(prefix)) => {
                 Some(RedirectPath::Rewrite(PathRewrite::Prefix(prefix.as_str().into())))
             }
-            Some(PathRewriteSpecifier::RegexRewrite(rewrite)) => path
-                .field("regex_rewrite", |path| regex_rewrite(rewrite, path))
-                .map(RedirectPath::Rewrite),
+            Some(PathRewriteSpecifier::RegexRewrite(rewrite)) => {
+                path.field("regex_rewrite", |path| regex_rewrite(rewrite, path)).map(RedirectPath::Rewrite)
+            }
             None => None,
         };
         let port = match u16::try_from(value.port_redirect) {
@@ -607,9 +573,7 @@ pub struct DirectAction {
 
 impl DirectAction {
     fn from_proto(value: &pb::DirectResponseAction, path: &mut Path) -> Option<Self> {
-        let status = u16::try_from(value.status)
-            .ok()
-            .filter(|status| (200..600).contains(status));
+        let status = u16::try_from(value.status).ok().filter(|status| (200..600).contains(status));
         let status = status.and_then(|status| StatusCode::from_u16(status).ok());
         if status.is_none() {
             path.fault_at("status", "must be from 200 to 599");
@@ -618,10 +582,7 @@ impl DirectAction {
             Some(source) => path.field("body", |path| data_source(source, MAX_DIRECT_BODY_BYTES, path))?,
             None => Vec::new(),
         };
-        Some(Self {
-            status: status?,
-            body: body.into(),
-        })
+        Some(Self { status: status?, body: body.into() })
     }
 }
 

@@ -51,11 +51,7 @@ impl RouteIndex {
         sorted.sort_unstable_by_key(|(prefix, _)| *prefix);
         for (prefix, routes) in sorted {
             let parent = index.longest_prefix_of(prefix, index.prefixes.len());
-            index.prefixes.push(PrefixNode {
-                prefix: prefix.into(),
-                parent,
-                routes,
-            });
+            index.prefixes.push(PrefixNode { prefix: prefix.into(), parent, routes });
         }
         index
     }
@@ -152,16 +148,14 @@ mod tests {
                 let (key, taken) = &keys[position as usize];
                 *taken && matches(key, &path)
             };
-            let scanned = (0..keys.len() as u32).find(|position| accept(*position));
+            let scanned = (0..u32::try_from(keys.len()).unwrap()).find(|position| accept(*position));
             prop_assert_eq!(index(&only_keys).first(&path, accept), scanned);
         }
     }
 
     #[test]
     fn few_of_many_routes_are_looked_at() {
-        let keys: Vec<Key> = (0..10_000)
-            .map(|n| Key::Prefix(format!("/service/{n}/")))
-            .collect();
+        let keys: Vec<Key> = (0..10_000).map(|n| Key::Prefix(format!("/service/{n}/"))).collect();
         let index = index(&keys);
         let mut looked = 0;
         let found = index.first("/service/9999/x", |_| {

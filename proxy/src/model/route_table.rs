@@ -79,10 +79,7 @@ impl RouteTable {
         for (index, host) in value.virtual_hosts.iter().enumerate() {
             path.item("virtual_hosts", index, |path| {
                 if names.insert(host.name.clone(), index).is_some() {
-                    path.fault_at(
-                        "name",
-                        format!("\"{}\" is the name of two virtual hosts", host.name),
-                    );
+                    path.fault_at("name", format!("\"{}\" is the name of two virtual hosts", host.name));
                 }
                 if let Some(compiled) = VirtualHost::compile(host, path) {
                     let position = u32::try_from(hosts.len()).unwrap_or(u32::MAX);
@@ -118,9 +115,7 @@ impl RouteTable {
     /// The virtual host and the route for a request; `random` is drawn once per request.
     #[must_use]
     pub fn select(&self, head: &RequestHead, random: u64) -> Option<(&VirtualHost, &Arc<Route>)> {
-        let host = self
-            .hosts
-            .get(self.by_name.find(&head.authority, self.ignore_port)? as usize)?;
+        let host = self.hosts.get(self.by_name.find(&head.authority, self.ignore_port)? as usize)?;
         host.select(head, random).map(|route| (host, route))
     }
 
@@ -134,10 +129,7 @@ impl RouteTable {
                 RouteAction::Redirect(_) | RouteAction::Direct(_) => None,
             })
             .flat_map(|action| {
-                action
-                    .cluster
-                    .names()
-                    .chain(action.mirrors.iter().map(|mirror| &mirror.cluster))
+                action.cluster.names().chain(action.mirrors.iter().map(|mirror| &mirror.cluster))
             })
     }
 }
@@ -157,9 +149,7 @@ impl VirtualHost {
             .iter()
             .enumerate()
             .filter_map(|(index, route)| {
-                path.item("routes", index, |path| {
-                    Route::from_proto(route, retry.as_ref(), path)
-                })
+                path.item("routes", index, |path| Route::from_proto(route, retry.as_ref(), path))
             })
             .map(Arc::new)
             .collect();
@@ -177,25 +167,14 @@ impl VirtualHost {
         );
         let index = RouteIndex::new(routes.iter().map(|route| route.key()));
         let attempt_count = value.include_request_attempt_count;
-        Some(Self {
-            name: name?,
-            routes,
-            index,
-            request_headers,
-            response_headers,
-            attempt_count,
-        })
+        Some(Self { name: name?, routes, index, request_headers, response_headers, attempt_count })
     }
 
     fn select(&self, head: &RequestHead, random: u64) -> Option<&Arc<Route>> {
         let accept = |position: u32| {
-            self.routes
-                .get(position as usize)
-                .is_some_and(|route| route.matches(head, random))
+            self.routes.get(position as usize).is_some_and(|route| route.matches(head, random))
         };
-        self.index
-            .first(head.path_only(), accept)
-            .and_then(|position| self.routes.get(position as usize))
+        self.index.first(head.path_only(), accept).and_then(|position| self.routes.get(position as usize))
     }
 }
 
@@ -203,10 +182,8 @@ impl HostIndex {
     fn add(&mut self, domains: &[String], host: u32, path: &mut Path) {
         for (index, domain) in domains.iter().enumerate() {
             let lower = domain.to_ascii_lowercase();
-            let middle_star = lower.len() > 2
-                && lower
-                    .get(1..lower.len() - 1)
-                    .is_some_and(|middle| middle.contains('*'));
+            let middle_star =
+                lower.len() > 2 && lower.get(1..lower.len() - 1).is_some_and(|middle| middle.contains('*'));
             let replaced = match (lower.strip_prefix('*'), lower.strip_suffix('*')) {
                 _ if lower.is_empty() || middle_star => {
                     path.item("domains", index, |path| {
@@ -220,9 +197,7 @@ impl HostIndex {
                 (None, None) => self.exact.insert(lower.as_str().into(), host),
             };
             if replaced.is_some() {
-                path.item("domains", index, |path| {
-                    path.fault(format!("\"{domain}\" is there twice"))
-                });
+                path.item("domains", index, |path| path.fault(format!("\"{domain}\" is there twice")));
             }
         }
     }
@@ -232,11 +207,7 @@ impl HostIndex {
             return self.any;
         }
         let mut buffer = [0_u8; MAX_HOST_BYTES];
-        let authority = if ignore_port {
-            without_port(authority)
-        } else {
-            authority
-        };
+        let authority = if ignore_port { without_port(authority) } else { authority };
         let Some(lower) = buffer.get_mut(..authority.len()) else {
             return self.any;
         };
@@ -244,10 +215,7 @@ impl HostIndex {
         lower.make_ascii_lowercase();
         let name = std::str::from_utf8(lower).ok()?;
         let exact = self.exact.get(name).copied();
-        exact
-            .or_else(|| self.by_suffix(name))
-            .or_else(|| self.by_prefix(name))
-            .or(self.any)
+        exact.or_else(|| self.by_suffix(name)).or_else(|| self.by_prefix(name)).or(self.any)
     }
 
     /// The longest suffix; the `*` stands for at least one character.
@@ -255,9 +223,7 @@ impl HostIndex {
         if self.suffixes.is_empty() {
             return None;
         }
-        (1..name.len())
-            .filter_map(|start| name.get(start..))
-            .find_map(|end| self.suffixes.get(end).copied())
+        (1..name.len()).filter_map(|start| name.get(start..)).find_map(|end| self.suffixes.get(end).copied())
     }
 
     fn by_prefix(&self, name: &str) -> Option<u32> {

@@ -39,19 +39,11 @@ impl TcpChain {
             }
             Some(ClusterSpecifier::WeightedClusters(clusters)) => path.field("weighted_clusters", |path| {
                 let entries = clusters.clusters.iter().enumerate().filter_map(|(index, entry)| {
-                    let name = path.item("clusters", index, |path| {
-                        parse::required(&entry.name, "name", path)
-                    })?;
+                    let name =
+                        path.item("clusters", index, |path| parse::required(&entry.name, "name", path))?;
                     let request_headers = HeaderChanges::default();
                     let response_headers = HeaderChanges::default();
-                    Some((
-                        entry.weight,
-                        WeightedEntry {
-                            cluster: name,
-                            request_headers,
-                            response_headers,
-                        },
-                    ))
+                    Some((entry.weight, WeightedEntry { cluster: name, request_headers, response_headers }))
                 });
                 let entries = entries.collect();
                 ClusterChoice::weighted(entries, path)
@@ -62,12 +54,7 @@ impl TcpChain {
             path.fault_at("max_connect_attempts", "must be at least 1");
         }
         Some(Self {
-            idle_timeout: parse::limit(
-                value.idle_timeout.as_ref(),
-                Some(IDLE_TIMEOUT),
-                "idle_timeout",
-                path,
-            ),
+            idle_timeout: parse::limit(value.idle_timeout.as_ref(), Some(IDLE_TIMEOUT), "idle_timeout", path),
             max_connect_attempts: value.max_connect_attempts.unwrap_or(1),
             access_logs: access_log::compile(&value.access_log, path),
             stat_prefix: stat_prefix?,

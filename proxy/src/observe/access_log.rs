@@ -31,9 +31,7 @@ impl LogQueue {
     /// When no thread can be started.
     pub fn start() -> std::io::Result<Self> {
         let (sender, receiver) = sync_channel(QUEUED_BATCHES);
-        std::thread::Builder::new()
-            .name("access-log".to_owned())
-            .spawn(move || write_all(&receiver))?;
+        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write_all(&receiver))?;
         Ok(Self(sender))
     }
 }
@@ -55,10 +53,7 @@ fn write(files: &mut HashMap<Arc<str>, File>, destination: &Arc<str>, bytes: &[u
         return std::io::stdout().lock().write_all(bytes);
     }
     if !files.contains_key(destination) || !std::path::Path::new(&**destination).exists() {
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&**destination)?;
+        let file = OpenOptions::new().create(true).append(true).open(&**destination)?;
         files.insert(Arc::clone(destination), file);
     }
     match files.get_mut(destination) {
@@ -79,20 +74,13 @@ impl AccessLogger {
     /// A logger without lines.
     #[must_use]
     pub const fn new(queue: LogQueue) -> Self {
-        Self {
-            queue,
-            batches: RefCell::new(Vec::new()),
-            dropped: Cell::new(0),
-        }
+        Self { queue, batches: RefCell::new(Vec::new()), dropped: Cell::new(0) }
     }
 
     /// Adds a line.
     pub fn write(&self, log: &AccessLog, record: &Record<'_>) {
         let mut batches = self.batches.borrow_mut();
-        let index = match batches
-            .iter()
-            .position(|(destination, _)| *destination == log.destination)
-        {
+        let index = match batches.iter().position(|(destination, _)| *destination == log.destination) {
             Some(index) => index,
             None => {
                 batches.push((Arc::clone(&log.destination), Vec::with_capacity(BATCH_BYTES)));

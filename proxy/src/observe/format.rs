@@ -258,10 +258,7 @@ impl Operator {
             None => (text, None),
         };
         let names = |argument: &str| {
-            argument
-                .split('?')
-                .map(|name| name.to_ascii_lowercase().into_bytes().into())
-                .collect()
+            argument.split('?').map(|name| name.to_ascii_lowercase().into_bytes().into()).collect()
         };
         Ok(match (name, argument) {
             ("REQ", Some((argument, limit))) => Self::Request(names(argument), limit),
@@ -329,12 +326,8 @@ impl Operator {
             Self::BytesReceived => number(out, record.received_bytes),
             Self::BytesSent => number(out, record.sent_bytes),
             Self::Duration => number(out, millis(record.duration)),
-            Self::ResponseDuration => record
-                .response_after
-                .is_some_and(|after| number(out, millis(after))),
-            Self::UpstreamHost => record
-                .upstream
-                .is_some_and(|address| write!(out, "{address}").is_ok()),
+            Self::ResponseDuration => record.response_after.is_some_and(|after| number(out, millis(after))),
+            Self::UpstreamHost => record.upstream.is_some_and(|address| write!(out, "{address}").is_ok()),
             Self::UpstreamCluster => text(out, record.cluster),
             Self::RouteName => text(out, record.route),
             Self::Attempts => number(out, u64::from(record.attempts)),
@@ -388,12 +381,7 @@ fn write_time(time: SystemTime, out: &mut Vec<u8>) -> bool {
     let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = civil(days);
     let mut text = String::new();
-    let clock = (
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60,
-        since.subsec_millis(),
-    );
+    let clock = (seconds / 3600, seconds / 60 % 60, seconds % 60, since.subsec_millis());
     let written = write!(
         text,
         "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:03}Z",
@@ -413,11 +401,7 @@ const fn civil(days: u64) -> (u64, u64, u64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = year_of_era + era * 400 + if month <= 2 { 1 } else { 0 };
     (year, month, day)
 }
@@ -438,21 +422,10 @@ mod tests {
         head.path.push_str("/a?b");
         head.headers.append(b"x", b"1\"\n2");
         let start = UNIX_EPOCH + Duration::from_millis(1_709_164_800_123);
-        let record = Record {
-            start,
-            request: Some(&head),
-            status: 503,
-            flags: Flags::UF,
-            ..Record::default()
-        };
-        assert_eq!(
-            render("%REQ(:METHOD)% %REQ(:PATH):2% 100%%", &record),
-            "GET /a 100%"
-        );
-        assert_eq!(
-            render("%REQ(Y?X)% %REQ(Z)% %UPSTREAM_HOST%", &record),
-            "1\\\"\\n2 - -"
-        );
+        let record =
+            Record { start, request: Some(&head), status: 503, flags: Flags::UF, ..Record::default() };
+        assert_eq!(render("%REQ(:METHOD)% %REQ(:PATH):2% 100%%", &record), "GET /a 100%");
+        assert_eq!(render("%REQ(Y?X)% %REQ(Z)% %UPSTREAM_HOST%", &record), "1\\\"\\n2 - -");
         assert_eq!(render("%START_TIME%", &record), "2024-02-29T00:00:00.123Z");
         assert_eq!(render("%RESPONSE_CODE% %RESPONSE_FLAGS%", &record), "503 UF");
     }
@@ -475,13 +448,7 @@ mod tests {
         head.headers.append(b"x", b"a\"b");
         let fields = vec![("k\"".to_owned(), Template::parse("%REQ(X)%").unwrap())];
         let mut out = Vec::new();
-        LineFormat::Json(fields).render(
-            &Record {
-                request: Some(&head),
-                ..Record::default()
-            },
-            &mut out,
-        );
+        LineFormat::Json(fields).render(&Record { request: Some(&head), ..Record::default() }, &mut out);
         let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(value, serde_json::json!({"k\"": "a\"b"}));
     }

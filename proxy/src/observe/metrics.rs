@@ -25,10 +25,7 @@ pub struct Counter(Arc<AtomicU64>);
 impl Counter {
     /// Adds to it; only the worker that made it may.
     pub fn add(&self, count: u64) {
-        self.0.store(
-            self.0.load(Ordering::Relaxed).wrapping_add(count),
-            Ordering::Relaxed,
-        );
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
     }
 }
 
@@ -40,8 +37,7 @@ impl Gauge {
     /// Counts one until the guard is dropped.
     #[must_use]
     pub fn hold(&self) -> GaugeGuard {
-        self.0
-            .store(self.0.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         GaugeGuard(self.clone())
     }
 }
@@ -75,10 +71,7 @@ impl Histogram {
         let bucket = BOUNDS_US.partition_point(|bound| *bound < micros);
         for (cell, count) in [(self.0.buckets.get(bucket), 1), (Some(&self.0.sum_us), micros)] {
             if let Some(cell) = cell {
-                cell.store(
-                    cell.load(Ordering::Relaxed).wrapping_add(count),
-                    Ordering::Relaxed,
-                );
+                cell.store(cell.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
             }
         }
     }
@@ -162,11 +155,7 @@ impl Shard {
         let mut series = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_family = series.entry(family).or_default();
         let full = of_family.len() >= MAX_SERIES_PER_FAMILY && !of_family.contains_key(labels.0.as_str());
-        let key = if full {
-            "overflow=\"true\""
-        } else {
-            labels.0.as_str()
-        };
+        let key = if full { "overflow=\"true\"" } else { labels.0.as_str() };
         take(of_family.entry(key.into()).or_insert_with(make))
     }
 }
@@ -212,9 +201,7 @@ pub fn render(shards: &[Shard]) -> String {
         for (family, of_family) in &*series {
             let sums = merged.entry(*family).or_default();
             for (labels, cells) in of_family {
-                sums.entry(labels.clone())
-                    .or_insert_with(|| Sum::like(cells))
-                    .add(cells);
+                sums.entry(labels.clone()).or_insert_with(|| Sum::like(cells)).add(cells);
             }
         }
     }
@@ -222,11 +209,7 @@ pub fn render(shards: &[Shard]) -> String {
     for (family, sums) in &merged {
         let kind = sums.values().next().map_or("untyped", Sum::kind);
         // Writing into a string cannot fail.
-        let _ = writeln!(
-            out,
-            "# HELP {} {}\n# TYPE {} {kind}",
-            family.name, family.help, family.name
-        );
+        let _ = writeln!(out, "# HELP {} {}\n# TYPE {} {kind}", family.name, family.help, family.name);
         for (labels, sum) in sums {
             sum.render(family.name, labels, &mut out);
         }
@@ -273,16 +256,9 @@ impl Sum {
         }
     }
 
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "a sum of seconds is shown with the precision of a float"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "a sum of seconds is shown with the precision of a float")]
     fn render(&self, name: &str, labels: &str, out: &mut String) {
-        let braced = if labels.is_empty() {
-            String::new()
-        } else {
-            format!("{{{labels}}}")
-        };
+        let braced = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
         let comma = if labels.is_empty() { "" } else { "," };
         let _ = match self {
             Self::Counter(sum) => writeln!(out, "{name}{braced} {sum}"),
@@ -292,16 +268,11 @@ impl Sum {
                 let mut total = 0_u64;
                 for (index, count) in buckets.iter().enumerate() {
                     total = total.wrapping_add(*count);
-                    let bound = BOUNDS_US
-                        .get(index)
-                        .map_or("+Inf".to_owned(), |us| (*us as f64 / 1e6).to_string());
+                    let bound =
+                        BOUNDS_US.get(index).map_or("+Inf".to_owned(), |us| (*us as f64 / 1e6).to_string());
                     let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {total}");
                 }
-                writeln!(
-                    out,
-                    "{name}_sum{braced} {}\n{name}_count{braced} {total}",
-                    *sum_us as f64 / 1e6
-                )
+                writeln!(out, "{name}_sum{braced} {}\n{name}_count{braced} {total}", *sum_us as f64 / 1e6)
             }
         };
     }
@@ -311,14 +282,8 @@ impl Sum {
 mod tests {
     use super::*;
 
-    const COUNT: Family = Family {
-        name: "a_total",
-        help: "A.",
-    };
-    const SECONDS: Family = Family {
-        name: "b_seconds",
-        help: "B.",
-    };
+    const COUNT: Family = Family { name: "a_total", help: "A." };
+    const SECONDS: Family = Family { name: "b_seconds", help: "B." };
 
     #[test]
     fn workers_are_added_up() {
@@ -327,23 +292,15 @@ mod tests {
         for shard in &shards {
             shard.counter(COUNT, &labels).add(2);
             shard.counter(COUNT, &labels).add(1);
-            shard
-                .histogram(SECONDS, &Labels::none())
-                .record(Duration::from_micros(600));
+            shard.histogram(SECONDS, &Labels::none()).record(Duration::from_micros(600));
         }
         let text = render(&shards);
-        assert!(
-            text.contains("# TYPE a_total counter\na_total{x=\"q\\\"\\\\\\n\"} 6\n"),
-            "{text}"
-        );
+        assert!(text.contains("# TYPE a_total counter\na_total{x=\"q\\\"\\\\\\n\"} 6\n"), "{text}");
         assert!(
             text.contains("b_seconds_bucket{le=\"0.0005\"} 0\nb_seconds_bucket{le=\"0.001\"} 2\n"),
             "{text}"
         );
-        assert!(
-            text.contains("b_seconds_sum 0.0012\nb_seconds_count 2\n"),
-            "{text}"
-        );
+        assert!(text.contains("b_seconds_sum 0.0012\nb_seconds_count 2\n"), "{text}");
     }
 
     #[test]
@@ -361,9 +318,7 @@ mod tests {
     fn cardinality_is_bounded_and_says_so() {
         let shard = Shard::default();
         for n in 0..MAX_SERIES_PER_FAMILY + 5 {
-            shard
-                .counter(COUNT, &Labels::none().with("n", &n.to_string()))
-                .add(1);
+            shard.counter(COUNT, &Labels::none().with("n", &n.to_string())).add(1);
         }
         assert!(render(&[shard]).contains("a_total{overflow=\"true\"} 5\n"));
     }

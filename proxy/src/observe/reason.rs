@@ -109,11 +109,7 @@ pub fn as_markdown() -> String {
     );
     for reason in Reason::ALL {
         let (code, status, flag) = (reason.code(), reason.status_number(), reason.flag());
-        out.push_str(&format!(
-            "| `{code}` | {status} | {flag} | {} | {} |\n",
-            reason.cause(),
-            reason.cure()
-        ));
+        out.push_str(&format!("| `{code}` | {status} | {flag} | {} | {} |\n", reason.cause(), reason.cure()));
     }
     out
 }
@@ -137,10 +133,6 @@ mod tests {
         if std::env::var_os("UPDATE_DOCS").is_some() {
             std::fs::write(page, as_markdown()).unwrap();
         }
-        assert_eq!(
-            std::fs::read_to_string(page).unwrap(),
-            as_markdown(),
-            "run with UPDATE_DOCS=1"
-        );
+        assert_eq!(std::fs::read_to_string(page).unwrap(), as_markdown(), "run with UPDATE_DOCS=1");
     }
 }

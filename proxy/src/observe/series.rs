@@ -11,80 +11,52 @@ use super::metrics::{Counter, Family, Gauge, Histogram, Labels, Shard};
 const MAX_CACHED: usize = 64;
 
 /// `outrider_requests_total`
-pub const REQUESTS: Family = Family {
-    name: "outrider_requests_total",
-    help: "Requests by their outcome.",
-};
+pub const REQUESTS: Family = Family { name: "outrider_requests_total", help: "Requests by their outcome." };
 /// `outrider_request_duration_seconds`
 pub const DURATION: Family = Family {
     name: "outrider_request_duration_seconds",
     help: "From the first byte of a request to the last of its response.",
 };
 /// `outrider_request_bytes_total`
-pub const REQUEST_BYTES: Family = Family {
-    name: "outrider_request_bytes_total",
-    help: "Body bytes from clients.",
-};
+pub const REQUEST_BYTES: Family =
+    Family { name: "outrider_request_bytes_total", help: "Body bytes from clients." };
 /// `outrider_response_bytes_total`
-pub const RESPONSE_BYTES: Family = Family {
-    name: "outrider_response_bytes_total",
-    help: "Body bytes to clients.",
-};
+pub const RESPONSE_BYTES: Family =
+    Family { name: "outrider_response_bytes_total", help: "Body bytes to clients." };
 /// `outrider_local_replies_total`
 pub const LOCAL_REPLIES: Family = Family {
     name: "outrider_local_replies_total",
     help: "Requests that the proxy answered or ended itself.",
 };
 /// `outrider_retries_total`
-pub const RETRIES: Family = Family {
-    name: "outrider_retries_total",
-    help: "Attempts after the first.",
-};
+pub const RETRIES: Family = Family { name: "outrider_retries_total", help: "Attempts after the first." };
 /// `outrider_upstream_connect_failures_total`
-pub const CONNECT_FAILURES: Family = Family {
-    name: "outrider_upstream_connect_failures_total",
-    help: "Connections that could not be made.",
-};
+pub const CONNECT_FAILURES: Family =
+    Family { name: "outrider_upstream_connect_failures_total", help: "Connections that could not be made." };
 /// `outrider_downstream_connections_opened_total`
-pub const CONNECTIONS_OPENED: Family = Family {
-    name: "outrider_downstream_connections_opened_total",
-    help: "Connections accepted.",
-};
+pub const CONNECTIONS_OPENED: Family =
+    Family { name: "outrider_downstream_connections_opened_total", help: "Connections accepted." };
 /// `outrider_downstream_connections_active`
-pub const CONNECTIONS_ACTIVE: Family = Family {
-    name: "outrider_downstream_connections_active",
-    help: "Connections open now.",
-};
+pub const CONNECTIONS_ACTIVE: Family =
+    Family { name: "outrider_downstream_connections_active", help: "Connections open now." };
 /// `outrider_detect_total`
-pub const DETECT: Family = Family {
-    name: "outrider_detect_total",
-    help: "Protocols found by looking at first bytes.",
-};
+pub const DETECT: Family =
+    Family { name: "outrider_detect_total", help: "Protocols found by looking at first bytes." };
 /// `outrider_tcp_connections_opened_total`
-pub const TCP_OPENED: Family = Family {
-    name: "outrider_tcp_connections_opened_total",
-    help: "Opaque connections begun.",
-};
+pub const TCP_OPENED: Family =
+    Family { name: "outrider_tcp_connections_opened_total", help: "Opaque connections begun." };
 /// `outrider_tcp_connections_closed_total`
-pub const TCP_CLOSED: Family = Family {
-    name: "outrider_tcp_connections_closed_total",
-    help: "Opaque connections ended.",
-};
+pub const TCP_CLOSED: Family =
+    Family { name: "outrider_tcp_connections_closed_total", help: "Opaque connections ended." };
 /// `outrider_tcp_sent_bytes_total`
-pub const TCP_SENT: Family = Family {
-    name: "outrider_tcp_sent_bytes_total",
-    help: "Bytes to opaque clients.",
-};
+pub const TCP_SENT: Family =
+    Family { name: "outrider_tcp_sent_bytes_total", help: "Bytes to opaque clients." };
 /// `outrider_tcp_received_bytes_total`
-pub const TCP_RECEIVED: Family = Family {
-    name: "outrider_tcp_received_bytes_total",
-    help: "Bytes from opaque clients.",
-};
+pub const TCP_RECEIVED: Family =
+    Family { name: "outrider_tcp_received_bytes_total", help: "Bytes from opaque clients." };
 /// `outrider_panics_total`
-pub const PANICS: Family = Family {
-    name: "outrider_panics_total",
-    help: "Connections ended by a defect of the proxy.",
-};
+pub const PANICS: Family =
+    Family { name: "outrider_panics_total", help: "Connections ended by a defect of the proxy." };
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug)]
@@ -128,10 +100,7 @@ impl RequestSeries {
     /// For requests to this cluster; an empty name for those that went to none.
     #[must_use]
     pub fn new(cluster: &Arc<str>) -> Self {
-        Self {
-            cluster: Arc::clone(cluster),
-            cached: RefCell::default(),
-        }
+        Self { cluster: Arc::clone(cluster), cached: RefCell::default() }
     }
 
     /// Records a request. Allocates only when a combination is seen for the first time.
@@ -147,12 +116,8 @@ impl RequestSeries {
             handles.add(outcome);
             return;
         }
-        let key = Key {
-            listener: Arc::clone(listener),
-            direction,
-            status: outcome.status,
-            flags: outcome.flags,
-        };
+        let key =
+            Key { listener: Arc::clone(listener), direction, status: outcome.status, flags: outcome.flags };
         let handles = self.handles(shard, &key);
         handles.add(outcome);
         if cached.len() < MAX_CACHED {

@@ -55,12 +55,9 @@ pub fn wants_after_failure(policy: &RetryPolicy, failure: Failure) -> bool {
             RetryOn::GATEWAY_ERROR,
             RetryOn::RESET_BEFORE_REQUEST,
         ],
-        Failure::Refused => &[
-            RetryOn::REFUSED_STREAM,
-            RetryOn::RESET,
-            RetryOn::SERVER_ERROR,
-            RetryOn::GATEWAY_ERROR,
-        ],
+        Failure::Refused => {
+            &[RetryOn::REFUSED_STREAM, RetryOn::RESET, RetryOn::SERVER_ERROR, RetryOn::GATEWAY_ERROR]
+        }
         Failure::StaleConnection | Failure::Reset => {
             &[RetryOn::RESET, RetryOn::SERVER_ERROR, RetryOn::GATEWAY_ERROR]
         }
@@ -82,9 +79,7 @@ pub fn wants_after_response(policy: &RetryPolicy, status: StatusCode, headers: &
         || (on.has(RetryOn::GATEWAY_ERROR) && gateway)
         || (on.has(RetryOn::RETRIABLE_4XX) && status == StatusCode::CONFLICT)
         || (on.has(RetryOn::RETRIABLE_STATUS_CODES) && policy.status_codes.contains(&status))
-        || headers
-            .first(b"grpc-status")
-            .is_some_and(|grpc| wants_after_grpc(on, grpc))
+        || headers.first(b"grpc-status").is_some_and(|grpc| wants_after_grpc(on, grpc))
 }
 
 /// A gRPC failure that came in the head, before any message.
@@ -104,9 +99,7 @@ fn wants_after_grpc(on: RetryOn, status: &[u8]) -> bool {
 /// maximum.
 #[must_use]
 pub fn back_off(policy: &RetryPolicy, retry: u32, random: u64) -> Duration {
-    let factor = 1_u32
-        .checked_shl(retry.saturating_sub(1).min(16))
-        .unwrap_or(u32::MAX);
+    let factor = 1_u32.checked_shl(retry.saturating_sub(1).min(16)).unwrap_or(u32::MAX);
     let ceiling = policy.base.saturating_mul(factor).min(policy.max);
     let micros = u64::try_from(ceiling.as_micros()).unwrap_or(u64::MAX).max(1);
     Duration::from_micros(random % micros)
@@ -127,10 +120,7 @@ mod tests {
         ))
         .unwrap();
         let table = RouteTable::from_proto(&config).unwrap();
-        let head = crate::http::message::RequestHead {
-            path: "/".into(),
-            ..Default::default()
-        };
+        let head = crate::http::message::RequestHead { path: "/".into(), ..Default::default() };
         let (_, route) = table.select(&head, 0).unwrap();
         match &route.action {
             RouteAction::Forward(action) => action.retry.clone().unwrap(),
@@ -153,32 +143,14 @@ mod tests {
         ] {
             let policy = policy(&format!("{{retry_on: '{on}', retriable_status_codes: [418]}}"));
             let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(
-                wants_after_response(&policy, status, &none),
-                expected,
-                "{on} {status}"
-            );
+            assert_eq!(wants_after_response(&policy, status, &none), expected, "{on} {status}");
         }
         let mut unavailable = Headers::new();
         unavailable.append(b"grpc-status", b"14");
-        assert!(wants_after_response(
-            &policy("{retry_on: unavailable}"),
-            StatusCode::OK,
-            &unavailable
-        ));
-        assert!(!wants_after_response(
-            &policy("{retry_on: cancelled}"),
-            StatusCode::OK,
-            &unavailable
-        ));
-        assert!(wants_after_failure(
-            &policy("{retry_on: connect-failure}"),
-            Failure::Connect
-        ));
-        assert!(!wants_after_failure(
-            &policy("{retry_on: connect-failure}"),
-            Failure::Reset
-        ));
+        assert!(wants_after_response(&policy("{retry_on: unavailable}"), StatusCode::OK, &unavailable));
+        assert!(!wants_after_response(&policy("{retry_on: cancelled}"), StatusCode::OK, &unavailable));
+        assert!(wants_after_failure(&policy("{retry_on: connect-failure}"), Failure::Connect));
+        assert!(!wants_after_failure(&policy("{retry_on: connect-failure}"), Failure::Reset));
     }
 
     #[test]

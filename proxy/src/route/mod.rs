@@ -19,8 +19,6 @@ pub fn rewrite(rewrite: &PathRewrite, route: &Route, path: &str) -> Option<Strin
         }
     };
     let legal = rewritten.starts_with('/')
-        && rewritten
-            .bytes()
-            .all(|byte| (0x21..0x7f).contains(&byte) && byte != b'#');
+        && rewritten.bytes().all(|byte| (0x21..0x7f).contains(&byte) && byte != b'#');
     (legal && rewritten != path).then_some(rewritten)
 }

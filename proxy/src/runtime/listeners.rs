@@ -89,12 +89,8 @@ impl Listeners {
     /// Follows a publication.
     pub fn update(&mut self, published: &Published) {
         let snapshot = &published.snapshot;
-        let gone: Vec<Arc<str>> = self
-            .open
-            .keys()
-            .filter(|name| !snapshot.listeners.contains_key(*name))
-            .cloned()
-            .collect();
+        let gone: Vec<Arc<str>> =
+            self.open.keys().filter(|name| !snapshot.listeners.contains_key(*name)).cloned().collect();
         for name in gone {
             if let Some(open) = self.open.remove(&name) {
                 open.accepting.abort();
@@ -135,11 +131,7 @@ impl Listeners {
             Rc::clone(&self.worker),
             (Rc::clone(&self.connections), self.max_connections),
         ));
-        let open = Open {
-            bound: Arc::clone(bound),
-            current,
-            accepting: accepting.abort_handle(),
-        };
+        let open = Open { bound: Arc::clone(bound), current, accepting: accepting.abort_handle() };
         if let Some(old) = self.open.insert(Arc::clone(&listener.name), open) {
             old.accepting.abort();
             let generation = Rc::clone(&old.current.borrow());
@@ -160,18 +152,9 @@ impl Listeners {
 
     /// Takes note of connections that ended; says how many are left.
     pub fn reap(&mut self) -> usize {
-        self.draining
-            .retain(|generation| generation.reap(&self.worker) > 0);
-        let open: usize = self
-            .open
-            .values()
-            .map(|open| open.current.borrow().reap(&self.worker))
-            .sum();
-        open + self
-            .draining
-            .iter()
-            .map(|generation| generation.tasks.borrow().len())
-            .sum::<usize>()
+        self.draining.retain(|generation| generation.reap(&self.worker) > 0);
+        let open: usize = self.open.values().map(|open| open.current.borrow().reap(&self.worker)).sum();
+        open + self.draining.iter().map(|generation| generation.tasks.borrow().len()).sum::<usize>()
     }
 
     /// Stops accepting and lets all connections end.

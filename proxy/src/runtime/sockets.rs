@@ -31,11 +31,7 @@ impl BoundListener {
             bound = socket.local_addr()?;
             sockets.push(socket);
         }
-        Ok(Self {
-            address: bound,
-            wanted: (address, dual_stack),
-            sockets,
-        })
+        Ok(Self { address: bound, wanted: (address, dual_stack), sockets })
     }
 
     /// A handle on the socket of this worker.
@@ -74,10 +70,7 @@ impl Sockets {
     /// No sockets, for so many workers.
     #[must_use]
     pub fn new(workers: usize) -> Self {
-        Self {
-            by_name: HashMap::new(),
-            workers,
-        }
+        Self { by_name: HashMap::new(), workers }
     }
 
     /// The sockets for a listener: those that it had, or new ones.
@@ -86,28 +79,21 @@ impl Sockets {
     /// Why the address cannot be listened on.
     pub fn bind(&mut self, listener: &Listener) -> Result<Arc<BoundListener>, String> {
         let wanted = (listener.address, listener.dual_stack);
-        if let Some(bound) = self
-            .by_name
-            .get(&listener.name)
-            .filter(|bound| bound.wanted == wanted)
-        {
+        if let Some(bound) = self.by_name.get(&listener.name).filter(|bound| bound.wanted == wanted) {
             return Ok(Arc::clone(bound));
         }
         // With SO_REUSEPORT the kernel would share the port between two of our own listeners.
         let taken =
             |bound: &Arc<BoundListener>| bound.wanted.0 == listener.address && listener.address.port() != 0;
-        if let Some((name, _)) = self
-            .by_name
-            .iter()
-            .find(|(name, bound)| **name != listener.name && taken(bound))
+        if let Some((name, _)) =
+            self.by_name.iter().find(|(name, bound)| **name != listener.name && taken(bound))
         {
             return Err(format!("address: listener \"{name}\" has the same"));
         }
         let bound = BoundListener::bind(listener.address, listener.dual_stack, self.workers)
             .map_err(|error| format!("address: cannot listen on {}: {error}", listener.address))?;
         let bound = Arc::new(bound);
-        self.by_name
-            .insert(Arc::clone(&listener.name), Arc::clone(&bound));
+        self.by_name.insert(Arc::clone(&listener.name), Arc::clone(&bound));
         Ok(bound)
     }
 

@@ -69,31 +69,21 @@ impl Workers {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let shard = Shard::default();
             shards.push(shard.clone());
-            let (news, usage, logs, settings) = (
-                publish.subscribe(),
-                Arc::clone(&usage),
-                logs.clone(),
-                settings.clone(),
-            );
-            let thread = std::thread::Builder::new()
-                .name(format!("worker-{index}"))
-                .spawn(move || {
-                    let worker = Rc::new(Worker::new(shard, usage, logs));
-                    let listeners = Listeners::new(
-                        Rc::clone(&worker),
-                        index,
-                        settings.max_connections,
-                        settings.drain_timeout,
-                    );
-                    LocalSet::new().block_on(&runtime, run(worker, listeners, news, settings.drain_timeout));
-                })?;
+            let (news, usage, logs, settings) =
+                (publish.subscribe(), Arc::clone(&usage), logs.clone(), settings.clone());
+            let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                let worker = Rc::new(Worker::new(shard, usage, logs));
+                let listeners = Listeners::new(
+                    Rc::clone(&worker),
+                    index,
+                    settings.max_connections,
+                    settings.drain_timeout,
+                );
+                LocalSet::new().block_on(&runtime, run(worker, listeners, news, settings.drain_timeout));
+            })?;
             threads.push(thread);
         }
-        Ok(Self {
-            threads,
-            shards,
-            publish,
-        })
+        Ok(Self { threads, shards, publish })
     }
 
     /// Their metrics.
@@ -144,7 +134,7 @@ async fn run(
                 ticks = ticks.wrapping_add(1);
                 worker.logger.flush();
                 let left = listeners.reap();
-                if ticks % SWEEP_TICKS == 0 {
+                if ticks.is_multiple_of(SWEEP_TICKS) {
                     worker.clusters.sweep(Instant::now());
                 }
                 if end.is_some_and(|end| left == 0 || Instant::now() >= end) {

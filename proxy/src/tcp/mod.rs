@@ -78,12 +78,8 @@ pub async fn serve(transport: Transport, chain: &Arc<TcpChain>, target: Target, 
     let reason = match connected {
         Ok(upstream) => {
             address = Some(upstream.address);
-            let mut relay = Relay::new(
-                transport,
-                upstream.transport,
-                chain.idle_timeout,
-                Rc::clone(&worker.buffers),
-            );
+            let mut relay =
+                Relay::new(transport, upstream.transport, chain.idle_timeout, Rc::clone(&worker.buffers));
             let ended = poll_fn(|cx| relay.poll(cx)).await;
             bytes = relay.bytes();
             ended.err()

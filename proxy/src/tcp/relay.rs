@@ -15,7 +15,7 @@ use crate::transport::{Buffer, BufferPool, Transport};
 
 /// Two connected sockets.
 #[derive(Debug)]
-pub struct Relay {
+pub(super) struct Relay {
     down: Transport,
     up: Transport,
     upward: Direction,
@@ -44,7 +44,12 @@ enum State {
 impl Relay {
     /// A relay that has moved nothing yet.
     #[must_use]
-    pub fn new(down: Transport, up: Transport, idle_timeout: Option<Duration>, pool: Rc<BufferPool>) -> Self {
+    pub(super) fn new(
+        down: Transport,
+        up: Transport,
+        idle_timeout: Option<Duration>,
+        pool: Rc<BufferPool>,
+    ) -> Self {
         Self {
             down,
             up,
@@ -59,7 +64,7 @@ impl Relay {
 
     /// Bytes from the client and to it.
     #[must_use]
-    pub const fn bytes(&self) -> (u64, u64) {
+    pub(super) const fn bytes(&self) -> (u64, u64) {
         (self.upward.bytes, self.downward.bytes)
     }
 
@@ -67,7 +72,7 @@ impl Relay {
     ///
     /// # Errors
     /// Which side failed, or that nothing moved for too long. Both sides are then reset.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Reason>> {
         let before = self.bytes();
         let upward = self.upward.poll(cx, &mut self.down, &mut self.up, &self.pool);
         let downward = self.downward.poll(cx, &mut self.up, &mut self.down, &self.pool);

@@ -24,15 +24,8 @@ pub struct BufferPool {
 
 impl BufferPool {
     fn lend(&self, size_bytes: usize) -> Box<[u8]> {
-        let shelf = if size_bytes <= SMALL_BUFFER_BYTES {
-            &self.small
-        } else {
-            &self.large
-        };
-        shelf
-            .borrow_mut()
-            .pop()
-            .unwrap_or_else(|| vec![0; size_bytes].into_boxed_slice())
+        let shelf = if size_bytes <= SMALL_BUFFER_BYTES { &self.small } else { &self.large };
+        shelf.borrow_mut().pop().unwrap_or_else(|| vec![0; size_bytes].into_boxed_slice())
     }
 
     fn give_back(&self, storage: Box<[u8]>) {
@@ -109,10 +102,7 @@ impl Buffer {
     /// Exchanges an empty small storage for a large one: the last read filled it, so the peer has more to say.
     pub fn enlarge_if_empty(&mut self, pool: &BufferPool) {
         if self.is_empty() && self.storage.len() == SMALL_BUFFER_BYTES {
-            pool.give_back(std::mem::replace(
-                &mut self.storage,
-                pool.lend(LARGE_BUFFER_BYTES),
-            ));
+            pool.give_back(std::mem::replace(&mut self.storage, pool.lend(LARGE_BUFFER_BYTES)));
         }
     }
 
@@ -155,10 +145,7 @@ mod tests {
         let mut buffer = Buffer::default();
         assert_eq!(fill(&mut buffer, &pool, 1), SMALL_BUFFER_BYTES);
         assert!(buffer.is_full());
-        assert_eq!(
-            fill(&mut buffer, &pool, 2),
-            LARGE_BUFFER_BYTES - SMALL_BUFFER_BYTES
-        );
+        assert_eq!(fill(&mut buffer, &pool, 2), LARGE_BUFFER_BYTES - SMALL_BUFFER_BYTES);
         assert_eq!(buffer.len(), LARGE_BUFFER_BYTES);
         assert!(buffer.space(&pool).is_empty());
         assert_eq!(buffer.unread()[SMALL_BUFFER_BYTES - 1], 1);

@@ -27,12 +27,7 @@ impl Transport {
     pub fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
-        Ok(Self {
-            stream,
-            prefix: Bytes::new(),
-            peer,
-            local,
-        })
+        Ok(Self { stream, prefix: Bytes::new(), peer, local })
     }
 
     /// The peer's address.

@@ -27,12 +27,7 @@ impl H1Client {
     /// A connection that was just opened.
     #[must_use]
     pub const fn new(link: H1Link, place: Place, now: Instant) -> Self {
-        Self {
-            link,
-            requests: 0,
-            idle_since: now,
-            _place: place,
-        }
+        Self { link, requests: 0, idle_since: now, _place: place }
     }
 
     /// The connection's two body ends.

@@ -32,11 +32,7 @@ impl Clusters {
     /// Without any cluster.
     #[must_use]
     pub fn new(usage: Arc<UsageRegistry>, buffers: Rc<BufferPool>) -> Self {
-        Self {
-            by_name: RefCell::default(),
-            usage,
-            buffers,
-        }
+        Self { by_name: RefCell::default(), usage, buffers }
     }
 
     /// The cluster of this name.
@@ -57,10 +53,7 @@ impl Clusters {
             stays
         });
         for (name, entry) in &snapshot.clusters {
-            match by_name
-                .get(name)
-                .filter(|state| Arc::ptr_eq(&state.config, &entry.config))
-            {
+            match by_name.get(name).filter(|state| Arc::ptr_eq(&state.config, &entry.config)) {
                 Some(state) => state.update(&entry.endpoints),
                 None => {
                     let usage = self.usage.cluster(name);
@@ -196,8 +189,7 @@ impl ClusterState {
 
     /// Takes a place among those who wait for a connection.
     pub(super) fn pending_permit(&self) -> Option<Permit> {
-        self.usage
-            .permit(Resource::Pending, self.limits().max_pending_requests)
+        self.usage.permit(Resource::Pending, self.limits().max_pending_requests)
     }
 
     /// Takes a place among the connections. A worker without any gets one whatever the limit says, as in Envoy:
@@ -212,10 +204,7 @@ impl ClusterState {
             None => return None,
         };
         self.local.count.set(self.local.count.get() + 1);
-        Some(Place {
-            _permit: permit,
-            local: Rc::clone(&self.local),
-        })
+        Some(Place { _permit: permit, local: Rc::clone(&self.local) })
     }
 
     /// Waits until a connection of this worker is given back or closed.
@@ -249,11 +238,8 @@ impl ClusterState {
         if Arc::ptr_eq(&old.source, source) && !old.all.is_empty() {
             return;
         }
-        let known: FxHashMap<SocketAddr, &Rc<EndpointState>> = old
-            .all
-            .iter()
-            .map(|endpoint| (endpoint.address(), endpoint))
-            .collect();
+        let known: FxHashMap<SocketAddr, &Rc<EndpointState>> =
+            old.all.iter().map(|endpoint| (endpoint.address(), endpoint)).collect();
         let states: Vec<Rc<EndpointState>> = source
             .endpoints
             .iter()
@@ -262,28 +248,15 @@ impl ClusterState {
                 None => Rc::new(EndpointState::new(endpoint.address, endpoint.hostname.clone())),
             })
             .collect();
-        for gone in old
-            .all
-            .iter()
-            .filter(|old| !states.iter().any(|state| Rc::ptr_eq(old, state)))
-        {
+        for gone in old.all.iter().filter(|old| !states.iter().any(|state| Rc::ptr_eq(old, state))) {
             gone.remove();
         }
-        let pairs = source
-            .endpoints
-            .iter()
-            .zip(&states)
-            .filter(|(endpoint, _)| endpoint.available);
-        let (weights, available): (Vec<u32>, Vec<Rc<EndpointState>>) = pairs
-            .map(|(endpoint, state)| (endpoint.weight, Rc::clone(state)))
-            .unzip();
+        let pairs = source.endpoints.iter().zip(&states).filter(|(endpoint, _)| endpoint.available);
+        let (weights, available): (Vec<u32>, Vec<Rc<EndpointState>>) =
+            pairs.map(|(endpoint, state)| (endpoint.weight, Rc::clone(state))).unzip();
         let picker = Picker::new(self.config.balancer, &weights);
-        *self.members.borrow_mut() = Rc::new(Members {
-            source: Arc::clone(source),
-            all: states,
-            available,
-            picker,
-        });
+        *self.members.borrow_mut() =
+            Rc::new(Members { source: Arc::clone(source), all: states, available, picker });
     }
 
     fn original_endpoint(&self, address: SocketAddr) -> Rc<EndpointState> {
@@ -291,11 +264,7 @@ impl ClusterState {
         if original.len() >= MAX_ORIGINAL_ENDPOINTS && !original.contains_key(&address) {
             original.retain(|_, endpoint| endpoint.active() > 0);
         }
-        Rc::clone(
-            original
-                .entry(address)
-                .or_insert_with(|| Rc::new(EndpointState::new(address, None))),
-        )
+        Rc::clone(original.entry(address).or_insert_with(|| Rc::new(EndpointState::new(address, None))))
     }
 
     fn sweep(&self, now: Instant) {

@@ -40,10 +40,7 @@ pub enum ConnectError {
 
 impl ConnectError {
     pub(super) fn failed(address: SocketAddr, error: &io::Error) -> Self {
-        Self::Failed {
-            address,
-            message: error.to_string(),
-        }
+        Self::Failed { address, message: error.to_string() }
     }
 }
 

@@ -21,6 +21,10 @@ pub struct EndpointState {
     address: SocketAddr,
     hostname: Option<Arc<str>>,
     /// Idle connections, the most recently used last.
+    #[expect(
+        clippy::vec_box,
+        reason = "a client moves between the pool and its exchange with every request"
+    )]
     idle: RefCell<Vec<Box<H1Client>>>,
     /// Open HTTP/2 connections.
     shared: RefCell<Vec<Rc<H2Connection>>>,
@@ -122,12 +126,7 @@ impl EndpointState {
     /// An HTTP/2 connection with room for one more stream.
     #[must_use]
     pub fn shared_connection(&self) -> Option<Rc<H2Connection>> {
-        self.shared
-            .borrow()
-            .iter()
-            .rev()
-            .find(|connection| connection.has_room())
-            .map(Rc::clone)
+        self.shared.borrow().iter().rev().find(|connection| connection.has_room()).map(Rc::clone)
     }
 
     /// Adds an open HTTP/2 connection.
@@ -139,9 +138,7 @@ impl EndpointState {
 
     /// Takes out an HTTP/2 connection that accepts no more streams.
     pub fn discard_shared(&self, connection: &Rc<H2Connection>) {
-        self.shared
-            .borrow_mut()
-            .retain(|kept| !Rc::ptr_eq(kept, connection));
+        self.shared.borrow_mut().retain(|kept| !Rc::ptr_eq(kept, connection));
     }
 
     /// Claims the right to open the next HTTP/2 connection; `None` while somebody else is opening one.

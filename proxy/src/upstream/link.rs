@@ -94,12 +94,7 @@ impl UpstreamLink {
     /// An exchange on the next stream of this connection.
     #[must_use]
     pub fn from_h2(sender: SendRequest<Bytes>, stream: StreamGuard) -> Self {
-        Self::H2(Box::new(H2Exchange {
-            link: H2Link::default(),
-            sender,
-            response: None,
-            _stream: stream,
-        }))
+        Self::H2(Box::new(H2Exchange { link: H2Link::default(), sender, response: None, _stream: stream }))
     }
 
     /// Puts the head on its way. On HTTP/1 it is written together with the first bytes of the body.
@@ -168,13 +163,7 @@ impl H1Exchange {
                 self.answered = true;
                 let progress = self
                     .parser
-                    .parse(
-                        link.unread(),
-                        &response::Limits::default(),
-                        method,
-                        self.tunnel,
-                        head,
-                    )
+                    .parse(link.unread(), &response::Limits::default(), method, self.tunnel, head)
                     .map_err(|error| UpstreamError::Protocol(error.to_string()))?;
                 if let response::Progress::Done { head_len, keep_alive } = progress {
                     link.take_head(head_len);
@@ -214,13 +203,10 @@ impl H1Exchange {
 impl H2Exchange {
     fn send_head(&mut self, head: &RequestHead) -> Result<(), UpstreamError> {
         if !head.upgrade.is_empty() && !self.sender.is_extended_connect_protocol_enabled() {
-            return Err(UpstreamError::Unsayable(
-                "the upstream does not allow extended CONNECT",
-            ));
+            return Err(UpstreamError::Unsayable("the upstream does not allow extended CONNECT"));
         }
-        let request = convert::request_out(head).ok_or(UpstreamError::Unsayable(
-            "the authority or the path is not a legal URI",
-        ))?;
+        let request = convert::request_out(head)
+            .ok_or(UpstreamError::Unsayable("the authority or the path is not a legal URI"))?;
         let ended = head.body == BodyLength::Empty;
         let (response, send) = self.sender.send_request(request, ended).map_err(upstream_error)?;
         self.response = Some(response);

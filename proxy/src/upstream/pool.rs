@@ -163,10 +163,7 @@ async fn open_h2(
     let failed = |message: String| ConnectError::Handshake { address, message };
     let (sender, connection) = handshake
         .await
-        .map_err(|_| ConnectError::TimedOut {
-            address,
-            limit: config.connect_timeout,
-        })?
+        .map_err(|_| ConnectError::TimedOut { address, limit: config.connect_timeout })?
         .map_err(|error| failed(error.to_string()))?;
     let alive = Rc::new(Cell::new(true));
     let ended = Rc::clone(&alive);
@@ -182,11 +179,6 @@ async fn open_h2(
         drop(place);
     });
     let max_requests = config.max_requests_per_connection;
-    endpoint.add_shared(Rc::new(H2Connection::new(
-        sender,
-        max_requests,
-        alive,
-        Instant::now(),
-    )));
+    endpoint.add_shared(Rc::new(H2Connection::new(sender, max_requests, alive, Instant::now())));
     Ok(())
 }

@@ -61,10 +61,7 @@ impl Usage {
     #[must_use]
     pub fn permit_unlimited(self: &Arc<Self>, resource: Resource) -> Permit {
         self.cell(resource).fetch_add(1, Ordering::Relaxed);
-        Permit {
-            usage: Arc::clone(self),
-            resource,
-        }
+        Permit { usage: Arc::clone(self), resource }
     }
 
     const fn cell(&self, resource: Resource) -> &AtomicU32 {

@@ -81,10 +81,7 @@ async fn stream(
     for request in session.open(wanted) {
         send.send(request).await.map_err(|_| StreamError::Ending)?;
     }
-    let mut responses = client
-        .delta_aggregated_resources(ReceiverStream::new(requests))
-        .await?
-        .into_inner();
+    let mut responses = client.delta_aggregated_resources(ReceiverStream::new(requests)).await?.into_inner();
     tracing::info!("configuration stream is open");
     metrics::gauge!("outrider_xds_connected").set(1.0);
     while let Some(response) = responses.message().await? {
@@ -103,10 +100,7 @@ async fn handle(
     let mut update = session.receive(response, Instant::now());
     let (answer, applied) = oneshot::channel();
     let changes = std::mem::take(&mut update.changes);
-    control
-        .send(Message::Apply(changes, answer))
-        .await
-        .map_err(|_| StreamError::Ending)?;
+    control.send(Message::Apply(changes, answer)).await.map_err(|_| StreamError::Ending)?;
     let Applied { refused, wanted: now } = applied.await.map_err(|_| StreamError::Ending)?;
     let request = session.answer(update, refused);
     let labels = [("type", url)];
@@ -132,10 +126,9 @@ async fn connect(server: &ClusterMessage) -> Result<Channel, StreamError> {
             .filter(|endpoint| endpoint.available)
             .map(|endpoint| endpoint.address.to_string())
             .collect(),
-        Discovery::StrictDns { hosts, .. } => hosts
-            .iter()
-            .map(|host| format!("{}:{}", host.host, host.port))
-            .collect(),
+        Discovery::StrictDns { hosts, .. } => {
+            hosts.iter().map(|host| format!("{}:{}", host.host, host.port)).collect()
+        }
         Discovery::Eds(_) | Discovery::OriginalDst => Vec::new(),
     };
     let choice = fastrand::usize(..addresses.len().max(1));

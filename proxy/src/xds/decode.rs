@@ -38,10 +38,7 @@ pub fn resource(kind: Kind, wrapped: &pb::Resource) -> Result<Resource, Vec<Faul
         return Err(one("resource", "missing".into()));
     };
     if any.type_url != url(kind) {
-        return Err(one(
-            "resource",
-            format!("is a \"{}\", not a \"{}\"", any.type_url, url(kind)),
-        ));
+        return Err(one("resource", format!("is a \"{}\", not a \"{}\"", any.type_url, url(kind))));
     }
     if wrapped.name.is_empty() {
         return Err(one("name", "missing".into()));
@@ -76,10 +73,7 @@ pub fn resource(kind: Kind, wrapped: &pb::Resource) -> Result<Resource, Vec<Faul
         }
     };
     if name != wrapped.name {
-        return Err(one(
-            "name",
-            format!("\"{name}\" inside a resource named \"{}\"", wrapped.name),
-        ));
+        return Err(one("name", format!("\"{name}\" inside a resource named \"{}\"", wrapped.name)));
     }
     Ok(resource)
 }

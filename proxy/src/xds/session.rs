@@ -54,13 +54,7 @@ impl Session {
     /// Nothing known yet.
     #[must_use]
     pub fn new(node: Node, source: AdsSource) -> Self {
-        Self {
-            node,
-            source,
-            versions: BTreeMap::new(),
-            subscribed: HashMap::new(),
-            node_sent: false,
-        }
+        Self { node, source, versions: BTreeMap::new(), subscribed: HashMap::new(), node_sent: false }
     }
 
     /// What to send on a new stream.
@@ -79,9 +73,7 @@ impl Session {
             if wildcard || !names.is_empty() {
                 self.subscribed.insert(kind, names.clone());
                 let known = self.versions.get(&kind).cloned().unwrap_or_default();
-                let known = known
-                    .into_iter()
-                    .filter(|(name, _)| wildcard || names.contains(name.as_str()));
+                let known = known.into_iter().filter(|(name, _)| wildcard || names.contains(name.as_str()));
                 requests.push(pb::DeltaDiscoveryRequest {
                     initial_resource_versions: known.collect(),
                     resource_names_subscribe: names.iter().map(ToString::to_string).collect(),
@@ -131,9 +123,7 @@ impl Session {
         };
         let Some(kind) = kind else {
             let reason = format!("type \"{}\" was not asked for", update.type_url);
-            update
-                .refused
-                .push((String::new(), vec![Fault::new("type_url", reason)]));
+            update.refused.push((String::new(), vec![Fault::new("type_url", reason)]));
             return update;
         };
         let mut counts: HashMap<&str, usize> = HashMap::new();
@@ -142,10 +132,7 @@ impl Session {
         }
         for wrapped in &response.resources {
             if counts.get(wrapped.name.as_str()).is_some_and(|count| *count > 1) {
-                update.refuse(
-                    &wrapped.name,
-                    vec![Fault::new("name", "there twice in one response")],
-                );
+                update.refuse(&wrapped.name, vec![Fault::new("name", "there twice in one response")]);
             } else {
                 self.receive_one(kind, wrapped, now, &mut update);
             }
@@ -160,10 +147,9 @@ impl Session {
     fn receive_one(&self, kind: Kind, wrapped: &pb::Resource, now: Instant, update: &mut Update) {
         let asked_for = match kind {
             Kind::Cluster | Kind::Listener => true,
-            Kind::Endpoints | Kind::Routes => self
-                .subscribed
-                .get(&kind)
-                .is_some_and(|names| names.contains(wrapped.name.as_str())),
+            Kind::Endpoints | Kind::Routes => {
+                self.subscribed.get(&kind).is_some_and(|names| names.contains(wrapped.name.as_str()))
+            }
         };
         if !asked_for {
             return;
@@ -176,23 +162,16 @@ impl Session {
                 return;
             }
         };
-        let known = self
-            .versions
-            .get(&kind)
-            .and_then(|versions| versions.get(&wrapped.name));
+        let known = self.versions.get(&kind).and_then(|versions| versions.get(&wrapped.name));
         // A heartbeat has no body and the version that we have.
         if wrapped.resource.is_none() && known == Some(&wrapped.version) {
-            update
-                .changes
-                .push(Change::Extend(kind, wrapped.name.as_str().into(), expires));
+            update.changes.push(Change::Extend(kind, wrapped.name.as_str().into(), expires));
             return;
         }
         match decode::resource(kind, wrapped) {
             Ok(resource) => {
                 update.changes.push(Change::Set(Box::new(resource), expires));
-                update
-                    .versions
-                    .push((wrapped.name.clone(), wrapped.version.clone()));
+                update.versions.push((wrapped.name.clone(), wrapped.version.clone()));
             }
             Err(faults) => update.refuse(&wrapped.name, faults),
         }

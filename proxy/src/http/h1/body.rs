@@ -98,11 +98,7 @@ impl BodyDecoder {
             BodyLength::Streamed => State::ChunkSize,
             BodyLength::UntilClose => State::UntilClose,
         };
-        Self {
-            state,
-            extension_bytes: 0,
-            trailer_bytes: 0,
-        }
+        Self { state, extension_bytes: 0, trailer_bytes: 0 }
     }
 
     /// Whether the whole body has been shown.
@@ -157,7 +153,9 @@ impl BodyDecoder {
         let (left, done) = match &mut self.state {
             State::Known(left) => (left, State::Done),
             State::ChunkData(left) => (left, State::ChunkEnd),
-            _ => return available,
+            State::Done | State::UntilClose | State::ChunkSize | State::ChunkEnd | State::Trailers => {
+                return available;
+            }
         };
         let len = usize::try_from(*left).unwrap_or(usize::MAX).min(available);
         *left -= len as u64;
@@ -179,7 +177,9 @@ impl BodyDecoder {
                 [] | [b'\r'] => Ok(0),
                 _ => Err(BodyError::ChunkEnd),
             },
-            _ => self.trailer(rest, trailers),
+            State::Done | State::Known(_) | State::UntilClose | State::ChunkData(_) | State::Trailers => {
+                self.trailer(rest, trailers)
+            }
         }
     }
 
@@ -189,11 +189,7 @@ impl BodyDecoder {
         }
         let window = rest.get(..MAX_CHUNK_LINE_BYTES).unwrap_or(rest);
         let Some((line, line_len)) = field::line(window).map_err(|_| BodyError::ChunkSize)? else {
-            return if rest.len() >= MAX_CHUNK_LINE_BYTES {
-                Err(BodyError::Extension)
-            } else {
-                Ok(0)
-            };
+            return if rest.len() >= MAX_CHUNK_LINE_BYTES { Err(BodyError::Extension) } else { Ok(0) };
         };
         let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
         let (digits, extensions) = line.split_at(digits);
@@ -209,25 +205,15 @@ impl BodyDecoder {
                 return Err(BodyError::Extension);
             }
         }
-        let size = digits
-            .iter()
-            .fold(0_u64, |size, digit| (size << 4) | u64::from(hex_value(*digit)));
-        self.state = if size == 0 {
-            State::Trailers
-        } else {
-            State::ChunkData(size)
-        };
+        let size = digits.iter().fold(0_u64, |size, digit| (size << 4) | u64::from(hex_value(*digit)));
+        self.state = if size == 0 { State::Trailers } else { State::ChunkData(size) };
         Ok(line_len)
     }
 
     fn trailer(&mut self, rest: &[u8], trailers: &mut Headers) -> Result<usize, BodyError> {
         let Some((line, line_len)) = field::line(rest)? else {
             let too_large = self.trailer_bytes + rest.len() > MAX_TRAILER_BYTES;
-            return if too_large {
-                Err(BodyError::TooManyTrailers)
-            } else {
-                Ok(0)
-            };
+            return if too_large { Err(BodyError::TooManyTrailers) } else { Ok(0) };
         };
         self.trailer_bytes += line_len;
         if line.is_empty() {
@@ -248,10 +234,7 @@ impl BodyDecoder {
 /// `*( ";" token [ "=" ( token / quoted-string ) ] )`, without the white space that the grammar calls bad.
 fn are_extensions(mut text: &[u8]) -> bool {
     while let [b';', rest @ ..] = text {
-        let name_end = rest
-            .iter()
-            .position(|byte| matches!(byte, b';' | b'='))
-            .unwrap_or(rest.len());
+        let name_end = rest.iter().position(|byte| matches!(byte, b';' | b'=')).unwrap_or(rest.len());
         let (name, after) = rest.split_at(name_end);
         if !field::is_token(name) {
             return false;

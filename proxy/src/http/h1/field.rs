@@ -46,11 +46,7 @@ pub(super) fn parse(line: &[u8]) -> Result<(&[u8], &[u8]), FieldError> {
         return Err(FieldError::BadName);
     }
     let value = trim_ows(rest.get(1..).unwrap_or_default());
-    if value.iter().all(|byte| is_value_byte(*byte)) {
-        Ok((name, value))
-    } else {
-        Err(FieldError::BadValue)
-    }
+    if value.iter().all(|byte| is_value_byte(*byte)) { Ok((name, value)) } else { Err(FieldError::BadValue) }
 }
 
 /// Whether this is a token (RFC 9110 section 5.6.2), which is never empty.
@@ -73,10 +69,7 @@ const fn is_value_byte(byte: u8) -> bool {
 fn trim_ows(value: &[u8]) -> &[u8] {
     let is_ows = |byte: &u8| matches!(byte, b' ' | b'\t');
     let start = value.iter().position(|byte| !is_ows(byte)).unwrap_or(value.len());
-    let end = value
-        .iter()
-        .rposition(|byte| !is_ows(byte))
-        .map_or(start, |last| last + 1);
+    let end = value.iter().rposition(|byte| !is_ows(byte)).map_or(start, |last| last + 1);
     value.get(start..end).unwrap_or_default()
 }
 

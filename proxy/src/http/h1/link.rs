@@ -207,11 +207,7 @@ impl H1Link {
         loop {
             let waiting = self.output.get(self.written..).unwrap_or_default();
             let slices = [IoSlice::new(waiting), IoSlice::new(body)];
-            let from = if waiting.is_empty() {
-                slices.get(1..)
-            } else {
-                slices.get(..)
-            };
+            let from = if waiting.is_empty() { slices.get(1..) } else { slices.get(..) };
             let transport = Pin::new(&mut self.transport);
             let count = ready!(transport.poll_write_vectored(cx, from.unwrap_or_default()))?;
             if count == 0 {

@@ -135,7 +135,7 @@ pub struct RequestParser {
     lengths: u8,
     chunked: bool,
     codings: u8,
-    upgrade_mark: bool,
+    fields: usize,
     options: ConnectionOptions,
 }
 
@@ -144,10 +144,7 @@ impl RequestParser {
     pub fn reset(&mut self) {
         let mut options = std::mem::take(&mut self.options);
         options.clear();
-        *self = Self {
-            options,
-            ..Self::default()
-        };
+        *self = Self { options, ..Self::default() };
     }
 
     /// Reads on. `input` begins where the head begins, at every call.
@@ -197,11 +194,7 @@ impl RequestParser {
         if line.is_empty() {
             // One empty line before a request is left over from an old client's body (RFC 9112 section 2.2).
             self.blank_lines += 1;
-            return if self.blank_lines > 1 {
-                Err(HeadError::RequestLine)
-            } else {
-                Ok(())
-            };
+            return if self.blank_lines > 1 { Err(HeadError::RequestLine) } else { Ok(()) };
         }
         head.clear();
         self.options.clear();
@@ -212,7 +205,8 @@ impl RequestParser {
 
     fn field(&mut self, line: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> Result<(), HeadError> {
         let (name, value) = field::parse(line)?;
-        if head.headers.len() >= limits.max_headers {
+        self.fields += 1;
+        if self.fields > limits.max_headers {
             return Err(HeadError::TooManyHeaders);
         }
         if !self.framing_or_hop(name, value, head)? {
@@ -270,8 +264,7 @@ impl RequestParser {
         }
         // A target in absolute or authority form wins over Host (RFC 9112 section 3.2.2).
         if head.authority.is_empty() {
-            head.authority
-                .push_str(std::str::from_utf8(value).map_err(|_| HeadError::BadHost)?);
+            head.authority.push_str(std::str::from_utf8(value).map_err(|_| HeadError::BadHost)?);
         }
         Ok(())
     }
@@ -304,10 +297,7 @@ impl RequestParser {
             Version::Http10 => self.options.keep_alive && !self.options.close,
             Version::Http11 | Version::Http2 => !self.options.close,
         };
-        Ok(Progress::Done {
-            head_len: self.done,
-            keep_alive,
-        })
+        Ok(Progress::Done { head_len: self.done, keep_alive })
     }
 }
 
@@ -357,10 +347,7 @@ fn request_line(line: &[u8], limits: &HeadLimits, head: &mut RequestHead) -> Res
 /// The four forms of RFC 9112 section 3.2.
 fn target(target: &[u8], head: &mut RequestHead) -> Result<(), HeadError> {
     // Visible ASCII only, and no fragment: whoever sends one means something else than we would.
-    if !target
-        .iter()
-        .all(|byte| (0x21..0x7f).contains(byte) && *byte != b'#')
-    {
+    if !target.iter().all(|byte| (0x21..0x7f).contains(byte) && *byte != b'#') {
         return Err(HeadError::Target);
     }
     let target = std::str::from_utf8(target).map_err(|_| HeadError::Target)?;

@@ -18,10 +18,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            max_head_bytes: crate::http::MAX_HEAD_BYTES as usize,
-            max_headers: crate::http::MAX_HEADERS,
-        }
+        Self { max_head_bytes: crate::http::MAX_HEAD_BYTES as usize, max_headers: crate::http::MAX_HEADERS }
     }
 }
 
@@ -121,8 +118,7 @@ impl ResponseParser {
         match name.len() {
             7 if is(b"upgrade") => {
                 head.upgrade.clear();
-                head.upgrade
-                    .push_str(std::str::from_utf8(value).map_err(|_| FieldError::BadValue)?);
+                head.upgrade.push_str(std::str::from_utf8(value).map_err(|_| FieldError::BadValue)?);
             }
             10 if is(b"connection") => self.options.add(value),
             10 if is(b"keep-alive") => {}
@@ -182,10 +178,7 @@ impl ResponseParser {
             Version::Http10 => self.options.keep_alive && !self.options.close,
             Version::Http11 | Version::Http2 => !self.options.close,
         };
-        Ok(Progress::Done {
-            head_len: self.done,
-            keep_alive,
-        })
+        Ok(Progress::Done { head_len: self.done, keep_alive })
     }
 }
 
@@ -205,10 +198,7 @@ fn status_line(line: &[u8], head: &mut ResponseHead) -> Result<(), HeadError> {
     head.status = StatusCode::from_bytes(code).map_err(|_| HeadError::StatusLine)?;
     let reason = parts.next().unwrap_or_default();
     // A reason goes no further than this hop, but a control character in it says that this is no HTTP.
-    if reason
-        .iter()
-        .any(|byte| *byte != b'\t' && (*byte < b' ' || *byte == 0x7f))
-    {
+    if reason.iter().any(|byte| *byte != b'\t' && (*byte < b' ' || *byte == 0x7f)) {
         return Err(HeadError::StatusLine);
     }
     Ok(())
@@ -233,27 +223,11 @@ mod tests {
     #[test]
     fn framing_follows_the_rfc() {
         for (text, method, body) in [
-            (
-                "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n",
-                Method::GET,
-                BodyLength::Known(5),
-            ),
-            (
-                "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n",
-                Method::HEAD,
-                BodyLength::Empty,
-            ),
-            (
-                "HTTP/1.1 304 x\r\ncontent-length: 5\r\n\r\n",
-                Method::GET,
-                BodyLength::Empty,
-            ),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", Method::GET, BodyLength::Known(5)),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", Method::HEAD, BodyLength::Empty),
+            ("HTTP/1.1 304 x\r\ncontent-length: 5\r\n\r\n", Method::GET, BodyLength::Empty),
             ("HTTP/1.1 204 x\r\n\r\n", Method::GET, BodyLength::Empty),
-            (
-                "HTTP/1.1 200\r\ntransfer-encoding: Chunked\r\n\r\n",
-                Method::GET,
-                BodyLength::Streamed,
-            ),
+            ("HTTP/1.1 200\r\ntransfer-encoding: Chunked\r\n\r\n", Method::GET, BodyLength::Streamed),
             ("HTTP/1.1 200 OK\r\n\r\n", Method::GET, BodyLength::UntilClose),
             ("HTTP/1.1 200 OK\r\n\r\n", Method::CONNECT, BodyLength::UntilClose),
         ] {
@@ -280,26 +254,14 @@ mod tests {
                 "HTTP/1.1 200 x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n",
                 HeadError::BothFramings,
             ),
-            (
-                "HTTP/1.1 200 x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n",
-                HeadError::ContentLength,
-            ),
-            (
-                "HTTP/1.1 200 x\r\ncontent-length: +5\r\n\r\n",
-                HeadError::ContentLength,
-            ),
-            (
-                "HTTP/1.1 200 x\r\ntransfer-encoding: gzip, chunked\r\n\r\n",
-                HeadError::TransferEncoding,
-            ),
+            ("HTTP/1.1 200 x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n", HeadError::ContentLength),
+            ("HTTP/1.1 200 x\r\ncontent-length: +5\r\n\r\n", HeadError::ContentLength),
+            ("HTTP/1.1 200 x\r\ntransfer-encoding: gzip, chunked\r\n\r\n", HeadError::TransferEncoding),
             ("HTTP/1.1 101 x\r\nupgrade: x\r\n\r\n", HeadError::UnaskedSwitch),
             ("HTTP/2.0 200 x\r\n\r\n", HeadError::StatusLine),
             ("HTTP/1.1 20 x\r\n\r\n", HeadError::StatusLine),
             ("HTTP/1.1 200 x\n\r\n", HeadError::Field(FieldError::BareLf)),
-            (
-                "HTTP/1.1 200 x\r\na : b\r\n\r\n",
-                HeadError::Field(FieldError::BadName),
-            ),
+            ("HTTP/1.1 200 x\r\na : b\r\n\r\n", HeadError::Field(FieldError::BadName)),
         ] {
             assert_eq!(parse(text, &Method::GET, false).unwrap_err(), error, "{text}");
         }
@@ -309,9 +271,6 @@ mod tests {
     fn a_switch_that_was_asked_for_opens_a_tunnel() {
         let text = "HTTP/1.1 101 x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n";
         let (head, _) = parse(text, &Method::GET, true).unwrap();
-        assert_eq!(
-            (head.body, head.upgrade.as_str()),
-            (BodyLength::UntilClose, "websocket")
-        );
+        assert_eq!((head.body, head.upgrade.as_str()), (BodyLength::UntilClose, "websocket"));
     }
 }

@@ -152,17 +152,9 @@ impl Downstream for H1Server {
             self.keep_alive = false;
         }
         self.owes_continue = false;
-        let wire = Wire {
-            http10: self.http10,
-            close: !self.keep_alive,
-            head_request: self.head_request,
-        };
+        let wire = Wire { http10: self.http10, close: !self.keep_alive, head_request: self.head_request };
         write::response_head(self.link.output(), head, wire);
-        self.link.start_body(if unframed {
-            BodyLength::UntilClose
-        } else {
-            head.body
-        });
+        self.link.start_body(if unframed { BodyLength::UntilClose } else { head.body });
         Ok(())
     }
 
@@ -196,9 +188,7 @@ impl BodySource for H1Server {
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Chunk, SourceError>> {
         if self.owes_continue {
             if self.link.unread().is_empty() {
-                self.link
-                    .output()
-                    .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                self.link.output().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             }
             self.owes_continue = false;
         }

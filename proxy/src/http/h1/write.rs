@@ -20,11 +20,7 @@ pub struct Wire {
 pub fn request_head(out: &mut Vec<u8>, head: &RequestHead) {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
-    let target = if head.method == Method::CONNECT {
-        &head.authority
-    } else {
-        &head.path
-    };
+    let target = if head.method == Method::CONNECT { &head.authority } else { &head.path };
     out.extend_from_slice(target.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
     out.extend_from_slice(head.authority.as_bytes());
@@ -135,20 +131,9 @@ mod tests {
 
     #[test]
     fn response_framing_fits_the_client() {
-        let head = ResponseHead {
-            body: BodyLength::Streamed,
-            ..ResponseHead::default()
-        };
+        let head = ResponseHead { body: BodyLength::Streamed, ..ResponseHead::default() };
         let mut out = Vec::new();
-        response_head(
-            &mut out,
-            &head,
-            Wire {
-                http10: true,
-                close: true,
-                head_request: false,
-            },
-        );
+        response_head(&mut out, &head, Wire { http10: true, close: true, head_request: false });
         assert_eq!(out, b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n");
         out.clear();
         response_head(&mut out, &head, Wire::default());

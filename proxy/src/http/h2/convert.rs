@@ -122,20 +122,14 @@ pub fn request_out(head: &RequestHead) -> Option<Request<()>> {
     *request.uri_mut() = Uri::from_parts(uri).ok()?;
     fields_out(&head.headers, request.headers_mut())?;
     if head.te_trailers || is_grpc(&head.headers) {
-        request
-            .headers_mut()
-            .insert("te", HeaderValue::from_static("trailers"));
+        request.headers_mut().insert("te", HeaderValue::from_static("trailers"));
     }
     if let BodyLength::Known(length) = head.body {
-        request
-            .headers_mut()
-            .insert("content-length", HeaderValue::from(length));
+        request.headers_mut().insert("content-length", HeaderValue::from(length));
     }
     if !head.upgrade.is_empty() {
         *request.method_mut() = Method::CONNECT;
-        request
-            .extensions_mut()
-            .insert(h2::ext::Protocol::from(head.upgrade.as_str()));
+        request.extensions_mut().insert(h2::ext::Protocol::from(head.upgrade.as_str()));
     }
     Some(request)
 }
@@ -145,20 +139,15 @@ pub fn request_out(head: &RequestHead) -> Option<Request<()>> {
 pub fn response_out(head: &ResponseHead) -> Option<Response<()>> {
     let mut response = Response::new(());
     // A switch of protocols is a plain success in HTTP/2 (RFC 8441 section 5).
-    *response.status_mut() = if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        StatusCode::OK
-    } else {
-        head.status
-    };
+    *response.status_mut() =
+        if head.status == StatusCode::SWITCHING_PROTOCOLS { StatusCode::OK } else { head.status };
     fields_out(&head.headers, response.headers_mut())?;
     let length = match head.body {
         BodyLength::Known(length) => Some(length),
         BodyLength::Empty | BodyLength::Streamed | BodyLength::UntilClose => head.declared_length,
     };
     if let Some(length) = length {
-        response
-            .headers_mut()
-            .insert("content-length", HeaderValue::from(length));
+        response.headers_mut().insert("content-length", HeaderValue::from(length));
     }
     Some(response)
 }
@@ -187,9 +176,7 @@ fn authority_in(uri: &Uri, fields: &HeaderMap, authority: &mut String) -> Result
     if hosts.next().is_some() {
         return Err(HeadError::HostMismatch);
     }
-    let host = host
-        .map(|host| host.to_str().map_err(|_| HeadError::BadAuthority))
-        .transpose()?;
+    let host = host.map(|host| host.to_str().map_err(|_| HeadError::BadAuthority)).transpose()?;
     let stated = match (uri.authority(), host) {
         (Some(stated), Some(host)) if !stated.as_str().eq_ignore_ascii_case(host) => {
             return Err(HeadError::HostMismatch);
@@ -228,21 +215,14 @@ fn fields_in(fields: &HeaderMap, headers: &mut Headers) -> Result<Option<u64>, H
 
 /// Cookie crumbs as the one field that HTTP/1 wants (RFC 9113 section 8.2.3).
 fn joined_cookies(fields: &HeaderMap) -> Vec<u8> {
-    let crumbs: Vec<&[u8]> = fields
-        .get_all("cookie")
-        .iter()
-        .map(HeaderValue::as_bytes)
-        .collect();
+    let crumbs: Vec<&[u8]> = fields.get_all("cookie").iter().map(HeaderValue::as_bytes).collect();
     crumbs.join(&b"; "[..])
 }
 
 fn fields_out(headers: &Headers, fields: &mut HeaderMap) -> Option<()> {
     fields.reserve(headers.len());
     for (name, value) in headers.iter() {
-        fields.append(
-            HeaderName::from_lowercase(name).ok()?,
-            HeaderValue::from_bytes(value).ok()?,
-        );
+        fields.append(HeaderName::from_lowercase(name).ok()?, HeaderValue::from_bytes(value).ok()?);
     }
     Some(())
 }

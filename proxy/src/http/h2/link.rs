@@ -27,20 +27,13 @@ impl H2Link {
     /// A link that reads from `recv`; what to write to comes with [`H2Link::send_to`].
     #[must_use]
     pub fn receiving(recv: RecvStream) -> Self {
-        Self {
-            recv: Some(recv),
-            ..Self::default()
-        }
+        Self { recv: Some(recv), ..Self::default() }
     }
 
     /// A link that writes to `send`; what to read from comes with [`H2Link::receive_from`].
     #[must_use]
     pub fn sending(send: SendStream<Bytes>, ended: bool) -> Self {
-        Self {
-            send: Some(send),
-            sent_whole: ended,
-            ..Self::default()
-        }
+        Self { send: Some(send), sent_whole: ended, ..Self::default() }
     }
 
     /// The half to write the body to; `ended` when the head carried END_STREAM.
@@ -195,11 +188,7 @@ impl BodySink for H2Link {
 pub fn source_error(error: h2::Error) -> SourceError {
     match error.reason() {
         Some(reason) => SourceError::Reset(reason),
-        None => SourceError::Io(
-            error
-                .into_io()
-                .unwrap_or_else(|| io::ErrorKind::ConnectionAborted.into()),
-        ),
+        None => SourceError::Io(error.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionAborted.into())),
     }
 }
 
@@ -207,10 +196,6 @@ pub fn source_error(error: h2::Error) -> SourceError {
 pub fn sink_error(error: h2::Error) -> SinkError {
     match error.reason() {
         Some(reason) => SinkError::Reset(reason),
-        None => SinkError::Io(
-            error
-                .into_io()
-                .unwrap_or_else(|| io::ErrorKind::ConnectionAborted.into()),
-        ),
+        None => SinkError::Io(error.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionAborted.into())),
     }
 }

@@ -24,10 +24,7 @@ impl H2Server {
     /// A stream whose head has been read.
     #[must_use]
     pub fn new(recv: RecvStream, respond: SendResponse<Bytes>) -> Self {
-        Self {
-            link: H2Link::receiving(recv),
-            respond,
-        }
+        Self { link: H2Link::receiving(recv), respond }
     }
 
     /// Whether the response was sent whole.
@@ -51,7 +48,11 @@ impl Downstream for H2Server {
 
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // `h2` wants to be asked on the half that is in use, and fails otherwise.
-        if self.link.has_sender() { self.link.poll_closed(cx) } else { self.respond.poll_reset(cx).map(|_| ()) }
+        if self.link.has_sender() {
+            self.link.poll_closed(cx)
+        } else {
+            self.respond.poll_reset(cx).map(|_| ())
+        }
     }
 
     fn open_tunnel(&mut self) {}

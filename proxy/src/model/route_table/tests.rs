@@ -9,19 +9,11 @@ fn table(yaml: &str) -> RouteTable {
 
 fn faults(yaml: &str) -> Vec<String> {
     let config: pb::RouteConfiguration = json::from_yaml(yaml).unwrap();
-    RouteTable::from_proto(&config)
-        .unwrap_err()
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+    RouteTable::from_proto(&config).unwrap_err().iter().map(ToString::to_string).collect()
 }
 
 fn request(authority: &str, path: &str) -> RequestHead {
-    RequestHead {
-        authority: authority.into(),
-        path: path.into(),
-        ..RequestHead::default()
-    }
+    RequestHead { authority: authority.into(), path: path.into(), ..RequestHead::default() }
 }
 
 fn route(name: &str, rule: &str) -> String {
@@ -31,10 +23,7 @@ fn route(name: &str, rule: &str) -> String {
 #[test]
 fn the_most_specific_host_wins() {
     let host = |name: &str, domains: &str| {
-        format!(
-            "{{name: {name}, domains: {domains}, routes: [{}]}}",
-            route("r", "{prefix: /}")
-        )
+        format!("{{name: {name}, domains: {domains}, routes: [{}]}}", route("r", "{prefix: /}"))
     };
     let hosts = [
         host("exact", "[a.b.c, 'x.y:80']"),
@@ -68,47 +57,28 @@ fn ports_are_ignored_where_asked() {
         route("r", "{prefix: /}")
     );
     let table = table(&yaml);
-    for (authority, found) in [
-        ("a.b:8080", true),
-        ("a.b", true),
-        ("[::1]:80", true),
-        ("[::1]", true),
-        ("c", false),
-    ] {
-        assert_eq!(
-            table.select(&request(authority, "/"), 0).is_some(),
-            found,
-            "{authority}"
-        );
+    for (authority, found) in
+        [("a.b:8080", true), ("a.b", true), ("[::1]:80", true), ("[::1]", true), ("c", false)]
+    {
+        assert_eq!(table.select(&request(authority, "/"), 0).is_some(), found, "{authority}");
     }
 }
 
 #[test]
 fn the_first_matching_route_wins() {
     let routes = [
-        route(
-            "header",
-            "{prefix: /, headers: [{name: x-a, string_match: {exact: '1'}}]}",
-        ),
-        route(
-            "query",
-            "{prefix: /, query_parameters: [{name: q, string_match: {prefix: v}}]}",
-        ),
+        route("header", "{prefix: /, headers: [{name: x-a, string_match: {exact: '1'}}]}"),
+        route("query", "{prefix: /, query_parameters: [{name: q, string_match: {prefix: v}}]}"),
         route("grpc", "{prefix: /, grpc: {}}"),
         route("exact", "{path: /exact}"),
         route("separated", "{path_separated_prefix: /sep}"),
         route("regex", "{safe_regex: {regex: '/r/[0-9]+'}}"),
         route("nocase", "{path: /NoCase, case_sensitive: false}"),
-        route(
-            "half",
-            "{prefix: /half, runtime_fraction: {default_value: {numerator: 50}}}",
-        ),
+        route("half", "{prefix: /half, runtime_fraction: {default_value: {numerator: 50}}}"),
         route("rest", "{prefix: /}"),
     ];
-    let table = table(&format!(
-        "virtual_hosts: [{{name: v, domains: ['*'], routes: [{}]}}]",
-        routes.join(",")
-    ));
+    let table =
+        table(&format!("virtual_hosts: [{{name: v, domains: ['*'], routes: [{}]}}]", routes.join(",")));
     let name = |head: &RequestHead, random: u64| table.select(head, random).unwrap().1.name.to_string();
     for (path, expected) in [
         ("/exact", "exact"),
@@ -139,18 +109,9 @@ fn the_first_matching_route_wins() {
 fn faults_name_their_fields() {
     for (yaml, expected) in [
         ("virtual_hosts: [{name: v}]", "virtual_hosts[0].domains: missing"),
-        (
-            "virtual_hosts: [{domains: [a]}]",
-            "virtual_hosts[0].name: missing",
-        ),
-        (
-            "virtual_hosts: [{name: a, domains: [a, A]}]",
-            "virtual_hosts[0].domains[1]: \"A\" is there twice",
-        ),
-        (
-            "virtual_hosts: [{name: a, domains: [a, 'b*c']}]",
-            "virtual_hosts[0].domains[1]: a name",
-        ),
+        ("virtual_hosts: [{domains: [a]}]", "virtual_hosts[0].name: missing"),
+        ("virtual_hosts: [{name: a, domains: [a, A]}]", "virtual_hosts[0].domains[1]: \"A\" is there twice"),
+        ("virtual_hosts: [{name: a, domains: [a, 'b*c']}]", "virtual_hosts[0].domains[1]: a name"),
         (
             "virtual_hosts: [{name: a, domains: [a], routes: [{match: {safe_regex: {regex: '('}}, direct_response: {status: 200}}]}]",
             "virtual_hosts[0].routes[0].match.safe_regex.regex: regex parse error",
@@ -177,9 +138,6 @@ fn faults_name_their_fields() {
         ),
     ] {
         let found = faults(yaml);
-        assert!(
-            found[0].starts_with(expected),
-            "{found:?} does not begin with {expected}"
-        );
+        assert!(found[0].starts_with(expected), "{found:?} does not begin with {expected}");
     }
 }

@@ -6,25 +6,12 @@ use prost::Message as _;
 use super::*;
 
 fn session() -> Session {
-    let source = AdsSource {
-        cluster: "x".into(),
-        listeners: true,
-        clusters: true,
-    };
-    Session::new(
-        Node {
-            id: "me".into(),
-            ..Node::default()
-        },
-        source,
-    )
+    let source = AdsSource { cluster: "x".into(), listeners: true, clusters: true };
+    Session::new(Node { id: "me".into(), ..Node::default() }, source)
 }
 
 fn wanted(endpoints: &[&str]) -> Wanted {
-    Wanted {
-        endpoints: endpoints.iter().map(|name| Arc::from(*name)).collect(),
-        ..Wanted::default()
-    }
+    Wanted { endpoints: endpoints.iter().map(|name| Arc::from(*name)).collect(), ..Wanted::default() }
 }
 
 fn cluster(name: &str, version: &str, message: &Cluster) -> pb::Resource {
@@ -49,10 +36,7 @@ fn response(resources: Vec<pb::Resource>) -> pb::DeltaDiscoveryResponse {
 }
 
 fn good(name: &str) -> Cluster {
-    Cluster {
-        name: name.into(),
-        ..Cluster::default()
-    }
+    Cluster { name: name.into(), ..Cluster::default() }
 }
 
 #[tokio::test]
@@ -66,16 +50,10 @@ async fn the_node_is_sent_once_and_versions_on_reconnect() {
     let update = session.receive(response(vec![cluster("a", "7", &good("a"))]), Instant::now());
     assert_eq!(update.changes.len(), 1);
     let ack = session.answer(update, Vec::new());
-    assert_eq!(
-        (ack.response_nonce.as_str(), ack.error_detail, ack.node),
-        ("n1", None, None)
-    );
+    assert_eq!((ack.response_nonce.as_str(), ack.error_detail, ack.node), ("n1", None, None));
 
     let again = session.open(&wanted(&[]));
-    assert_eq!(
-        again[0].initial_resource_versions.get("a").map(String::as_str),
-        Some("7")
-    );
+    assert_eq!(again[0].initial_resource_versions.get("a").map(String::as_str), Some("7"));
     assert!(again[0].node.is_some());
 }
 
@@ -83,10 +61,7 @@ async fn the_node_is_sent_once_and_versions_on_reconnect() {
 async fn bad_resources_are_refused_by_name_and_good_ones_taken() {
     let mut session = session();
     let _ = session.open(&wanted(&[]));
-    let bad = Cluster {
-        lb_policy: 99,
-        ..good("bad")
-    };
+    let bad = Cluster { lb_policy: 99, ..good("bad") };
     let mut wrong_type = cluster("wrong", "1", &good("wrong"));
     wrong_type.resource.as_mut().unwrap().type_url = type_url::LISTENER.into();
     let resources = vec![
@@ -99,14 +74,8 @@ async fn bad_resources_are_refused_by_name_and_good_ones_taken() {
         wrong_type,
     ];
     let update = session.receive(response(resources), Instant::now());
-    assert_eq!(
-        update.changes.iter().map(Change::name).collect::<Vec<_>>(),
-        ["good"]
-    );
-    let nack = session.answer(
-        update,
-        vec![("late".into(), vec![Fault::new("address", "taken")])],
-    );
+    assert_eq!(update.changes.iter().map(Change::name).collect::<Vec<_>>(), ["good"]);
+    let nack = session.answer(update, vec![("late".into(), vec![Fault::new("address", "taken")])]);
     let detail = nack.error_detail.unwrap().message;
     for part in [
         "bad: lb_policy: unknown value 99",
@@ -118,11 +87,7 @@ async fn bad_resources_are_refused_by_name_and_good_ones_taken() {
         assert!(detail.contains(part), "{part} not in {detail}");
     }
     let known = &session.open(&wanted(&[]))[0].initial_resource_versions;
-    assert_eq!(
-        known.keys().collect::<Vec<_>>(),
-        ["good"],
-        "what was refused is not claimed"
-    );
+    assert_eq!(known.keys().collect::<Vec<_>>(), ["good"], "what was refused is not claimed");
 }
 
 #[tokio::test]
@@ -140,10 +105,7 @@ async fn subscriptions_follow_what_is_wanted() {
 async fn what_was_not_asked_for_is_left_alone() {
     let mut session = session();
     let _ = session.open(&wanted(&["a"]));
-    let message = ClusterLoadAssignment {
-        cluster_name: "z".into(),
-        ..ClusterLoadAssignment::default()
-    };
+    let message = ClusterLoadAssignment { cluster_name: "z".into(), ..ClusterLoadAssignment::default() };
     let wrapped = pb::Resource {
         name: "z".into(),
         version: "1".into(),
@@ -160,19 +122,10 @@ async fn what_was_not_asked_for_is_left_alone() {
     };
     let update = session.receive(response, Instant::now());
     assert!(update.changes.is_empty() && update.refused.is_empty());
-    let unknown = pb::DeltaDiscoveryResponse {
-        type_url: "t/x".into(),
-        ..pb::DeltaDiscoveryResponse::default()
-    };
+    let unknown =
+        pb::DeltaDiscoveryResponse { type_url: "t/x".into(), ..pb::DeltaDiscoveryResponse::default() };
     let update = session.receive(unknown, Instant::now());
-    assert!(
-        session
-            .answer(update, Vec::new())
-            .error_detail
-            .unwrap()
-            .message
-            .contains("was not asked for")
-    );
+    assert!(session.answer(update, Vec::new()).error_detail.unwrap().message.contains("was not asked for"));
 }
 
 #[tokio::test]
@@ -190,10 +143,7 @@ async fn heartbeats_extend_and_removals_remove() {
     assert!(matches!(&update.changes[0], Change::Extend(Kind::Cluster, name, Some(_)) if &**name == "a"));
     leased.version = "2".into();
     let update = session.receive(response(vec![leased]), now);
-    assert_eq!(
-        update.refused[0].1[0].path, "resource",
-        "a new version needs a body"
-    );
+    assert_eq!(update.refused[0].1[0].path, "resource", "a new version needs a body");
     let mut gone = response(Vec::new());
     gone.removed_resources = vec!["a".into()];
     let update = session.receive(gone, now);

@@ -42,23 +42,8 @@ fn chunks_are_joined() {
 
 #[test]
 fn chunk_sizes_are_hex_digits_only() {
-    for size in [
-        "0x5",
-        "-5",
-        "+5",
-        " 5",
-        "5 ",
-        "",
-        "g",
-        "11111111111111111",
-        "5\t",
-        "5\r",
-    ] {
-        assert_eq!(
-            chunked(&format!("{size}\r\nhello\r\n0\r\n\r\n")),
-            Err(BodyError::ChunkSize),
-            "{size:?}"
-        );
+    for size in ["0x5", "-5", "+5", " 5", "5 ", "", "g", "11111111111111111", "5\t", "5\r"] {
+        assert_eq!(chunked(&format!("{size}\r\nhello\r\n0\r\n\r\n")), Err(BodyError::ChunkSize), "{size:?}");
     }
     assert_eq!(chunked("5\nhello\r\n0\r\n\r\n"), Err(BodyError::ChunkSize));
 }
@@ -95,36 +80,20 @@ fn a_hundred_thousand_one_byte_chunks_are_read() {
 fn framing_and_routing_trailers_are_dropped() {
     let text = "0\r\nContent-Length: 5\r\nHost: x\r\ngrpc-status: 0\r\nTransfer-Encoding: chunked\r\n\r\n";
     let (_, trailers) = decode(BodyLength::Streamed, text.as_bytes(), 3).unwrap();
-    assert_eq!(
-        trailers.iter().collect::<Vec<_>>(),
-        [(&b"grpc-status"[..], &b"0"[..])]
-    );
+    assert_eq!(trailers.iter().collect::<Vec<_>>(), [(&b"grpc-status"[..], &b"0"[..])]);
     let flood = format!("0\r\n{}\r\n", "a: b\r\n".repeat(65));
-    assert_eq!(
-        decode(BodyLength::Streamed, flood.as_bytes(), 3).unwrap_err(),
-        BodyError::TooManyTrailers
-    );
+    assert_eq!(decode(BodyLength::Streamed, flood.as_bytes(), 3).unwrap_err(), BodyError::TooManyTrailers);
     let endless = format!("0\r\na: {}", "b".repeat(MAX_TRAILER_BYTES));
-    assert_eq!(
-        decode(BodyLength::Streamed, endless.as_bytes(), 3).unwrap_err(),
-        BodyError::TooManyTrailers
-    );
+    assert_eq!(decode(BodyLength::Streamed, endless.as_bytes(), 3).unwrap_err(), BodyError::TooManyTrailers);
 }
 
 #[test]
 fn a_body_cut_at_any_byte_is_truncated() {
     let text = b"5;a=b\r\nhello\r\n0\r\nx: y\r\n\r\n";
     for end in 0..text.len() {
-        assert_eq!(
-            decode(BodyLength::Streamed, &text[..end], 4).unwrap_err(),
-            BodyError::Truncated,
-            "{end}"
-        );
+        assert_eq!(decode(BodyLength::Streamed, &text[..end], 4).unwrap_err(), BodyError::Truncated, "{end}");
     }
-    assert_eq!(
-        decode(BodyLength::Known(6), b"hello", 2).unwrap_err(),
-        BodyError::Truncated
-    );
+    assert_eq!(decode(BodyLength::Known(6), b"hello", 2).unwrap_err(), BodyError::Truncated);
     assert_eq!(decode(BodyLength::Known(4), b"hello", 2).unwrap().0, b"hell");
     assert_eq!(decode(BodyLength::UntilClose, b"hello", 2).unwrap().0, b"hello");
 }
