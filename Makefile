@@ -1,0 +1,34 @@
+# `make demo` runs the main job, `make test` passes the tests; each installs what it lacks.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+FUZZ_SECONDS ?= 60
+
+.PHONY: help demo test lint bench fuzz tools
+
+help: ## what can be made
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: ## a proxy before two small backends, shown at work; Ctrl-C ends it
+	@scripts/demo.sh
+
+tools: ## what tests and benchmarks need: Debian packages (as root) and a Python environment
+	@scripts/tools.sh
+
+test: tools ## all tests: unit, property, end to end, against Envoy
+	$(CARGO) build --locked --profile fast -p outrider-proxy
+	$(CARGO) test --locked --workspace --exclude outrider-tests
+	. scripts/env.sh && $(CARGO) test --locked -p outrider-tests -- --test-threads=4
+
+lint: ## formatting, clippy, licences and bans, documentation
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
+	@scripts/deny.sh
+
+bench: tools ## CPU per request beside Envoy, HAProxy and nginx
+	$(CARGO) build --locked --release -p outrider-proxy
+	@. scripts/env.sh && python3 scripts/bench.py $(ARGS)
+
+fuzz: ## every fuzz target for FUZZ_SECONDS (60)
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh

