@@ -90,7 +90,10 @@ fn reply(seen: &Seen, state: &State) -> Reply {
     let asked = |name: &str| seen.headers.get(name).cloned();
     let pairs = |name: &str| -> Vec<(String, String)> {
         let all = asked(name).unwrap_or_default();
-        all.split(", ").filter_map(|pair| pair.split_once('=')).map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
+        all.split(", ")
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .collect()
     };
     let mut status = asked("x-reply-status").and_then(|status| status.parse().ok()).unwrap_or(200);
     if let Some(times) = asked("x-reply-fail-times").and_then(|times| times.parse::<u32>().ok()) {
@@ -101,16 +104,17 @@ fn reply(seen: &Seen, state: &State) -> Reply {
             status = 503;
         }
     }
-    let body = match (asked("x-reply-body"), asked("x-reply-size").and_then(|size| size.parse::<usize>().ok())) {
-        (Some(body), _) => body.into_bytes(),
-        (None, Some(size)) => (0..size).map(|at| b'a' + (at % 26) as u8).collect(),
-        (None, None) => json!({
-            "method": seen.method, "path": seen.path, "headers": seen.headers,
-            "body": seen.body, "trailers": seen.trailers,
-        })
-        .to_string()
-        .into_bytes(),
-    };
+    let body =
+        match (asked("x-reply-body"), asked("x-reply-size").and_then(|size| size.parse::<usize>().ok())) {
+            (Some(body), _) => body.into_bytes(),
+            (None, Some(size)) => (0..size).map(|at| b'a' + (at % 26) as u8).collect(),
+            (None, None) => json!({
+                "method": seen.method, "path": seen.path, "headers": seen.headers,
+                "body": seen.body, "trailers": seen.trailers,
+            })
+            .to_string()
+            .into_bytes(),
+        };
     Reply {
         status,
         headers: pairs("x-reply-header"),
@@ -144,9 +148,12 @@ async fn serve(stream: TcpStream, state: Arc<State>) {
 async fn serve_h1(mut stream: TcpStream, state: Arc<State>) {
     let mut buffer = Vec::new();
     while let Some(seen) = read_request(&mut stream, &mut buffer, &state).await {
-        if seen.headers.get("upgrade").is_some_and(|upgrade| upgrade == "websocket") && !seen.headers.contains_key("x-reply-status") {
+        if seen.headers.get("upgrade").is_some_and(|upgrade| upgrade == "websocket")
+            && !seen.headers.contains_key("x-reply-status")
+        {
             state.seen.lock().expect("the list").push(seen.clone());
-            let head = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\r\n";
+            let head =
+                "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\r\n";
             let _ = stream.write_all(head.as_bytes()).await;
             let _ = stream.write_all(&buffer).await;
             let (mut read, mut write) = stream.split();
@@ -217,8 +224,7 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>, state: &Stat
     buffer.drain(..end + 4);
     let mut lines = text.split("\r\n");
     let mut line = lines.next()?.split(' ');
-    let mut seen =
-        Seen { method: line.next()?.to_owned(), path: line.next()?.to_owned(), ..Seen::default() };
+    let mut seen = Seen { method: line.next()?.to_owned(), path: line.next()?.to_owned(), ..Seen::default() };
     for (name, value) in lines.filter_map(|line| line.split_once(':')) {
         add(&mut seen.headers, name, value);
     }
@@ -244,7 +250,9 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>, state: &Stat
             }
         }
         seen.body = String::from_utf8_lossy(&body).into_owned();
-    } else if let Some(length) = seen.headers.get("content-length").and_then(|length| length.parse::<usize>().ok()) {
+    } else if let Some(length) =
+        seen.headers.get("content-length").and_then(|length| length.parse::<usize>().ok())
+    {
         while buffer.len() < length {
             fill(stream, buffer, state).await?;
         }

@@ -124,12 +124,17 @@ pub async fn h1(port: u16, ask: &Ask) -> Answer {
 pub fn parse_h1(bytes: &[u8], head: bool) -> Answer {
     let mut rest = bytes;
     loop {
-        let Some(end) = rest.windows(4).position(|window| window == b"\r\n\r\n") else { return Answer::default() };
+        let Some(end) = rest.windows(4).position(|window| window == b"\r\n\r\n") else {
+            return Answer::default();
+        };
         let text = String::from_utf8_lossy(&rest[..end]).into_owned();
         rest = &rest[end + 4..];
         let mut lines = text.split("\r\n");
-        let status: u16 =
-            lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|code| code.parse().ok()).unwrap_or(0);
+        let status: u16 = lines
+            .next()
+            .and_then(|line| line.split(' ').nth(1))
+            .and_then(|code| code.parse().ok())
+            .unwrap_or(0);
         if (100..200).contains(&status) && status != 101 {
             continue;
         }
@@ -184,7 +189,9 @@ pub async fn h2(port: u16, ask: &Ask) -> Answer {
 }
 
 async fn h2_once(port: u16, ask: &Ask) -> Answer {
-    let Ok((mut send, connection)) = h2::client::handshake(connect(port).await).await else { return Answer::default() };
+    let Ok((mut send, connection)) = h2::client::handshake(connect(port).await).await else {
+        return Answer::default();
+    };
     let driving = tokio::spawn(connection);
     let uri = format!("http://{}{}", ask.host, ask.path);
     let mut request = http::Request::builder().method(ask.method.as_str()).uri(uri);
@@ -195,7 +202,9 @@ async fn h2_once(port: u16, ask: &Ask) -> Answer {
         request = request.header("content-length", body.len());
     }
     let request = request.body(()).expect("a request");
-    let Ok((response, mut stream)) = send.send_request(request, ask.body.is_none()) else { return Answer::default() };
+    let Ok((response, mut stream)) = send.send_request(request, ask.body.is_none()) else {
+        return Answer::default();
+    };
     if let Some(body) = &ask.body {
         let _ = stream.send_data(Bytes::from(body.clone()), ask.trailers.is_empty());
         if !ask.trailers.is_empty() {
@@ -234,7 +243,9 @@ async fn h2_once(port: u16, ask: &Ask) -> Answer {
 fn map(fields: &http::HeaderMap) -> Vec<(String, String)> {
     let mut list: Vec<(String, String)> = fields
         .iter()
-        .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+        .map(|(name, value)| {
+            (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+        })
         .collect();
     list.sort();
     list

@@ -31,7 +31,8 @@ pub fn free_port() -> u16 {
 pub fn scratch(name: &str) -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let directory = std::env::temp_dir().join(format!("outrider-test-{}-{number}-{name}", std::process::id()));
+    let directory =
+        std::env::temp_dir().join(format!("outrider-test-{}-{number}-{name}", std::process::id()));
     fs::create_dir_all(&directory).expect("a directory");
     directory
 }
@@ -82,7 +83,9 @@ impl Process {
         let file = directory.join("config.yaml");
         fs::write(&file, config).expect("the configuration");
         let mut command = Command::new(binary);
-        command.args(["--concurrency", "1", "--log-level", "error", "--base-id-path"]).arg(directory.join("id"));
+        command
+            .args(["--concurrency", "1", "--log-level", "error", "--base-id-path"])
+            .arg(directory.join("id"));
         command.args(["--use-dynamic-base-id", "-c"]).arg(&file);
         let mut process = Self::spawn(command, directory, "envoy");
         process.wait_ready(admin_port);
@@ -95,7 +98,11 @@ impl Process {
         let log = fs::File::create(directory.join("log")).expect("a log file");
         let errors = log.try_clone().expect("a log file");
         let child = command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn();
-        Self { child: child.unwrap_or_else(|error| panic!("{name}: {error}")), directory, name: name.to_owned() }
+        Self {
+            child: child.unwrap_or_else(|error| panic!("{name}: {error}")),
+            directory,
+            name: name.to_owned(),
+        }
     }
 
     fn wait_ready(&mut self, admin_port: u16) {

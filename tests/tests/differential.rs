@@ -111,7 +111,8 @@ async fn we_agree_with_envoy() {
         let start = |ours: bool| {
             let (admin, port) = (free_port(), free_port());
             let config = config(admin, port, up, backend.port, mirror.port, closed);
-            let process = if ours { Process::outrider(&config, admin) } else { Process::envoy(&envoy, &config, admin) };
+            let process =
+                if ours { Process::outrider(&config, admin) } else { Process::envoy(&envoy, &config, admin) };
             Proxy { _process: process, port }
         };
         let (theirs, ours) = (start(false), start(true));
@@ -130,7 +131,10 @@ async fn we_agree_with_envoy() {
                     stale.insert(&case.name);
                 }
                 if expected != found && case.differs.is_none() {
-                    wrong.push(format!("{} ({down} to {up})\n--- Envoy\n{expected}--- Outrider\n{found}", case.name));
+                    wrong.push(format!(
+                        "{} ({down} to {up})\n--- Envoy\n{expected}--- Outrider\n{found}",
+                        case.name
+                    ));
                 } else if expected != found {
                     stale.remove(&case.name);
                 }

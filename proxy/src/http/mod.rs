@@ -58,6 +58,7 @@ fn is_port_suffix(text: &[u8]) -> bool {
 pub fn is_forbidden_in_trailers(name: &[u8]) -> bool {
     const FORBIDDEN: &[&[u8]] = &[
         b"authorization",
+        b"cache-control",
         b"connection",
         b"content-encoding",
         b"content-length",
@@ -68,19 +69,21 @@ pub fn is_forbidden_in_trailers(name: &[u8]) -> bool {
         b"forwarded",
         b"host",
         b"keep-alive",
+        b"max-forwards",
+        b"proxy-authenticate",
         b"proxy-authorization",
         b"proxy-connection",
+        b"range",
         b"set-cookie",
         b"te",
         b"trailer",
         b"transfer-encoding",
         b"upgrade",
-        b"x-forwarded-client-cert",
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-forwarded-proto",
+        b"www-authenticate",
+        b"x-real-ip",
     ];
-    FORBIDDEN.contains(&name) || name.starts_with(b":")
+    const FORBIDDEN_PREFIXES: &[&[u8]] = &[b":", b"if-", b"x-forwarded-", b"x-envoy-", b"x-outrider-"];
+    FORBIDDEN.contains(&name) || FORBIDDEN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 #[cfg(test)]

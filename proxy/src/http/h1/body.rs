@@ -1,12 +1,16 @@
 //! Where the body is in the bytes that follow a head (RFC 9112 sections 6 and 7).
 
-use super::field::{self, FieldError};
+use super::field::{self, FieldError, LineError, Lines};
 use crate::http::headers::Headers;
 use crate::http::is_forbidden_in_trailers;
 use crate::http::message::BodyLength;
 
 /// Longest chunk-size line, with its extensions and line end, in bytes.
 pub const MAX_CHUNK_LINE_BYTES: usize = 256;
+/// Digits of a chunk size: as many as 64 bits have.
+const MAX_SIZE_DIGITS: usize = 16;
+/// Bytes of a trailer's name that are compared with the forbidden ones.
+const MAX_FORBIDDEN_NAME_BYTES: usize = 32;
 /// All chunk extensions of one body, in bytes.
 pub const MAX_EXTENSION_BYTES: usize = 16 * 1024;
 /// A trailer section, in bytes.
@@ -35,6 +39,22 @@ pub enum BodyError {
     /// The input ended before the body did.
     #[error("the body was cut short")]
     Truncated,
+}
+
+impl BodyError {
+    /// One stable word for logs and metrics. A request with such a body is answered with 400, a response with
+    /// such a body is cut off.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::ChunkSize => "chunk_size",
+            Self::Extension => "chunk_extension",
+            Self::ChunkEnd => "chunk_end",
+            Self::Trailer(_) => "trailer_syntax",
+            Self::TooManyTrailers => "too_many_trailers",
+            Self::Truncated => "truncated",
+        }
+    }
 }
 
 /// What stands at the front of the input: first `skip` bytes of framing, and then what the variant says.
@@ -69,12 +89,16 @@ impl Decoded {
     }
 }
 
-/// Follows one body.
+/// Follows one body. Holds none of it.
 #[derive(Debug)]
 pub struct BodyDecoder {
     state: State,
+    /// The line of framing that the input begins with.
+    lines: Lines,
     extension_bytes: usize,
     trailer_bytes: usize,
+    /// Trailer fields, those that were left out included.
+    trailers: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,14 +115,14 @@ enum State {
 impl BodyDecoder {
     /// A decoder for a body of this length.
     #[must_use]
-    pub const fn new(length: BodyLength) -> Self {
+    pub fn new(length: BodyLength) -> Self {
         let state = match length {
             BodyLength::Empty | BodyLength::Known(0) => State::Done,
             BodyLength::Known(left) => State::Known(left),
             BodyLength::Streamed => State::ChunkSize,
             BodyLength::UntilClose => State::UntilClose,
         };
-        Self { state, extension_bytes: 0, trailer_bytes: 0 }
+        Self { state, lines: Lines::default(), extension_bytes: 0, trailer_bytes: 0, trailers: 0 }
     }
 
     /// Whether the whole body has been shown.
@@ -107,10 +131,11 @@ impl BodyDecoder {
         self.state == State::Done
     }
 
-    /// Looks at the front of `input`, which continues where the last call's skip and data ended.
+    /// Looks at the front of `input`, which continues where the last call's skip and data ended. `trailers` is
+    /// where trailer fields are added; it is for the caller to clear it before a body.
     ///
     /// # Errors
-    /// When the framing is wrong; final.
+    /// When the framing is wrong; final. It does not depend on the pieces in which the input came.
     pub fn decode(&mut self, input: &[u8], trailers: &mut Headers) -> Result<Decoded, BodyError> {
         let mut skip = 0;
         loop {
@@ -153,9 +178,8 @@ impl BodyDecoder {
         let (left, done) = match &mut self.state {
             State::Known(left) => (left, State::Done),
             State::ChunkData(left) => (left, State::ChunkEnd),
-            State::Done | State::UntilClose | State::ChunkSize | State::ChunkEnd | State::Trailers => {
-                return available;
-            }
+            State::UntilClose => return available,
+            State::Done | State::ChunkSize | State::ChunkEnd | State::Trailers => return 0,
         };
         let len = usize::try_from(*left).unwrap_or(usize::MAX).min(available);
         *left -= len as u64;
@@ -177,58 +201,75 @@ impl BodyDecoder {
                 [] | [b'\r'] => Ok(0),
                 _ => Err(BodyError::ChunkEnd),
             },
-            State::Done | State::Known(_) | State::UntilClose | State::ChunkData(_) | State::Trailers => {
-                self.trailer(rest, trailers)
-            }
+            State::Trailers => self.trailer(rest, trailers),
+            State::Done | State::Known(_) | State::UntilClose | State::ChunkData(_) => Ok(0),
         }
     }
 
     fn chunk_size(&mut self, rest: &[u8]) -> Result<usize, BodyError> {
-        if rest.first().is_some_and(|byte| !byte.is_ascii_hexdigit()) {
-            return Err(BodyError::ChunkSize);
+        let digits =
+            rest.iter().take(MAX_SIZE_DIGITS + 1).take_while(|byte| byte.is_ascii_hexdigit()).count();
+        match rest.get(digits) {
+            None if digits <= MAX_SIZE_DIGITS => {}
+            Some(b'\r' | b';') if (1..=MAX_SIZE_DIGITS).contains(&digits) => {}
+            // Refused before the line is there: it may never end.
+            Some(_) | None => return Err(BodyError::ChunkSize),
         }
-        let window = rest.get(..MAX_CHUNK_LINE_BYTES).unwrap_or(rest);
-        let Some((line, line_len)) = field::line(window).map_err(|_| BodyError::ChunkSize)? else {
-            return if rest.len() >= MAX_CHUNK_LINE_BYTES { Err(BodyError::Extension) } else { Ok(0) };
+        let line = match self.lines.next(rest, MAX_CHUNK_LINE_BYTES) {
+            Ok(Some(line)) => line,
+            Ok(None) => return Ok(0),
+            Err(LineError::TooLong) => return Err(BodyError::Extension),
+            Err(LineError::BareLf) => return Err(BodyError::ChunkSize),
         };
-        let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-        let (digits, extensions) = line.split_at(digits);
-        if digits.is_empty() || digits.len() > 16 {
-            return Err(BodyError::ChunkSize);
-        }
+        let (digits, extensions) = line.split_at_checked(digits).ok_or(BodyError::ChunkSize)?;
         if !extensions.is_empty() {
-            self.extension_bytes += extensions.len();
             if !extensions.starts_with(b";") {
                 return Err(BodyError::ChunkSize);
             }
+            self.extension_bytes += extensions.len();
             if self.extension_bytes > MAX_EXTENSION_BYTES || !are_extensions(extensions) {
                 return Err(BodyError::Extension);
             }
         }
         let size = digits.iter().fold(0_u64, |size, digit| (size << 4) | u64::from(hex_value(*digit)));
         self.state = if size == 0 { State::Trailers } else { State::ChunkData(size) };
-        Ok(line_len)
+        Ok(std::mem::take(&mut self.lines).done)
     }
 
     fn trailer(&mut self, rest: &[u8], trailers: &mut Headers) -> Result<usize, BodyError> {
-        let Some((line, line_len)) = field::line(rest)? else {
-            let too_large = self.trailer_bytes + rest.len() > MAX_TRAILER_BYTES;
-            return if too_large { Err(BodyError::TooManyTrailers) } else { Ok(0) };
+        let line = match self.lines.next(rest, MAX_TRAILER_BYTES.saturating_sub(self.trailer_bytes)) {
+            Ok(Some(line)) => line,
+            Ok(None) => return Ok(0),
+            Err(LineError::TooLong) => return Err(BodyError::TooManyTrailers),
+            Err(LineError::BareLf) => return Err(FieldError::BareLf.into()),
         };
+        let line_len = std::mem::take(&mut self.lines).done;
         self.trailer_bytes += line_len;
         if line.is_empty() {
             self.state = State::Done;
             return Ok(line_len);
         }
-        if self.trailer_bytes > MAX_TRAILER_BYTES || trailers.len() >= MAX_TRAILERS {
+        if self.trailers >= MAX_TRAILERS {
             return Err(BodyError::TooManyTrailers);
         }
+        self.trailers += 1;
         let (name, value) = field::parse(line)?;
-        if !is_forbidden_in_trailers(&name.to_ascii_lowercase()) {
+        if !is_forbidden(name) {
             trailers.append(name, value);
         }
         Ok(line_len)
     }
+}
+
+/// [`is_forbidden_in_trailers`] for a name in any case, without a copy on the heap. No forbidden name is longer
+/// than the copy, so what is cut off cannot make two names equal.
+fn is_forbidden(name: &[u8]) -> bool {
+    let mut lowered = [0; MAX_FORBIDDEN_NAME_BYTES];
+    let len = name.len().min(lowered.len());
+    for (to, from) in lowered.iter_mut().zip(name) {
+        *to = from.to_ascii_lowercase();
+    }
+    lowered.get(..len).is_some_and(is_forbidden_in_trailers)
 }
 
 /// `*( ";" token [ "=" ( token / quoted-string ) ] )`, without the white space that the grammar calls bad.

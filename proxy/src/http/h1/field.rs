@@ -1,8 +1,6 @@
-//! Field lines (RFC 9112 section 5), and what heads and trailers have in common.
+//! Field lines (RFC 9112 section 5): how heads and trailers are cut into lines, names and values.
 
 use memchr::memchr;
-
-use crate::http::headers::list_members;
 
 /// Why a field line is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,29 +22,68 @@ pub enum FieldError {
     Folded,
 }
 
-/// The line at the front of `input`, without its line end, and its length with it; `None` while it is incomplete.
-pub(super) fn line(input: &[u8]) -> Result<Option<(&[u8], usize)>, FieldError> {
-    let Some(end) = memchr(b'\n', input) else {
-        return Ok(None);
-    };
-    match input.get(..end).and_then(|line| line.strip_suffix(b"\r")) {
-        Some(line) => Ok(Some((line, end + 1))),
-        None => Err(FieldError::BareLf),
+/// Why there is no next line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LineError {
+    /// It would end beyond the limit.
+    TooLong,
+    /// It ends in LF without CR.
+    BareLf,
+}
+
+/// Cuts growing input into lines and never looks at a byte for its line end twice.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Lines {
+    /// Input that is done with, always up to the start of a line.
+    pub done: usize,
+    /// Input that is known to hold no line end beyond `done`.
+    searched: usize,
+}
+
+impl Lines {
+    /// The next line without its line end, which must lie in the first `max_bytes` of `input`; `None` while it
+    /// is incomplete. `input` begins at the same byte in every call.
+    ///
+    /// The limit is looked at before the line, so that the answer does not depend on how the input arrived.
+    pub(super) fn next<'a>(
+        &mut self,
+        input: &'a [u8],
+        max_bytes: usize,
+    ) -> Result<Option<&'a [u8]>, LineError> {
+        let window = input.get(..max_bytes).unwrap_or(input);
+        let from = self.searched.max(self.done);
+        let Some(found) = memchr(b'\n', window.get(from..).unwrap_or_default()) else {
+            self.searched = window.len();
+            return if input.len() >= max_bytes { Err(LineError::TooLong) } else { Ok(None) };
+        };
+        let end = from + found;
+        let line = window.get(self.done..end).unwrap_or_default();
+        self.done = end + 1;
+        line.strip_suffix(b"\r").map(Some).ok_or(LineError::BareLf)
     }
 }
 
 /// Name and trimmed value of a line.
 pub(super) fn parse(line: &[u8]) -> Result<(&[u8], &[u8]), FieldError> {
-    if matches!(line.first(), Some(b' ' | b'\t')) {
-        return Err(FieldError::Folded);
-    }
-    let colon = memchr(b':', line).ok_or(FieldError::NoColon)?;
-    let (name, rest) = line.split_at(colon);
-    if !is_token(name) {
+    let name_len = line.iter().position(|byte| !is_token_byte(*byte)).unwrap_or(line.len());
+    let (name, rest) = line.split_at(name_len);
+    let Some((b':', rest)) = rest.split_first() else {
+        return Err(fault_of_name(line));
+    };
+    if name.is_empty() {
         return Err(FieldError::BadName);
     }
-    let value = trim_ows(rest.get(1..).unwrap_or_default());
-    if value.iter().all(|byte| is_value_byte(*byte)) { Ok((name, value)) } else { Err(FieldError::BadValue) }
+    let value = trim_ows(rest);
+    if is_value(value) { Ok((name, value)) } else { Err(FieldError::BadValue) }
+}
+
+#[cold]
+fn fault_of_name(line: &[u8]) -> FieldError {
+    match line.first() {
+        Some(b' ' | b'\t') => FieldError::Folded,
+        _ if memchr(b':', line).is_none() => FieldError::NoColon,
+        _ => FieldError::BadName,
+    }
 }
 
 /// Whether this is a token (RFC 9110 section 5.6.2), which is never empty.
@@ -55,113 +92,41 @@ pub fn is_token(text: &[u8]) -> bool {
     !text.is_empty() && text.iter().all(|byte| is_token_byte(*byte))
 }
 
-const fn is_token_byte(byte: u8) -> bool {
-    matches!(byte,
-        b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z'
-        | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+fn is_token_byte(byte: u8) -> bool {
+    TOKEN_BYTES.get(usize::from(byte)).copied().unwrap_or(false)
 }
 
-/// HTAB, visible characters, space and obs-text (RFC 9110 section 5.5).
-const fn is_value_byte(byte: u8) -> bool {
-    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+/// `tchar` of RFC 9110 section 5.6.2, looked up because every byte of every name is asked for.
+const TOKEN_BYTES: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        let is_token = matches!(byte,
+            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z'
+            | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~');
+        if let Some((_, [place, ..])) = table.split_at_mut_checked(byte as usize) {
+            *place = is_token;
+        }
+        byte += 1;
+    }
+    table
+};
+
+/// HTAB, visible characters, space and obs-text (RFC 9110 section 5.5). Without an early end, so that the
+/// compiler looks at many bytes at a time.
+pub(super) fn is_value(value: &[u8]) -> bool {
+    !value.iter().fold(false, |bad, byte| bad | ((*byte < b' ') & (*byte != b'\t')) | (*byte == 0x7f))
 }
 
 fn trim_ows(value: &[u8]) -> &[u8] {
-    let is_ows = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let start = value.iter().position(|byte| !is_ows(byte)).unwrap_or(value.len());
-    let end = value.iter().rposition(|byte| !is_ows(byte)).map_or(start, |last| last + 1);
-    value.get(start..end).unwrap_or_default()
-}
-
-/// A decimal number of digits only (RFC 9110 section 8.6).
-pub(super) fn content_length(value: &[u8]) -> Option<u64> {
-    if value.is_empty() {
-        return None;
+    let mut value = value;
+    while let [b' ' | b'\t', rest @ ..] = value {
+        value = rest;
     }
-    value.iter().try_fold(0_u64, |number, byte| {
-        let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
-        number.checked_mul(10)?.checked_add(digit)
-    })
-}
-
-/// What a `transfer-encoding` field says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Coding {
-    Chunked,
-    /// A well-formed coding that we do not know.
-    Unknown,
-    Malformed,
-}
-
-/// Reads a whole `transfer-encoding` value; lists are never understood.
-pub(super) fn coding(value: &[u8]) -> Coding {
-    if value.eq_ignore_ascii_case(b"chunked") {
-        Coding::Chunked
-    } else if is_token(value) {
-        Coding::Unknown
-    } else {
-        Coding::Malformed
+    while let [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
     }
-}
-
-/// Whether `Connection` may name this (lower-case) field as one to be dropped. What identity, routing, policy
-/// and tracing rest on, and what we set ourselves, is kept whatever a client names.
-#[must_use]
-pub fn may_be_nominated(name: &[u8]) -> bool {
-    const KEPT: &[&[u8]] = &[
-        b"authorization",
-        b"cookie",
-        b"set-cookie",
-        b"forwarded",
-        b"traceparent",
-        b"tracestate",
-        b"via",
-        b"date",
-        b"cache-control",
-        b"b3",
-    ];
-    const KEPT_PREFIXES: &[&[u8]] = &[b"x-", b"content-", b"grpc-"];
-    !KEPT.contains(&name) && !KEPT_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-}
-
-/// Collects what `Connection` fields say.
-#[derive(Debug, Default)]
-pub(super) struct ConnectionOptions {
-    pub close: bool,
-    pub keep_alive: bool,
-    pub upgrade: bool,
-    /// Other members, in lower case, one after the other with a comma behind each.
-    nominated: Vec<u8>,
-}
-
-impl ConnectionOptions {
-    pub(super) fn clear(&mut self) {
-        self.close = false;
-        self.keep_alive = false;
-        self.upgrade = false;
-        self.nominated.clear();
-    }
-
-    pub(super) fn add(&mut self, value: &[u8]) {
-        for member in list_members(value) {
-            if member.eq_ignore_ascii_case(b"close") {
-                self.close = true;
-            } else if member.eq_ignore_ascii_case(b"keep-alive") {
-                self.keep_alive = true;
-            } else if member.eq_ignore_ascii_case(b"upgrade") {
-                self.upgrade = true;
-            } else {
-                self.nominated.extend(member.iter().map(u8::to_ascii_lowercase));
-                self.nominated.push(b',');
-            }
-        }
-    }
-
-    pub(super) fn drop_nominated(&self, headers: &mut crate::http::headers::Headers) {
-        for name in list_members(&self.nominated).filter(|name| may_be_nominated(name)) {
-            headers.remove(name);
-        }
-    }
+    value
 }
 
 #[cfg(test)]
@@ -169,36 +134,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_strict() {
+    fn field_lines_are_strict() {
         assert_eq!(parse(b"a: b"), Ok((&b"a"[..], &b"b"[..])));
         assert_eq!(parse(b"a:\t b c \t"), Ok((&b"a"[..], &b"b c"[..])));
         assert_eq!(parse(b"a:"), Ok((&b"a"[..], &b""[..])));
+        assert_eq!(parse(b"under_score:b"), Ok((&b"under_score"[..], &b"b"[..])));
         assert_eq!(parse(b"a : b"), Err(FieldError::BadName));
+        assert_eq!(parse(b"a\t: b"), Err(FieldError::BadName));
         assert_eq!(parse(b": b"), Err(FieldError::BadName));
         assert_eq!(parse(b"a b"), Err(FieldError::NoColon));
         assert_eq!(parse(b" a: b"), Err(FieldError::Folded));
+        assert_eq!(parse(b"\ta: b"), Err(FieldError::Folded));
         assert_eq!(parse(b"a: b\rc"), Err(FieldError::BadValue));
+        assert_eq!(parse(b"a: b\r"), Err(FieldError::BadValue));
         assert_eq!(parse(b"a: b\0c"), Err(FieldError::BadValue));
-        assert_eq!(line(b"a: b\n"), Err(FieldError::BareLf));
-        assert_eq!(line(b"a: b\r"), Ok(None));
     }
 
     #[test]
-    fn lengths_are_digits() {
-        for (text, expected) in [
-            ("5", Some(5)),
-            ("005", Some(5)),
-            ("", None),
-            ("-1", None),
-            ("+1", None),
-            ("0x5", None),
-            ("1_0", None),
-            ("5;", None),
-            ("5,5", None),
-            ("18446744073709551615", Some(u64::MAX)),
-            ("18446744073709551616", None),
-        ] {
-            assert_eq!(content_length(text.as_bytes()), expected, "{text}");
+    fn every_byte_is_legal_where_the_rfc_says_so() {
+        for byte in 0..=255_u8 {
+            let is_tchar = byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+            assert_eq!(parse(&[b'a', byte, b'b', b':']).is_ok(), is_tchar || byte == b':', "name {byte:#x}");
+            let is_field_vchar = byte == b'\t' || (b' '..0x7f).contains(&byte) || byte >= 0x80;
+            assert_eq!(parse(&[b'a', b':', b'x', byte, b'y']).is_ok(), is_field_vchar, "value {byte:#x}");
         }
+    }
+
+    #[test]
+    fn lines_end_in_cr_lf_within_the_limit() {
+        assert_eq!(Lines::default().next(b"ab\r\n", 4), Ok(Some(&b"ab"[..])));
+        assert_eq!(Lines::default().next(b"ab\r\n", 3), Err(LineError::TooLong));
+        assert_eq!(Lines::default().next(b"ab\r", 4), Ok(None));
+        assert_eq!(Lines::default().next(b"ab\n", 4), Err(LineError::BareLf));
+        assert_eq!(Lines::default().next(b"\n", 4), Err(LineError::BareLf));
+        let (mut lines, input) = (Lines::default(), b"a\r\n\r\nb");
+        assert_eq!(lines.next(&input[..2], 9), Ok(None));
+        assert_eq!(lines.next(&input[..3], 9), Ok(Some(&b"a"[..])));
+        assert_eq!(lines.next(input, 9), Ok(Some(&b""[..])));
+        assert_eq!((lines.next(input, 9), lines.done), (Ok(None), 5));
     }
 }

@@ -2,7 +2,8 @@
 
 use http::{Method, StatusCode};
 
-use super::field::{self, Coding, ConnectionOptions, FieldError};
+use super::field::{self, FieldError, LineError, Lines};
+use super::hop::{self, BadConnection, ConnectionOptions, Framing, FramingError};
 use crate::http::message::{BodyLength, ResponseHead, Version};
 
 pub use super::request::Progress;
@@ -29,15 +30,20 @@ pub enum HeadError {
     #[error("malformed status line")]
     StatusLine,
     /// Larger than the limit.
-    #[error("response head larger than {} bytes", crate::http::MAX_HEAD_BYTES)]
+    #[error("response head larger than max_head_bytes")]
     TooLarge,
     /// More fields than the limit.
-    #[error("more than {} header fields", crate::http::MAX_HEADERS)]
+    #[error("more header fields than max_headers")]
     TooManyHeaders,
     /// A field line is malformed.
-    #[error("malformed header: {0}")]
-    Field(#[from] FieldError),
-    /// `Content-Length` is no number, or is there with different values.
+    #[error("malformed header in line {line}: {fault}")]
+    Field {
+        /// Which line after the status line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        fault: FieldError,
+    },
+    /// `Content-Length` is no number, or is there more than once.
     #[error("malformed Content-Length header")]
     ContentLength,
     /// `Transfer-Encoding` beside `Content-Length`.
@@ -46,26 +52,72 @@ pub enum HeadError {
     /// A transfer coding other than one `chunked`.
     #[error("unknown or malformed Transfer-Encoding header")]
     TransferEncoding,
-    /// 101 to a request that asked for no upgrade.
-    #[error("101 without a request to switch protocols")]
+    /// Framing in a 101, which must not have any (RFC 9110 section 8.6, RFC 9112 section 6.1).
+    #[error("Content-Length or Transfer-Encoding in a 101 response")]
+    FramedSwitch,
+    /// `Connection` is no list of tokens, or nominates more than 16 fields.
+    #[error("malformed Connection header, or more than {} names in it", hop::MAX_NOMINATED)]
+    Connection,
+    /// `Upgrade` is no list of protocols, or is there more than once.
+    #[error("malformed or repeated Upgrade header")]
+    Upgrade,
+    /// 101 to a request that asked for no upgrade, or that does not say what it switches to.
+    #[error("101 without a request to switch protocols, or without Upgrade and Connection: upgrade")]
     UnaskedSwitch,
 }
 
-/// Reads one head; make a new one for the next.
+impl HeadError {
+    /// One stable word for logs and metrics. The status is 502 for all of them.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::StatusLine => "status_line",
+            Self::TooLarge => "head_too_large",
+            Self::TooManyHeaders => "too_many_headers",
+            Self::Field { .. } => "header_syntax",
+            Self::ContentLength => "content_length",
+            Self::BothFramings => "both_framings",
+            Self::TransferEncoding => "transfer_encoding",
+            Self::FramedSwitch => "framed_switch",
+            Self::Connection => "connection",
+            Self::Upgrade => "upgrade",
+            Self::UnaskedSwitch => "unasked_switch",
+        }
+    }
+}
+
+impl From<FramingError> for HeadError {
+    fn from(error: FramingError) -> Self {
+        match error {
+            FramingError::ContentLength => Self::ContentLength,
+            FramingError::Both => Self::BothFramings,
+            FramingError::TransferEncoding | FramingError::UnknownCoding => Self::TransferEncoding,
+        }
+    }
+}
+
+impl From<BadConnection> for HeadError {
+    fn from(_: BadConnection) -> Self {
+        Self::Connection
+    }
+}
+
+/// Reads one head, continuing where it stopped; make a new one for the next.
 #[derive(Debug, Default)]
 pub struct ResponseParser {
-    done: usize,
-    searched: usize,
+    lines: Lines,
     seen_line: bool,
-    length: Option<u64>,
-    chunked: bool,
-    codings: u8,
+    /// Field lines so far, those that do not get into the head included.
+    fields: usize,
+    upgrade_seen: bool,
+    framing: Framing,
     options: ConnectionOptions,
 }
 
 impl ResponseParser {
     /// Reads on. `input` begins where the head begins, at every call; `method` is that of the request and
-    /// `tunnel` whether it asked to switch protocols.
+    /// `tunnel` whether it asked to switch protocols. Heads of interim responses (1xx) are given out like
+    /// others, and the caller goes on to the next.
     ///
     /// # Errors
     /// When the response must not be passed on; final.
@@ -77,26 +129,17 @@ impl ResponseParser {
         tunnel: bool,
         head: &mut ResponseHead,
     ) -> Result<Progress, HeadError> {
+        if !self.seen_line && !begins_as_http(input) {
+            return Err(HeadError::StatusLine);
+        }
         loop {
-            let rest = input.get(self.done..).unwrap_or_default();
-            let unsearched = rest.get(self.searched..).unwrap_or_default();
-            let Some(end) = memchr::memchr(b'\n', unsearched) else {
-                self.searched = rest.len();
-                return if input.len() > limits.max_head_bytes {
-                    Err(HeadError::TooLarge)
-                } else {
-                    Ok(Progress::Partial)
-                };
+            let line = match self.lines.next(input, limits.max_head_bytes) {
+                Ok(Some(line)) => line,
+                Ok(None) => return Ok(Progress::Partial),
+                Err(LineError::TooLong) => return Err(HeadError::TooLarge),
+                Err(LineError::BareLf) if self.seen_line => return Err(self.fault(FieldError::BareLf)),
+                Err(LineError::BareLf) => return Err(HeadError::StatusLine),
             };
-            let Some((line, line_len)) = field::line(rest.get(..=self.searched + end).unwrap_or_default())?
-            else {
-                return Ok(Progress::Partial);
-            };
-            self.done += line_len;
-            self.searched = 0;
-            if self.done > limits.max_head_bytes {
-                return Err(HeadError::TooLarge);
-            }
             if !self.seen_line {
                 self.seen_line = true;
                 head.clear();
@@ -109,168 +152,91 @@ impl ResponseParser {
         }
     }
 
+    fn fault(&self, fault: FieldError) -> HeadError {
+        HeadError::Field { line: self.fields + 1, fault }
+    }
+
     fn field(&mut self, line: &[u8], limits: &Limits, head: &mut ResponseHead) -> Result<(), HeadError> {
-        let (name, value) = field::parse(line)?;
-        if head.headers.len() >= limits.max_headers {
+        if self.fields >= limits.max_headers {
             return Err(HeadError::TooManyHeaders);
         }
+        let (name, value) = field::parse(line).map_err(|fault| self.fault(fault))?;
+        self.fields += 1;
         let is = |expected: &[u8]| name.eq_ignore_ascii_case(expected);
         match name.len() {
             7 if is(b"upgrade") => {
-                head.upgrade.clear();
-                head.upgrade.push_str(std::str::from_utf8(value).map_err(|_| FieldError::BadValue)?);
+                if std::mem::replace(&mut self.upgrade_seen, true) || !hop::is_upgrade(value) {
+                    return Err(HeadError::Upgrade);
+                }
+                head.upgrade.push_str(std::str::from_utf8(value).map_err(|_| HeadError::Upgrade)?);
             }
-            10 if is(b"connection") => self.options.add(value),
+            10 if is(b"connection") => self.options.add(value)?,
             10 if is(b"keep-alive") => {}
-            14 if is(b"content-length") => {
-                let length = field::content_length(value).ok_or(HeadError::ContentLength)?;
-                if self.length.replace(length).is_some() {
-                    return Err(HeadError::ContentLength);
-                }
-            }
+            14 if is(b"content-length") => self.framing.content_length(value)?,
             16 if is(b"proxy-connection") => {}
-            17 if is(b"transfer-encoding") => {
-                self.codings = self.codings.saturating_add(1);
-                if field::coding(value) != Coding::Chunked || self.codings > 1 {
-                    return Err(HeadError::TransferEncoding);
-                }
-                self.chunked = true;
-            }
+            17 if is(b"transfer-encoding") => self.framing.transfer_encoding(value, head.version)?,
             _ => head.headers.append(name, value),
         }
         Ok(())
     }
 
     fn finish(&self, method: &Method, tunnel: bool, head: &mut ResponseHead) -> Result<Progress, HeadError> {
-        if self.chunked && self.length.is_some() {
-            return Err(HeadError::BothFramings);
-        }
-        if self.chunked && head.version == Version::Http10 {
-            return Err(HeadError::TransferEncoding);
-        }
-        self.options.drop_nominated(&mut head.headers);
+        let framed = self.framing.body()?;
         let status = head.status;
         let switched = status == StatusCode::SWITCHING_PROTOCOLS;
-        if switched && !tunnel {
+        if switched && (!tunnel || !self.options.upgrade || head.upgrade.is_empty()) {
             return Err(HeadError::UnaskedSwitch);
+        }
+        if switched && framed.is_some() {
+            return Err(HeadError::FramedSwitch);
         }
         if !switched {
             head.upgrade.clear();
         }
+        self.options.drop_nominated(&mut head.headers);
+        let mut keep_alive = self.options.keep_alive(head.version);
         // The order is that of RFC 9112 section 6.3.
         head.body = if switched || (*method == Method::CONNECT && status.is_success()) {
             BodyLength::UntilClose
-        } else if *method == Method::HEAD
-            || status.is_informational()
-            || status == StatusCode::NO_CONTENT
-            || status == StatusCode::NOT_MODIFIED
-        {
-            head.declared_length = self.length.filter(|_| status != StatusCode::NO_CONTENT);
+        } else if *method == Method::HEAD || status == StatusCode::NOT_MODIFIED {
+            head.declared_length = self.framing.length;
             BodyLength::Empty
-        } else if self.chunked {
-            BodyLength::Streamed
-        } else if let Some(length) = self.length {
-            BodyLength::Known(length)
+        } else if status.is_informational() || status == StatusCode::NO_CONTENT {
+            // Framing must not be here. Whoever sends it may send the body too, so nothing can follow.
+            keep_alive &= matches!(framed, None | Some(BodyLength::Known(0)));
+            BodyLength::Empty
         } else {
-            BodyLength::UntilClose
+            framed.unwrap_or(BodyLength::UntilClose)
         };
-        let keep_alive = match head.version {
-            Version::Http10 => self.options.keep_alive && !self.options.close,
-            Version::Http11 | Version::Http2 => !self.options.close,
-        };
-        Ok(Progress::Done { head_len: self.done, keep_alive })
+        keep_alive &= head.body != BodyLength::UntilClose;
+        Ok(Progress::Done { head_len: self.lines.done, keep_alive })
     }
 }
 
-/// `HTTP/1.1 200 OK`; the reason may be empty, and some servers leave out the space before it.
+/// Whether the input can still become a status line; what speaks another protocol may never end its line.
+fn begins_as_http(input: &[u8]) -> bool {
+    const BEGINNING: &[u8] = b"HTTP/1.";
+    input.iter().zip(BEGINNING).all(|(found, expected)| found == expected)
+}
+
+/// `HTTP/1.1 200 OK`; the reason may be empty, and some servers leave out the space before it, which changes
+/// nothing about where the message ends.
 fn status_line(line: &[u8], head: &mut ResponseHead) -> Result<(), HeadError> {
-    let mut parts = line.splitn(3, |byte| *byte == b' ');
-    head.version = match parts.next() {
-        Some(b"HTTP/1.1") => Version::Http11,
-        Some(b"HTTP/1.0") => Version::Http10,
-        Some([b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9']) => Version::Http11,
-        Some(_) | None => return Err(HeadError::StatusLine),
+    let (version, rest) = line.split_first_chunk::<8>().ok_or(HeadError::StatusLine)?;
+    head.version = match version {
+        b"HTTP/1.1" => Version::Http11,
+        b"HTTP/1.0" => Version::Http10,
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9'] => Version::Http11,
+        _ => return Err(HeadError::StatusLine),
     };
-    let code = parts.next().ok_or(HeadError::StatusLine)?;
-    if code.len() != 3 {
+    let [b' ', a @ b'1'..=b'5', b @ b'0'..=b'9', c @ b'0'..=b'9', reason @ ..] = rest else {
         return Err(HeadError::StatusLine);
-    }
-    head.status = StatusCode::from_bytes(code).map_err(|_| HeadError::StatusLine)?;
-    let reason = parts.next().unwrap_or_default();
+    };
+    head.status = StatusCode::from_bytes(&[*a, *b, *c]).map_err(|_| HeadError::StatusLine)?;
     // A reason goes no further than this hop, but a control character in it says that this is no HTTP.
-    if reason.iter().any(|byte| *byte != b'\t' && (*byte < b' ' || *byte == 0x7f)) {
-        return Err(HeadError::StatusLine);
-    }
-    Ok(())
+    let well_formed = reason.first().is_none_or(|byte| *byte == b' ') && field::is_value(reason);
+    if well_formed { Ok(()) } else { Err(HeadError::StatusLine) }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str, method: &Method, tunnel: bool) -> Result<(ResponseHead, bool), HeadError> {
-        let mut head = ResponseHead::default();
-        let mut parser = ResponseParser::default();
-        match parser.parse(text.as_bytes(), &Limits::default(), method, tunnel, &mut head)? {
-            Progress::Done { head_len, keep_alive } => {
-                assert_eq!(head_len, text.len());
-                Ok((head, keep_alive))
-            }
-            Progress::Partial => panic!("partial"),
-        }
-    }
-
-    #[test]
-    fn framing_follows_the_rfc() {
-        for (text, method, body) in [
-            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", Method::GET, BodyLength::Known(5)),
-            ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", Method::HEAD, BodyLength::Empty),
-            ("HTTP/1.1 304 x\r\ncontent-length: 5\r\n\r\n", Method::GET, BodyLength::Empty),
-            ("HTTP/1.1 204 x\r\n\r\n", Method::GET, BodyLength::Empty),
-            ("HTTP/1.1 200\r\ntransfer-encoding: Chunked\r\n\r\n", Method::GET, BodyLength::Streamed),
-            ("HTTP/1.1 200 OK\r\n\r\n", Method::GET, BodyLength::UntilClose),
-            ("HTTP/1.1 200 OK\r\n\r\n", Method::CONNECT, BodyLength::UntilClose),
-        ] {
-            assert_eq!(parse(text, &method, false).unwrap().0.body, body, "{text}");
-        }
-    }
-
-    #[test]
-    fn keep_alive_follows_version_and_connection() {
-        for (text, expected) in [
-            ("HTTP/1.1 204 x\r\n\r\n", true),
-            ("HTTP/1.1 204 x\r\nConnection: Close\r\n\r\n", false),
-            ("HTTP/1.0 204 x\r\n\r\n", false),
-            ("HTTP/1.0 204 x\r\nConnection: keep-alive\r\n\r\n", true),
-        ] {
-            assert_eq!(parse(text, &Method::GET, false).unwrap().1, expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn what_is_ambiguous_is_refused() {
-        for (text, error) in [
-            (
-                "HTTP/1.1 200 x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n",
-                HeadError::BothFramings,
-            ),
-            ("HTTP/1.1 200 x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n", HeadError::ContentLength),
-            ("HTTP/1.1 200 x\r\ncontent-length: +5\r\n\r\n", HeadError::ContentLength),
-            ("HTTP/1.1 200 x\r\ntransfer-encoding: gzip, chunked\r\n\r\n", HeadError::TransferEncoding),
-            ("HTTP/1.1 101 x\r\nupgrade: x\r\n\r\n", HeadError::UnaskedSwitch),
-            ("HTTP/2.0 200 x\r\n\r\n", HeadError::StatusLine),
-            ("HTTP/1.1 20 x\r\n\r\n", HeadError::StatusLine),
-            ("HTTP/1.1 200 x\n\r\n", HeadError::Field(FieldError::BareLf)),
-            ("HTTP/1.1 200 x\r\na : b\r\n\r\n", HeadError::Field(FieldError::BadName)),
-        ] {
-            assert_eq!(parse(text, &Method::GET, false).unwrap_err(), error, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_switch_that_was_asked_for_opens_a_tunnel() {
-        let text = "HTTP/1.1 101 x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n";
-        let (head, _) = parse(text, &Method::GET, true).unwrap();
-        assert_eq!((head.body, head.upgrade.as_str()), (BodyLength::UntilClose, "websocket"));
-    }
-}
+mod tests;

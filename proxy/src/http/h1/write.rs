@@ -18,6 +18,7 @@ pub struct Wire {
 
 /// Writes a request head for an upstream.
 pub fn request_head(out: &mut Vec<u8>, head: &RequestHead) {
+    debug_assert!(is_one_line(head.path.as_bytes()) && is_one_line(head.authority.as_bytes()), "{head:?}");
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     let target = if head.method == Method::CONNECT { &head.authority } else { &head.path };
@@ -37,11 +38,7 @@ pub fn request_head(out: &mut Vec<u8>, head: &RequestHead) {
 
 /// Writes a response head for a client.
 pub fn response_head(out: &mut Vec<u8>, head: &ResponseHead, wire: Wire) {
-    out.extend_from_slice(b"HTTP/1.1 ");
-    out.extend_from_slice(head.status.as_str().as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(head.status.canonical_reason().unwrap_or_default().as_bytes());
-    out.extend_from_slice(b"\r\n");
+    status_line(out, head.status);
     fields(out, &head.headers);
     match head.body {
         BodyLength::Known(length) => content_length(out, length),
@@ -53,7 +50,8 @@ pub fn response_head(out: &mut Vec<u8>, head: &ResponseHead, wire: Wire) {
         },
         BodyLength::Streamed | BodyLength::UntilClose => {}
     }
-    if head.upgrade.is_empty() {
+    // An interim response says nothing about the connection: the final one follows on it.
+    if head.upgrade.is_empty() && !head.status.is_informational() {
         if wire.close {
             out.extend_from_slice(b"connection: close\r\n");
         } else if wire.http10 {
@@ -64,9 +62,26 @@ pub fn response_head(out: &mut Vec<u8>, head: &ResponseHead, wire: Wire) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes the line before a chunk's data.
+fn status_line(out: &mut Vec<u8>, status: StatusCode) {
+    match status.as_u16() {
+        200 => out.extend_from_slice(b"HTTP/1.1 200 OK\r\n"),
+        204 => out.extend_from_slice(b"HTTP/1.1 204 No Content\r\n"),
+        304 => out.extend_from_slice(b"HTTP/1.1 304 Not Modified\r\n"),
+        404 => out.extend_from_slice(b"HTTP/1.1 404 Not Found\r\n"),
+        _ => {
+            out.extend_from_slice(b"HTTP/1.1 ");
+            out.extend_from_slice(status.as_str().as_bytes());
+            out.push(b' ');
+            out.extend_from_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// Writes the line before a chunk's data; not for an empty chunk, which would be the last.
 pub fn chunk_header(out: &mut Vec<u8>, len: usize) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    debug_assert!(len > 0, "a chunk without data ends the body");
     let mut shift = (usize::BITS - len.leading_zeros()).saturating_sub(1) / 4 * 4;
     loop {
         out.extend(DIGITS.get((len >> shift) & 15));
@@ -95,11 +110,17 @@ pub fn is_bodiless(status: StatusCode) -> bool {
 
 fn fields(out: &mut Vec<u8>, headers: &Headers) {
     for (name, value) in headers.iter() {
+        debug_assert!(super::field::is_token(name) && super::field::is_value(value), "{headers:?}");
         out.extend_from_slice(name);
         out.extend_from_slice(b": ");
         out.extend_from_slice(value);
         out.extend_from_slice(b"\r\n");
     }
+}
+
+/// Whether this can stand in a start line without ending or splitting it.
+fn is_one_line(text: &[u8]) -> bool {
+    text.iter().all(|byte| *byte > b' ' && *byte != 0x7f)
 }
 
 fn content_length(out: &mut Vec<u8>, length: u64) {

@@ -45,6 +45,9 @@ fn chunk_sizes_are_hex_digits_only() {
     for size in ["0x5", "-5", "+5", " 5", "5 ", "", "g", "11111111111111111", "5\t", "5\r"] {
         assert_eq!(chunked(&format!("{size}\r\nhello\r\n0\r\n\r\n")), Err(BodyError::ChunkSize), "{size:?}");
     }
+    assert_eq!(chunked("fffffffffffffffff\r\n"), Err(BodyError::ChunkSize));
+    assert_eq!(chunked("ffffffffffffffff\r\nx"), Err(BodyError::Truncated));
+    assert_eq!(chunked("00000000000000005\r\nhello\r\n0\r\n\r\n"), Err(BodyError::ChunkSize));
     assert_eq!(chunked("5\nhello\r\n0\r\n\r\n"), Err(BodyError::ChunkSize));
 }
 
@@ -61,6 +64,41 @@ fn chunk_extensions_are_bounded_and_well_formed() {
     assert_eq!(chunked(&long), Err(BodyError::Extension));
     let many = format!("1;a={}\r\nx\r\n", "b".repeat(200)).repeat(100) + "0\r\n\r\n";
     assert_eq!(chunked(&many), Err(BodyError::Extension));
+}
+
+#[test]
+fn a_wrong_chunk_size_is_refused_before_its_line_ends() {
+    for input in ["g", "5 ", "0x", "11111111111111111", "\r", ";"] {
+        let decoded = BodyDecoder::new(BodyLength::Streamed).decode(input.as_bytes(), &mut Headers::new());
+        assert_eq!(decoded, Err(BodyError::ChunkSize), "{input:?}");
+    }
+}
+
+#[test]
+fn routing_trailers_are_dropped_in_any_case() {
+    for name in [
+        "X-Forwarded-For",
+        "x-envoy-retry-on-and-a-name-that-is-longer-than-the-copy",
+        "AUTHORIZATION",
+        "If-Match",
+        "TE",
+    ] {
+        let (_, trailers) =
+            decode(BodyLength::Streamed, format!("0\r\n{name}: 1\r\n\r\n").as_bytes(), 3).unwrap();
+        assert!(trailers.is_empty(), "{name}");
+    }
+    let flood = format!("0\r\n{}\r\n", "te: b\r\n".repeat(65));
+    assert_eq!(decode(BodyLength::Streamed, flood.as_bytes(), 3).unwrap_err(), BodyError::TooManyTrailers);
+}
+
+#[test]
+fn malformed_trailers_are_refused() {
+    for (line, fault) in
+        [("a : b", FieldError::BadName), (" a: b", FieldError::Folded), ("a", FieldError::NoColon)]
+    {
+        assert_eq!(chunked(&format!("0\r\n{line}\r\n\r\n")), Err(BodyError::Trailer(fault)), "{line}");
+    }
+    assert_eq!(chunked("0\r\na: b\n\r\n"), Err(BodyError::Trailer(FieldError::BareLf)));
 }
 
 #[test]
@@ -104,11 +142,8 @@ proptest! {
         input in proptest::collection::vec(prop_oneof![Just(b'\r'), Just(b'\n'), Just(b'1'), Just(b'0'), Just(b';'), any::<u8>()], 0..200),
         step in 1_usize..20,
     ) {
-        let whole = decode(BodyLength::Streamed, &input, 1 << 20);
-        let pieces = decode(BodyLength::Streamed, &input, step);
-        prop_assert_eq!(whole.is_ok(), pieces.is_ok());
-        if let (Ok(whole), Ok(pieces)) = (whole, pieces) {
-            prop_assert_eq!(whole.0, pieces.0);
-        }
+        let whole = decode(BodyLength::Streamed, &input, 1 << 20).map(|(body, trailers)| (body, trailers.len()));
+        let pieces = decode(BodyLength::Streamed, &input, step).map(|(body, trailers)| (body, trailers.len()));
+        prop_assert_eq!(whole, pieces);
     }
 }

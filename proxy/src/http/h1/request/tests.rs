@@ -1,3 +1,4 @@
+use http::StatusCode;
 use proptest::prelude::*;
 
 use super::*;
@@ -8,11 +9,19 @@ fn limits() -> HeadLimits {
 
 /// Parses input that arrives in pieces; the length of the head comes with it.
 fn parse_in(input: &[u8], step: usize) -> Result<Option<(RequestHead, usize, bool)>, HeadError> {
+    parse_within(input, step, &limits())
+}
+
+fn parse_within(
+    input: &[u8],
+    step: usize,
+    limits: &HeadLimits,
+) -> Result<Option<(RequestHead, usize, bool)>, HeadError> {
     let (mut parser, mut head) = (RequestParser::default(), RequestHead::default());
     let mut available = 0;
     loop {
         available = input.len().min(available + step);
-        match parser.parse(&input[..available], &limits(), &mut head)? {
+        match parser.parse(&input[..available], limits, &mut head)? {
             Progress::Done { head_len, keep_alive } => return Ok(Some((head, head_len, keep_alive))),
             Progress::Partial if available == input.len() => return Ok(None),
             Progress::Partial => {}
@@ -81,12 +90,18 @@ fn transfer_encoding_is_chunked_or_refused() {
     for value in ["xchunked", "identity", "gzip"] {
         assert_eq!(refused(&format!("Transfer-Encoding: {value}")), HeadError::UnknownCoding, "{value}");
     }
-    assert_eq!(refused("Transfer-Encoding: chunked\x0b"), HeadError::Field(FieldError::BadValue));
+    assert_eq!(
+        refused("Transfer-Encoding: chunked\x0b"),
+        HeadError::Field { line: 2, fault: FieldError::BadValue }
+    );
     assert_eq!(
         refused("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked"),
         HeadError::TransferEncoding
     );
-    assert_eq!(refused("Transfer-Encoding : chunked"), HeadError::Field(FieldError::BadName));
+    assert_eq!(
+        refused("Transfer-Encoding : chunked"),
+        HeadError::Field { line: 2, fault: FieldError::BadName }
+    );
     assert_eq!(accepted("Transfer-Encoding: Chunked").body, BodyLength::Streamed);
     let old = "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     assert_eq!(parse(old).unwrap_err(), HeadError::TransferEncoding);
@@ -114,6 +129,10 @@ fn an_absolute_target_wins_over_host() {
     assert_eq!((head.authority.as_str(), head.path.as_str()), ("real", "/admin?x"));
     let (head, _) = parse("GET http://real?x HTTP/1.1\r\nHost: real\r\n\r\n").unwrap();
     assert_eq!(head.path, "/?x");
+    let (head, _) = parse("OPTIONS http://real HTTP/1.1\r\nHost: real\r\n\r\n").unwrap();
+    assert_eq!(head.path, "*");
+    assert_eq!(parse("GET http://a\\.b/ HTTP/1.1\r\nHost: a\r\n\r\n").unwrap_err(), HeadError::BadHost);
+    assert_eq!(parse("GET http:/a HTTP/1.1\r\nHost: a\r\n\r\n").unwrap_err(), HeadError::Target);
 }
 
 #[test]
@@ -124,6 +143,10 @@ fn targets_fit_their_methods() {
         ("CONNECT a:1 HTTP/1.1", true),
         ("CONNECT a HTTP/1.1", false),
         ("CONNECT /a HTTP/1.1", false),
+        ("CONNECT [::1]:1 HTTP/1.1", true),
+        ("CONNECT [::1] HTTP/1.1", false),
+        ("CONNECT http://a:1/ HTTP/1.1", false),
+        ("OPTIONS http://a HTTP/1.1", true),
         ("GET a HTTP/1.1", false),
         ("GET \\admin HTTP/1.1", false),
         ("GET ftp://a/ HTTP/1.1", false),
@@ -152,32 +175,34 @@ fn versions_are_told_apart() {
         let found = parse(&format!("GET / {version}\r\nHost: a\r\n\r\n")).map(|(head, _)| head.version);
         assert_eq!(found, expected, "{version}");
     }
-    assert_eq!(parse("PRI * HTTP/2.0\r\n\r\n").unwrap_err(), HeadError::Target.min_version());
+    assert_eq!(parse("PRI * HTTP/2.0\r\n\r\n").unwrap_err(), HeadError::RequestLine);
     let strict = HeadLimits::default();
     let mut head = RequestHead::default();
     let parsed = RequestParser::default().parse(b"GET / HTTP/1.0\r\n\r\n", &strict, &mut head);
     assert_eq!(parsed, Err(HeadError::Http10));
 }
 
-impl HeadError {
-    /// `PRI` fails by its version before its target is looked at.
-    fn min_version(self) -> Self {
-        Self::Version
-    }
-}
-
 #[test]
 fn lines_that_others_repair_are_refused() {
-    for (lines, error) in [
-        ("a: b\r\n c", FieldError::Folded),
-        ("a: b\rc", FieldError::BadValue),
-        ("a: b\0", FieldError::BadValue),
-        ("a : b", FieldError::BadName),
-        ("a b", FieldError::NoColon),
-        ("a: b\nc: d", FieldError::BareLf),
+    for (lines, line, fault) in [
+        ("a: b\r\n c", 3, FieldError::Folded),
+        ("a: b\r\n\tc: d", 3, FieldError::Folded),
+        (" a: b", 2, FieldError::Folded),
+        ("a: b\rc", 2, FieldError::BadValue),
+        ("a: b\r\rc: d", 2, FieldError::BadValue),
+        ("a: b\0", 2, FieldError::BadValue),
+        ("a\0: b", 2, FieldError::BadName),
+        ("a : b", 2, FieldError::BadName),
+        (": b", 2, FieldError::BadName),
+        ("a b", 2, FieldError::NoColon),
+        ("a: b\nc: d", 2, FieldError::BareLf),
     ] {
-        assert_eq!(refused(lines), HeadError::Field(error), "{lines:?}");
+        assert_eq!(refused(lines), HeadError::Field { line, fault }, "{lines:?}");
     }
+    assert_eq!(parse("GET / HTTP/1.1\nHost: a\n\n").unwrap_err(), HeadError::RequestLine);
+    assert_eq!(parse("GET / HTTP/1.1\rHost: a\r\n\r\n").unwrap_err(), HeadError::RequestLine);
+    let message = refused("a : b").to_string();
+    assert_eq!(message, "malformed header in line 2: a field name holds an illegal character");
 }
 
 #[test]
@@ -187,6 +212,173 @@ fn limits_have_names() {
     assert_eq!(refused(&format!("a: {}", "b".repeat(62_000))), HeadError::TooLarge);
     let uri = format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(17_000));
     assert_eq!(parse(&uri).unwrap_err(), HeadError::UriTooLong);
+}
+
+#[test]
+fn limits_hold_to_the_byte() {
+    let text = b"GET /abc HTTP/1.1\r\nHost: a\r\n\r\n";
+    let parse =
+        |limits: HeadLimits| RequestParser::default().parse(text, &limits, &mut RequestHead::default());
+    let done = Ok(Progress::Done { head_len: text.len(), keep_alive: true });
+    let bytes = |max_head_bytes| HeadLimits { max_head_bytes, ..limits() };
+    assert_eq!(parse(bytes(text.len())), done);
+    assert_eq!(parse(bytes(text.len() - 1)), Err(HeadError::TooLarge));
+    let line = |max_line_bytes| HeadLimits { max_line_bytes, ..limits() };
+    assert_eq!(parse(line(17)), done);
+    assert_eq!(parse(line(16)), Err(HeadError::UriTooLong));
+    let headers = |max_headers| HeadLimits { max_headers, ..limits() };
+    assert_eq!(parse(headers(1)), done);
+    assert_eq!(parse(headers(0)), Err(HeadError::TooManyHeaders));
+}
+
+#[test]
+fn a_request_cut_at_every_byte_offset_is_never_whole() {
+    let text = "\r\nPOST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nConnection: x, close\r\nX: y\r\n\r\n";
+    for end in 0..text.len() {
+        assert!(matches!(parse_in(&text.as_bytes()[..end], 1), Ok(None)), "{end}");
+    }
+    assert!(parse(text).is_ok());
+}
+
+#[test]
+fn the_next_request_is_not_looked_at() {
+    let first = "GET /a HTTP/1.1\r\nHost: a\r\n\r\n";
+    let input = format!("{first}\0\n\n garbage {}", "x".repeat(100_000));
+    let (mut parser, mut head) = (RequestParser::default(), RequestHead::default());
+    let done = Ok(Progress::Done { head_len: first.len(), keep_alive: true });
+    assert_eq!(parser.parse(input.as_bytes(), &limits(), &mut head), done);
+    parser.reset();
+    let rest = &input.as_bytes()[first.len()..];
+    assert_eq!(parser.parse(rest, &limits(), &mut head), Err(HeadError::RequestLine));
+}
+
+#[test]
+fn nothing_of_a_request_is_left_for_the_next() {
+    let text = "POST http://b/ HTTP/1.1\r\nHost: a\r\nConnection: close, x, upgrade\r\nUpgrade: u\r\nTE: trailers\r\n\
+                Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n";
+    let (mut parser, mut head) = (RequestParser::default(), RequestHead::default());
+    assert!(parser.parse(text.as_bytes(), &limits(), &mut head).is_ok());
+    parser.reset();
+    let next = "GET / HTTP/1.1\r\nHost: c\r\nX: 1\r\n\r\n";
+    let done = Ok(Progress::Done { head_len: next.len(), keep_alive: true });
+    assert_eq!(parser.parse(next.as_bytes(), &limits(), &mut head), done);
+    let (fresh, _) = parse(next).unwrap();
+    assert_eq!(seen(&head), seen(&fresh));
+}
+
+/// A head as text, for comparing.
+fn seen(head: &RequestHead) -> String {
+    let fields: Vec<_> =
+        head.headers.iter().map(|(name, value)| [name.escape_ascii(), value.escape_ascii()]).collect();
+    let fields: Vec<String> = fields.iter().flatten().map(ToString::to_string).collect();
+    format!(
+        "{} {} {} {:?} {:?} {} {} {} {fields:?}",
+        head.method,
+        head.authority,
+        head.path,
+        head.version,
+        head.body,
+        head.expects_continue,
+        head.upgrade,
+        head.te_trailers
+    )
+}
+
+#[test]
+fn a_flood_of_connection_options_is_refused() {
+    assert_eq!(refused(&format!("Connection: {}", "a,".repeat(17))), HeadError::Connection);
+    assert_eq!(refused("Connection: a, b\r\n".repeat(9).trim_end()), HeadError::Connection);
+    assert_eq!(refused("Connection: close;x"), HeadError::Connection);
+}
+
+#[test]
+fn connection_cannot_drop_framing_or_identity() {
+    for name in [
+        "host",
+        "content-length",
+        "authorization",
+        "cookie",
+        "x-forwarded-for",
+        "X-Forwarded-Client-Cert",
+        "x-outrider-fault",
+        "x-envoy-retry-on",
+        "traceparent",
+        "Forwarded",
+        "x-request-id",
+    ] {
+        let head = accepted(&format!("Connection: {name}\r\nContent-Length: 5\r\n{name}x: 1"));
+        assert_eq!(head.body, BodyLength::Known(5), "{name}");
+        assert_eq!(head.authority, "a", "{name}");
+        if !matches!(name, "host" | "content-length") {
+            let head = accepted(&format!("Connection: {name}\r\n{name}: 1"));
+            assert!(head.headers.contains(name.to_ascii_lowercase().as_bytes()), "{name}");
+        }
+    }
+    assert_eq!(
+        accepted("Connection: transfer-encoding\r\nTransfer-Encoding: chunked").body,
+        BodyLength::Streamed
+    );
+}
+
+#[test]
+fn connect_and_trace_have_no_body() {
+    for start in ["CONNECT a:1", "TRACE /"] {
+        for (fields, ok) in [
+            ("", true),
+            ("Content-Length: 0\r\n", true),
+            ("Content-Length: 1\r\n", false),
+            ("Transfer-Encoding: chunked\r\n", false),
+        ] {
+            let result = parse(&format!("{start} HTTP/1.1\r\nHost: a\r\n{fields}\r\n"));
+            let expected = if ok { None } else { Some(HeadError::UnexpectedBody) };
+            assert_eq!(result.err(), expected, "{start} {fields}");
+        }
+    }
+}
+
+#[test]
+fn an_upgrade_never_leads_to_http() {
+    for protocol in ["h2c", "H2C", "h2", "websocket, h2c", "HTTP/2.0", "h2c/1"] {
+        assert_eq!(
+            accepted(&format!("Connection: upgrade\r\nUpgrade: {protocol}")).upgrade,
+            "",
+            "{protocol}"
+        );
+    }
+    assert_eq!(refused("Connection: upgrade\r\nUpgrade: a\r\nUpgrade: b"), HeadError::Upgrade);
+    assert_eq!(refused("Connection: upgrade\r\nUpgrade: a b"), HeadError::Upgrade);
+    let old = "GET / HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    assert_eq!(parse(old).unwrap().0.upgrade, "");
+}
+
+#[test]
+fn http10_has_neither_interim_responses_nor_keep_alive_by_default() {
+    let (head, keep_alive) =
+        parse("POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n").unwrap();
+    assert_eq!((head.expects_continue, keep_alive), (false, false));
+    let with =
+        |connection: &str| parse(&format!("GET / HTTP/1.0\r\nConnection: {connection}\r\n\r\n")).unwrap().1;
+    assert!(with("Keep-Alive"));
+    assert!(!with("keep-alive, close"));
+}
+
+#[test]
+fn every_byte_of_a_method_and_of_a_target_is_checked() {
+    for byte in 0..=255_u8 {
+        let line =
+            |before: &[u8], after: &[u8]| [before, &[byte], after, b" HTTP/1.1\r\nHost: a\r\n\r\n"].concat();
+        let is_tchar = byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        let method = parse_in(&line(b"A", b"B /"), usize::MAX / 2);
+        // A space makes it `A` and the target `B /`, which is none.
+        assert_eq!(method.is_ok(), is_tchar, "method {byte:#x}");
+        let is_target = (0x21..0x7f).contains(&byte) && byte != b'#';
+        let target = parse_in(&line(b"GET /", b"a"), usize::MAX / 2);
+        assert_eq!(target.is_ok(), is_target, "target {byte:#x}");
+    }
+    assert_eq!(
+        parse(&format!("{} / HTTP/1.1\r\nHost: a\r\n\r\n", "M".repeat(33))).unwrap_err(),
+        HeadError::RequestLine
+    );
 }
 
 #[test]
@@ -224,13 +416,21 @@ proptest! {
         input in proptest::collection::vec(
             prop_oneof![
                 Just("GET / HTTP/1.1\r\n".to_owned()), Just("Host: a\r\n".to_owned()), Just("\r\n".to_owned()),
-                Just("Content-Length: 5\r\n".to_owned()), Just("\n".to_owned()), "[ -~\r\n]{0,12}",
+                Just("Content-Length: 5\r\n".to_owned()), Just("Transfer-Encoding: chunked\r\n".to_owned()),
+                Just("Connection: x, close\r\n".to_owned()), Just("\n".to_owned()), "[ -~\r\n]{0,12}",
             ], 0..8),
         step in 1_usize..9,
+        max_head_bytes in 1_usize..120,
+        max_line_bytes in 1_usize..40,
     ) {
         let input = input.concat().into_bytes();
-        let whole = parse_in(&input, usize::MAX / 2).map(|done| done.map(|(head, len, keep)| (head.path, len, keep)));
-        let pieces = parse_in(&input, step).map(|done| done.map(|(head, len, keep)| (head.path, len, keep)));
-        prop_assert_eq!(whole, pieces);
+        let limits = HeadLimits { max_head_bytes, max_line_bytes, max_headers: 3, accept_http10: true };
+        let read = |step| parse_within(&input, step, &limits).map(|done| done.map(|(head, len, keep)| (seen(&head), len, keep)));
+        prop_assert_eq!(read(usize::MAX / 2), read(step));
+    }
+
+    #[test]
+    fn any_bytes_never_panic(input in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = parse_in(&input, usize::MAX / 2);
     }
 }
