@@ -96,16 +96,18 @@ async fn answer<D: Downstream>(
             reply::to_path(request, response, report);
             return reply::send(down, request, response, None, report).await;
         }
-        Err(error) => return reply::refuse(down, request, response, (Reason::BadPath, &error), report).await,
+        Err(error) => {
+            return reply::refuse(down, request, response, (Reason::BadPath, &error, None), report).await;
+        }
     }
     if let Err(refusal) = prepare::request(request, origin) {
-        return reply::local(down, request, response, refusal, report).await;
+        return reply::local(down, request, response, (refusal, None), report).await;
     }
     let Some(table) = snapshot.routes(chain) else {
-        return reply::local(down, request, response, Reason::RoutesMissing, report).await;
+        return reply::local(down, request, response, (Reason::RoutesMissing, None), report).await;
     };
     let Some((host, route)) = table.select(request, origin.worker.draw()) else {
-        return reply::local(down, request, response, Reason::RouteNotFound, report).await;
+        return reply::local(down, request, response, (Reason::RouteNotFound, None), report).await;
     };
     report.route = Some(Arc::clone(route));
     let routed = Routed { table, host, route };
@@ -133,16 +135,17 @@ async fn forward<D: Downstream>(
     (routed, action, report): (&Routed<'_>, &ForwardAction, &mut Report),
 ) -> Outcome {
     if !request.upgrade.is_empty() && !origin.chain.allows_upgrade(&request.upgrade, &action.upgrades) {
-        return reply::local(down, request, response, Reason::UpgradeNotAllowed, report).await;
+        return reply::local(down, request, response, (Reason::UpgradeNotAllowed, Some(routed)), report)
+            .await;
     }
     let (name, weighted) = action.cluster.pick(origin.worker.draw());
     report.cluster = Some(Arc::clone(name));
     let Some(cluster) = origin.worker.clusters.find(name) else {
-        let unknown = (Reason::ClusterNotFound, action.not_found_status);
+        let unknown = (Reason::ClusterNotFound, action.not_found_status, Some(routed));
         return reply::with_status(down, request, response, unknown, report).await;
     };
     let Some(_place) = cluster.request_permit() else {
-        return reply::local(down, request, response, Reason::OverflowRequests, report).await;
+        return reply::local(down, request, response, (Reason::OverflowRequests, Some(routed)), report).await;
     };
     prepare::upstream_request(request, routed, weighted, action, report);
     let mirrors = mirror::start(action, request, origin);
@@ -157,7 +160,7 @@ async fn forward<D: Downstream>(
             finish(*exchange, relayed, &cluster)
         }
         Ending::Answer(reason, detail) => {
-            reply::refuse(down, request, response, (reason, &detail), report).await
+            reply::refuse(down, request, response, (reason, &detail, Some(routed)), report).await
         }
         Ending::Gone(reason) => {
             report.ended(reason);

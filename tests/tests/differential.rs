@@ -68,7 +68,11 @@ fn essence(answer: &Answer, local: bool) -> String {
     match serde_json::from_str::<Value>(&answer.body) {
         Ok(Value::Object(mut seen)) => {
             if let Some(Value::Object(headers)) = seen.get_mut("headers") {
-                headers.retain(|name, _| !is_ignored(name));
+                headers.retain(|name, _| !is_ignored(name) && name != "x-key");
+                if let Some(Value::String(hops)) = headers.get_mut("x-forwarded-for") {
+                    // For a client on loopback Envoy appends the machine's own address instead.
+                    hops.truncate(hops.rfind(',').unwrap_or(0));
+                }
             }
             let _ = writeln!(text, "backend saw {}", serde_json::to_string_pretty(&seen).unwrap());
         }

@@ -14,7 +14,7 @@ use super::replay::Replay;
 use super::report::Report;
 use super::timers::Timers;
 use super::{Origin, Routed};
-use crate::http::body::{BodySink as _, Pump, PumpError, SourceError};
+use crate::http::body::{BodySink as _, Discard, Pump, PumpError, SourceError};
 use crate::http::downstream::Downstream;
 use crate::http::message::{BodyLength, RequestHead, ResponseHead, Version};
 use crate::model::ForwardAction;
@@ -118,7 +118,7 @@ impl<'a> Attempts<'a> {
                     if !self.may_retry(report) {
                         return Ending::Response(established);
                     }
-                    self.replay = Some(established.replay);
+                    self.replay = Some(self.discard(*established).await);
                     self.wait(timers).await;
                     continue;
                 }
@@ -132,6 +132,17 @@ impl<'a> Attempts<'a> {
                 self.wait(timers).await;
             }
         }
+    }
+
+    /// Reads what is already there of an answer that is not passed on, so that its connection can be used again.
+    async fn discard(&self, mut unwanted: Established) -> Replay {
+        let (mut pump, mut sink) = (Pump::default(), Discard);
+        let read = poll_fn(|cx| Poll::Ready(pump.poll(cx, &mut unwanted.link, &mut sink).is_ready())).await;
+        let Established { link, endpoint, pump: sent, replay, .. } = unwanted;
+        if read && pump.is_done() && sent.is_done() {
+            link.finish(self.cluster, &endpoint, Instant::now());
+        }
+        replay
     }
 
     /// Whether another attempt follows a failed one.

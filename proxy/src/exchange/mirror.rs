@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::Origin;
-use crate::http::body::{BodySink as _, BodySource, Chunk, Pump, SourceError};
+use crate::http::body::{BodySink as _, BodySource, Chunk, Discard, Pump, SourceError};
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::model::ForwardAction;
@@ -196,32 +196,5 @@ impl BodySource for MirrorBody {
 
     fn trailers(&self) -> Option<&Headers> {
         None
-    }
-}
-
-/// Takes everything and keeps nothing.
-struct Discard;
-
-impl crate::http::body::BodySink for Discard {
-    fn poll_send<S: BodySource>(
-        &mut self,
-        _: &mut Context<'_>,
-        source: &mut S,
-    ) -> Poll<Result<usize, crate::http::body::SinkError>> {
-        let count = source.chunk().len();
-        source.consume(count);
-        Poll::Ready(Ok(count))
-    }
-
-    fn poll_end(
-        &mut self,
-        _: &mut Context<'_>,
-        _: Option<&Headers>,
-    ) -> Poll<Result<(), crate::http::body::SinkError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), crate::http::body::SinkError>> {
-        Poll::Ready(Ok(()))
     }
 }

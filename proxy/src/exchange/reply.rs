@@ -24,10 +24,10 @@ pub(super) async fn local<D: Downstream>(
     down: &mut D,
     request: &RequestHead,
     response: &mut ResponseHead,
-    reason: Reason,
+    (reason, routed): (Reason, Option<&Routed<'_>>),
     report: &mut Report,
 ) -> Outcome {
-    with_status(down, request, response, (reason, reason.status()), report).await
+    with_status(down, request, response, (reason, reason.status(), routed), report).await
 }
 
 /// Answers for this reason with a status of the route's own.
@@ -35,11 +35,11 @@ pub(super) async fn with_status<D: Downstream>(
     down: &mut D,
     request: &RequestHead,
     response: &mut ResponseHead,
-    (reason, status): (Reason, StatusCode),
+    (reason, status, routed): (Reason, StatusCode, Option<&Routed<'_>>),
     report: &mut Report,
 ) -> Outcome {
     let body = head(request, response, (reason, status), "", report);
-    send_body(down, request, response, (None, body), report).await
+    send_body(down, request, response, (routed, body), report).await
 }
 
 /// Answers for this reason and says in words what was wrong.
@@ -47,11 +47,11 @@ pub(super) async fn refuse<D: Downstream, E: Display>(
     down: &mut D,
     request: &RequestHead,
     response: &mut ResponseHead,
-    (reason, detail): (Reason, E),
+    (reason, detail, routed): (Reason, E, Option<&Routed<'_>>),
     report: &mut Report,
 ) -> Outcome {
     let body = head(request, response, (reason, reason.status()), &detail.to_string(), report);
-    send_body(down, request, response, (None, body), report).await
+    send_body(down, request, response, (routed, body), report).await
 }
 
 /// Fills the head of an answer for a reason and returns its body. A gRPC client gets its error in the form that

@@ -179,3 +179,27 @@ impl Pump {
         }
     }
 }
+
+/// A sink that takes everything and keeps nothing.
+#[derive(Debug)]
+pub struct Discard;
+
+impl BodySink for Discard {
+    fn poll_send<S: BodySource>(
+        &mut self,
+        _: &mut Context<'_>,
+        source: &mut S,
+    ) -> Poll<Result<usize, SinkError>> {
+        let count = source.chunk().len();
+        source.consume(count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_end(&mut self, _: &mut Context<'_>, _: Option<&Headers>) -> Poll<Result<(), SinkError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SinkError>> {
+        Poll::Ready(Ok(()))
+    }
+}

@@ -151,24 +151,22 @@ impl HeaderMatcher {
     /// Whether the request's fields match; `pseudo` gives `:method`, `:path` and `:authority`.
     #[must_use]
     pub fn matches<'a>(&self, headers: &'a Headers, pseudo: impl Fn(&[u8]) -> Option<&'a [u8]>) -> bool {
-        let mut values = headers.all(&self.name);
-        let first = if self.name.starts_with(b":") { pseudo(&self.name) } else { values.next() };
+        if self.name.starts_with(b":") {
+            return self.decide(pseudo(&self.name).into_iter());
+        }
+        self.decide(headers.all(&self.name))
+    }
+
+    /// Each value of a field that is there several times is looked at by itself: joined, an attacker's second value
+    /// could hide the first one from a rule.
+    fn decide<'a>(&self, mut values: impl Iterator<Item = &'a [u8]>) -> bool {
+        let first = values.next();
         let found = match (&self.rule, first) {
-            (HeaderRule::Present(wanted), value) => return (value.is_some() == *wanted) != self.invert,
+            (HeaderRule::Present(wanted), value) => value.is_some() == *wanted,
             (_, None) if self.missing_is_empty => self.value_matches(b""),
-            // A missing header matches no value, and an inverted rule matches what does not.
+            // A missing header matches no value, not even one that must be different.
             (_, None) => return false,
-            (_, Some(first)) => match values.next() {
-                None => self.value_matches(first),
-                Some(second) => {
-                    let mut joined = [first, second].join(&b","[..]);
-                    for value in values {
-                        joined.push(b',');
-                        joined.extend_from_slice(value);
-                    }
-                    self.value_matches(&joined)
-                }
-            },
+            (_, Some(first)) => self.value_matches(first) || values.any(|value| self.value_matches(value)),
         };
         found != self.invert
     }
