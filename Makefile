@@ -28,7 +28,7 @@ lint: ## formatting, clippy, licences and bans, documentation
 
 bench: tools ## CPU per request beside Envoy, HAProxy and nginx
 	$(CARGO) build --locked --release -p outrider-proxy
-	@. scripts/env.sh && python3 scripts/bench.py $(ARGS)
+	@. scripts/env.sh && python3 benches/cpu.py $(ARGS)
 
 fuzz: ## every fuzz target for FUZZ_SECONDS (60)
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh

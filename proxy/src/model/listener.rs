@@ -79,6 +79,8 @@ impl Listener {
             "listener_filters_timeout",
             path,
         );
+        let chains = FilterChains::from_proto(value, path);
+        let access_logs = access_log::compile(&value.access_log, path);
         let Some(Address::SocketAddress(socket)) =
             value.address.as_ref().and_then(|address| address.address.as_ref())
         else {
@@ -96,8 +98,8 @@ impl Listener {
             inspect_http: filters.http,
             inspect_timeout,
             continue_on_timeout: !set || value.continue_on_listener_filters_timeout,
-            chains: FilterChains::from_proto(value, path),
-            access_logs: access_log::compile(&value.access_log, path),
+            chains,
+            access_logs,
             name: name?,
             address: address?,
         })

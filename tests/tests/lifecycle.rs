@@ -1,0 +1,214 @@
+//! Start, reload, drain and what survives them.
+
+use std::fs;
+use std::process::Command;
+
+use outrider_tests::backend::Backend;
+use outrider_tests::client::{self, Ask, PATIENCE, connect};
+use outrider_tests::process::{Process, admin_get, admin_request, free_port, proxy_binary, scratch};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::timeout;
+
+fn config(admin: u16, port: u16, backend: u16, answer: &str) -> String {
+    let hcm = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    format!(
+        "admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {admin}}}}}}}
+static_resources:
+  listeners:
+  - name: web
+    address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          \"@type\": {hcm}
+          stat_prefix: web
+          upgrade_configs: [{{upgrade_type: websocket}}]
+          http_filters: [{{name: r, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]
+          route_config:
+            virtual_hosts:
+            - name: v
+              domains: ['*']
+              routes:
+              - {{match: {{path: /version}}, direct_response: {{status: 200, body: {{inline_string: '{answer}'}}}}}}
+              - {{match: {{prefix: /}}, route: {{cluster: be}}}}
+  clusters:
+  - {{name: be, load_assignment: {{cluster_name: be, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {backend}}}}}}}}}]}}]}}}}
+"
+    )
+}
+
+fn version() -> Ask {
+    Ask { path: "/version".into(), ..Ask::default() }
+}
+
+/// Opens a WebSocket that echoes.
+async fn websocket(port: u16) -> tokio::net::TcpStream {
+    let mut stream = connect(port).await;
+    let ask = b"GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    stream.write_all(ask).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        assert!(timeout(PATIENCE, stream.read_buf(&mut head)).await.unwrap().unwrap() > 0);
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101"));
+    stream
+}
+
+async fn echoes(stream: &mut tokio::net::TcpStream, word: &[u8]) -> bool {
+    let mut answer = vec![0; word.len()];
+    stream.write_all(word).await.is_ok()
+        && matches!(timeout(PATIENCE, stream.read_exact(&mut answer)).await, Ok(Ok(_)))
+        && answer == word
+}
+
+#[tokio::test]
+async fn sighup_reloads_and_streams_live_on() {
+    let (backend, admin, port) = (Backend::start().await, free_port(), free_port());
+    let proxy = Process::outrider(&config(admin, port, backend.port, "one"), admin);
+    assert_eq!(client::h1(port, &version()).await.body, "one");
+    let mut stream = websocket(port).await;
+    assert!(echoes(&mut stream, b"before").await);
+
+    fs::write(proxy.directory.join("config.yaml"), config(admin, port, backend.port, "two")).unwrap();
+    proxy.signal("HUP");
+    while client::h1(port, &version()).await.body != "two" {}
+    assert!(
+        echoes(&mut stream, b"after the change").await,
+        "a tunnel lives through a change of its listener"
+    );
+
+    fs::write(proxy.directory.join("config.yaml"), "static_resources: {nonsense: 1}").unwrap();
+    proxy.signal("HUP");
+    while !admin_get(admin, "/metrics").unwrap().contains("outrider_reloads_total{outcome=\"refused\"} 1") {}
+    assert_eq!(client::h1(port, &version()).await.body, "two", "the last good configuration stays");
+    assert!(proxy.log().contains("static_resources.nonsense"), "{}", proxy.log());
+}
+
+#[tokio::test]
+async fn sigterm_finishes_what_is_under_way() {
+    let (backend, admin, port) = (Backend::start().await, free_port(), free_port());
+    let mut proxy = Process::outrider(&config(admin, port, backend.port, "one"), admin);
+    // One request whose body is still coming, one idle connection, one HTTP/2 connection.
+    let mut slow = connect(port).await;
+    slow.write_all(b"POST /slow HTTP/1.1\r\nhost: a\r\ncontent-length: 4\r\n\r\nab").await.unwrap();
+    let mut idle = connect(port).await;
+    idle.write_all(b"GET /version HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let mut answer = vec![0; 1024];
+    assert!(timeout(PATIENCE, idle.read(&mut answer)).await.unwrap().unwrap() > 0);
+    while backend.received_bytes() == 0 {
+        tokio::task::yield_now().await;
+    }
+    proxy.signal("TERM");
+    assert_eq!(
+        timeout(PATIENCE, idle.read(&mut answer)).await.unwrap().unwrap_or(0),
+        0,
+        "an idle connection is closed"
+    );
+    slow.write_all(b"cd").await.unwrap();
+    let mut bytes = Vec::new();
+    timeout(PATIENCE, slow.read_to_end(&mut bytes)).await.unwrap().unwrap();
+    let finished = client::parse_h1(&bytes, false);
+    assert_eq!((finished.status, finished.whole), (200, true));
+    assert_eq!(finished.header("connection"), None, "its head was on its way before the drain or says close");
+    assert_eq!(proxy.wait(PATIENCE), Some(0));
+}
+
+#[tokio::test]
+async fn a_drain_has_an_end() {
+    let (backend, admin, port) = (Backend::start().await, free_port(), free_port());
+    let env = [("OUTRIDER_DRAIN_TIMEOUT_MS", "300")];
+    let mut proxy = Process::outrider_with(&config(admin, port, backend.port, "one"), admin, &env);
+    let mut stream = websocket(port).await;
+    assert!(echoes(&mut stream, b"hello").await);
+    assert!(admin_request(admin, "POST", "/drain").unwrap().contains("200"));
+    assert_eq!(proxy.wait(PATIENCE), Some(0), "a tunnel does not hold the proxy for ever");
+}
+
+#[tokio::test]
+async fn an_idle_upstream_connection_that_was_closed_costs_nothing() {
+    let (backend, admin, port) = (Backend::start().await, free_port(), free_port());
+    let _proxy = Process::outrider(&config(admin, port, backend.port, "one"), admin);
+    for round in 0..50 {
+        // The backend closes the connection after every second answer without saying so.
+        let close = if round % 2 == 0 { "mid" } else { "no" };
+        let headers =
+            vec![("x-reply-close".to_owned(), close.to_owned()), ("x-reply-size".to_owned(), "0".to_owned())];
+        let answer = client::h1(port, &Ask { headers, ..Ask::default() }).await;
+        assert_eq!(answer.status, 200, "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn validate_says_every_fault_with_its_path() {
+    let directory = scratch("validate");
+    let file = directory.join("bad.yaml");
+    fs::write(
+        &file,
+        "static_resources:
+  listeners: [{name: a}]
+  clusters:
+  - {name: c, lb_policy: MAGLEV, outlier_detection: {}, connect_timeout: -1s}
+  - {name: c, typed_extension_protocol_options: {x: {'@type': nope}}}
+stats_sinks: []
+",
+    )
+    .unwrap();
+    let output = Command::new(proxy_binary()).arg("validate").arg("--config").arg(&file).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    for part in [
+        "bad.yaml: static_resources.clusters[0].lb_policy: \"MAGLEV\" is not supported",
+        "bad.yaml: static_resources.clusters[0].outlier_detection: not supported",
+        "bad.yaml: static_resources.clusters[1].typed_extension_protocol_options[\"x\"]: extension \"nope\" is not supported",
+        "bad.yaml: stats_sinks: not supported",
+    ] {
+        assert!(said.contains(part), "{part} not in:\n{said}");
+    }
+    fs::write(
+        &file,
+        "static_resources: {listeners: [{name: a}], clusters: [{name: c, connect_timeout: 0s}, {name: c}]}",
+    )
+    .unwrap();
+    let output = Command::new(proxy_binary()).arg("--config").arg(&file).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(said.lines().count(), 4, "{said}");
+    let missing = Command::new(proxy_binary()).args(["--config", "/nowhere.yaml"]).output().unwrap();
+    assert_eq!(missing.status.code(), Some(2));
+    let _ = fs::remove_dir_all(directory);
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_said_at_the_start() {
+    let (backend, admin) = (Backend::start().await, free_port());
+    let directory = scratch("taken");
+    let file = directory.join("config.yaml");
+    fs::write(&file, config(admin, backend.port, backend.port, "x")).unwrap();
+    let output = Command::new(proxy_binary()).arg("--config").arg(&file).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("static_resources.listeners[0]: address: cannot listen on"), "{said}");
+    let _ = fs::remove_dir_all(directory);
+}
+
+#[tokio::test]
+async fn the_admin_port_refuses_web_pages_and_wrong_methods() {
+    let (backend, admin, port) = (Backend::start().await, free_port(), free_port());
+    let _proxy = Process::outrider(&config(admin, port, backend.port, "one"), admin);
+    assert!(admin_request(admin, "POST", "/ready").unwrap().contains("405"));
+    assert!(admin_request(admin, "GET", "/drain").unwrap().contains("405"));
+    assert!(admin_get(admin, "/nothing").unwrap().contains("404"));
+    let foreign =
+        client::raw(admin, b"GET /config_dump HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n")
+            .await;
+    assert!(String::from_utf8_lossy(&foreign).contains("403"));
+    let page = b"POST /drain HTTP/1.1\r\nhost: localhost\r\norigin: http://evil\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    assert!(String::from_utf8_lossy(&client::raw(admin, page).await).contains("403"));
+    let dump = admin_get(admin, "/config_dump").unwrap();
+    let json = dump.split("\r\n\r\n").nth(1).unwrap();
+    let value: serde_json::Value = serde_json::from_str(json).unwrap();
+    assert_eq!(value["listeners"][0]["name"], "web");
+    assert!(admin_request(admin, "POST", "/logging?level=debug").unwrap().contains("level: debug"));
+    assert!(admin_request(admin, "POST", "/logging?level=loud").unwrap().contains("400"));
+}
