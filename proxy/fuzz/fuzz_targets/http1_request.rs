@@ -30,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
 /// Everything that is found in the input, as text.
 fn read(input: &[u8], step: usize, limits: &HeadLimits) -> String {
     let (mut seen, mut at, mut available) = (String::new(), 0, 0_usize);
-    let mut more = |available: &mut usize| {
+    let more = |available: &mut usize| {
         let before = *available;
         *available = input.len().min(available.saturating_add(step));
         *available > before
@@ -58,11 +58,7 @@ fn read(input: &[u8], step: usize, limits: &HeadLimits) -> String {
             match decoder.decode(&input[at..available], &mut trailers) {
                 Ok(Decoded::Data { skip, len }) => {
                     assert!(len > 0);
-                    seen.extend(
-                        input[at + skip..at + skip + len]
-                            .iter()
-                            .map(|byte| char::from(*byte)),
-                    );
+                    seen.extend(input[at + skip..at + skip + len].iter().map(|byte| char::from(*byte)));
                     at += skip + len;
                 }
                 Ok(Decoded::End { skip }) => {
@@ -89,14 +85,9 @@ fn read(input: &[u8], step: usize, limits: &HeadLimits) -> String {
 
 /// What may never get through, and that the next hop reads what we have read.
 fn check_head(head: &RequestHead) {
-    for name in [
-        &b"host"[..],
-        b"content-length",
-        b"transfer-encoding",
-        b"connection",
-        b"upgrade",
-        b"keep-alive",
-    ] {
+    for name in
+        [&b"host"[..], b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"keep-alive"]
+    {
         assert!(!head.headers.contains(name));
     }
     if head.authority.is_empty() {
@@ -113,21 +104,9 @@ fn check_head(head: &RequestHead) {
     };
     let mut again = RequestHead::default();
     let done = RequestParser::default().parse(&written, &limits, &mut again);
-    assert_eq!(
-        done,
-        Ok(Progress::Done {
-            head_len: written.len(),
-            keep_alive: true
-        })
-    );
-    assert_eq!(
-        (&again.method, &again.path, &again.body),
-        (&head.method, &head.path, &head.body)
-    );
-    assert_eq!(
-        (&again.authority, &again.upgrade),
-        (&head.authority, &head.upgrade)
-    );
+    assert_eq!(done, Ok(Progress::Done { head_len: written.len(), keep_alive: true }));
+    assert_eq!((&again.method, &again.path, &again.body), (&head.method, &head.path, &head.body));
+    assert_eq!((&again.authority, &again.upgrade), (&head.authority, &head.upgrade));
     assert!(again.headers.iter().eq(head.headers.iter()));
     assert!(!matches!(again.body, BodyLength::UntilClose));
 }

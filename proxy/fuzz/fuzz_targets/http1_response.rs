@@ -14,23 +14,14 @@ fuzz_target!(|data: &[u8]| {
     let method =
         [Method::GET, Method::HEAD, Method::CONNECT, Method::POST][usize::from(control >> 6)].clone();
     let tunnel = control & 0x20 != 0;
-    let limits = Limits {
-        max_head_bytes: 512,
-        max_headers: 8,
-    };
+    let limits = Limits { max_head_bytes: 512, max_headers: 8 };
     let whole = read(input, usize::MAX, &limits, (&method, tunnel));
     let pieces = read(input, usize::from(control & 0x1f) + 1, &limits, (&method, tunnel));
     assert_eq!(format!("{whole:?}"), format!("{pieces:?}"));
     let (head, Ok(Progress::Done { keep_alive, .. })) = whole else {
         return;
     };
-    for name in [
-        &b"content-length"[..],
-        b"transfer-encoding",
-        b"connection",
-        b"upgrade",
-        b"keep-alive",
-    ] {
+    for name in [&b"content-length"[..], b"transfer-encoding", b"connection", b"upgrade", b"keep-alive"] {
         assert!(!head.headers.contains(name));
     }
     assert!(!keep_alive || head.body != BodyLength::UntilClose);
@@ -38,25 +29,12 @@ fuzz_target!(|data: &[u8]| {
     write::response_head(
         &mut written,
         &head,
-        Wire {
-            http10: false,
-            close: !keep_alive,
-            head_request: method == Method::HEAD,
-        },
+        Wire { http10: false, close: !keep_alive, head_request: method == Method::HEAD },
     );
-    let roomy = Limits {
-        max_head_bytes: usize::MAX,
-        max_headers: 64,
-    };
+    let roomy = Limits { max_head_bytes: usize::MAX, max_headers: 64 };
     let (again, done) = read(&written, usize::MAX, &roomy, (&method, tunnel));
-    assert!(
-        matches!(done, Ok(Progress::Done { head_len, .. }) if head_len == written.len()),
-        "{done:?}"
-    );
-    assert_eq!(
-        (again.status, again.declared_length),
-        (head.status, head.declared_length)
-    );
+    assert!(matches!(done, Ok(Progress::Done { head_len, .. }) if head_len == written.len()), "{done:?}");
+    assert_eq!((again.status, again.declared_length), (head.status, head.declared_length));
     // A final response without a body says so to the client, which may have asked with any method.
     let empty = [BodyLength::Empty, BodyLength::Known(0)];
     assert!(again.body == head.body || (empty.contains(&again.body) && empty.contains(&head.body)));

@@ -13,21 +13,15 @@ fuzz_target!(|data: (u8, &str)| {
         3 => EscapedSlashes::UnescapeAndRedirect,
         _ => EscapedSlashes::Default,
     };
-    let options = PathOptions {
-        normalize: control & 1 != 0,
-        merge_slashes: control & 2 != 0,
-        escaped_slashes,
-    };
+    let options =
+        PathOptions { normalize: control & 1 != 0, merge_slashes: control & 2 != 0, escaped_slashes };
     let mut once = path.to_owned();
     if normalize(&mut once, options).is_err() {
         assert_eq!(once, path);
         return;
     }
     assert!(once.len() <= path.len());
-    assert_eq!(
-        once.split_once('?').map(|split| split.1),
-        path.split_once('?').map(|split| split.1)
-    );
+    assert_eq!(once.split_once('?').map(|split| split.1), path.split_once('?').map(|split| split.1));
     let only = once.split('?').next().unwrap_or_default();
     if options.normalize {
         assert!(!only.contains('\\'));

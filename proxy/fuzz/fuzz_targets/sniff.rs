@@ -16,10 +16,6 @@ fuzz_target!(|data: &[u8]| {
     assert!(first == Hello::NeedMore || first == then);
     if let Hello::Done(hello) = then {
         assert_eq!(sniff(input), Sniff::Tls);
-        assert!(
-            hello
-                .server_name
-                .is_none_or(|name| !name.is_empty() && !name.contains('/'))
-        );
+        assert!(hello.server_name.is_none_or(|name| !name.is_empty() && !name.contains('/')));
     }
 });

@@ -165,6 +165,8 @@ mod tests {
         assert_eq!(Lines::default().next(b"ab\r\n", 4), Ok(Some(&b"ab"[..])));
         assert_eq!(Lines::default().next(b"ab\r\n", 3), Err(LineError::TooLong));
         assert_eq!(Lines::default().next(b"ab\r", 4), Ok(None));
+        // Full without a line end: waiting for more would be waiting for what must be refused.
+        assert_eq!(Lines::default().next(b"abcd", 4), Err(LineError::TooLong));
         assert_eq!(Lines::default().next(b"ab\n", 4), Err(LineError::BareLf));
         assert_eq!(Lines::default().next(b"\n", 4), Err(LineError::BareLf));
         let (mut lines, input) = (Lines::default(), b"a\r\n\r\nb");

@@ -52,9 +52,10 @@ pub enum HeadError {
     /// A transfer coding other than one `chunked`.
     #[error("unknown or malformed Transfer-Encoding header")]
     TransferEncoding,
-    /// Framing in a 101, which must not have any (RFC 9110 section 8.6, RFC 9112 section 6.1).
-    #[error("Content-Length or Transfer-Encoding in a 101 response")]
-    FramedSwitch,
+    /// Framing in a 1xx, which must not have any (RFC 9110 section 8.6, RFC 9112 section 6.1): a body behind it
+    /// would be read as the next head.
+    #[error("Content-Length or Transfer-Encoding in a 1xx response")]
+    FramedInterim,
     /// `Connection` is no list of tokens, or nominates more than 16 fields.
     #[error("malformed Connection header, or more than {} names in it", hop::MAX_NOMINATED)]
     Connection,
@@ -78,7 +79,7 @@ impl HeadError {
             Self::ContentLength => "content_length",
             Self::BothFramings => "both_framings",
             Self::TransferEncoding => "transfer_encoding",
-            Self::FramedSwitch => "framed_switch",
+            Self::FramedInterim => "framed_interim",
             Self::Connection => "connection",
             Self::Upgrade => "upgrade",
             Self::UnaskedSwitch => "unasked_switch",
@@ -187,8 +188,8 @@ impl ResponseParser {
         if switched && (!tunnel || !self.options.upgrade || head.upgrade.is_empty()) {
             return Err(HeadError::UnaskedSwitch);
         }
-        if switched && framed.is_some() {
-            return Err(HeadError::FramedSwitch);
+        if status.is_informational() && framed.is_some() {
+            return Err(HeadError::FramedInterim);
         }
         if !switched {
             head.upgrade.clear();

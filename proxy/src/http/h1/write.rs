@@ -168,4 +168,56 @@ mod tests {
         response_head(&mut out, &head, Wire::default());
         assert_eq!(out, b"HTTP/1.1 204 No Content\r\n\r\n");
     }
+
+    #[test]
+    fn a_request_is_written_as_it_was_read() {
+        let mut head = RequestHead { path: "/a?b".into(), authority: "h:1".into(), ..RequestHead::default() };
+        head.headers.append(b"X-A", b"1");
+        let written = |head: &RequestHead| {
+            let mut out = Vec::new();
+            request_head(&mut out, head);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(written(&head), "GET /a?b HTTP/1.1\r\nhost: h:1\r\nx-a: 1\r\n\r\n");
+        head.headers.clear();
+        head.body = BodyLength::Known(5);
+        assert_eq!(written(&head), "GET /a?b HTTP/1.1\r\nhost: h:1\r\ncontent-length: 5\r\n\r\n");
+        head.body = BodyLength::Streamed;
+        assert_eq!(written(&head), "GET /a?b HTTP/1.1\r\nhost: h:1\r\ntransfer-encoding: chunked\r\n\r\n");
+        head.body = BodyLength::Empty;
+        head.upgrade = "websocket".into();
+        let upgrade = "GET /a?b HTTP/1.1\r\nhost: h:1\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+        assert_eq!(written(&head), upgrade);
+        head = RequestHead { method: Method::CONNECT, authority: "h:1".into(), ..RequestHead::default() };
+        assert_eq!(written(&head), "CONNECT h:1 HTTP/1.1\r\nhost: h:1\r\n\r\n");
+    }
+
+    #[test]
+    fn an_interim_response_says_nothing_about_the_connection() {
+        let head = ResponseHead { status: StatusCode::EARLY_HINTS, ..ResponseHead::default() };
+        let mut out = Vec::new();
+        response_head(&mut out, &head, Wire { close: true, ..Wire::default() });
+        assert_eq!(out, b"HTTP/1.1 103 Early Hints\r\n\r\n");
+    }
+
+    #[test]
+    fn the_status_line_is_the_same_whether_it_is_ready_made_or_not() {
+        for code in 100..600 {
+            let status = StatusCode::from_u16(code).unwrap();
+            let mut out = Vec::new();
+            status_line(&mut out, status);
+            let expected = format!("HTTP/1.1 {code} {}\r\n", status.canonical_reason().unwrap_or_default());
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn the_last_chunk_carries_the_trailers() {
+        let mut trailers = Headers::new();
+        let mut out = Vec::new();
+        last_chunk(&mut out, None);
+        trailers.append(b"grpc-status", b"0");
+        last_chunk(&mut out, Some(&trailers));
+        assert_eq!(out, b"0\r\n\r\n0\r\ngrpc-status: 0\r\n\r\n");
+    }
 }

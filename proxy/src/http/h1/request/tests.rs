@@ -253,6 +253,19 @@ fn the_next_request_is_not_looked_at() {
 }
 
 #[test]
+fn an_expectation_ends_with_its_body_and_a_pipelined_request_follows() {
+    let first = "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
+    let input = format!("{first}okGET /b HTTP/1.1\r\nHost: b\r\n\r\n");
+    let (mut parser, mut head) = (RequestParser::default(), RequestHead::default());
+    let done = Ok(Progress::Done { head_len: first.len(), keep_alive: true });
+    assert_eq!(parser.parse(input.as_bytes(), &limits(), &mut head), done);
+    assert_eq!((head.expects_continue, head.body), (true, BodyLength::Known(2)));
+    parser.reset();
+    assert!(parser.parse(&input.as_bytes()[first.len() + 2..], &limits(), &mut head).is_ok());
+    assert_eq!((head.path.as_str(), head.expects_continue), ("/b", false));
+}
+
+#[test]
 fn nothing_of_a_request_is_left_for_the_next() {
     let text = "POST http://b/ HTTP/1.1\r\nHost: a\r\nConnection: close, x, upgrade\r\nUpgrade: u\r\nTE: trailers\r\n\
                 Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n";

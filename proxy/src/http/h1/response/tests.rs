@@ -91,8 +91,19 @@ fn a_switch_must_have_been_asked_for_and_be_unframed() {
     assert_eq!(asked(good), Ok(()));
     assert_eq!(asked("upgrade: a\r\n"), Err(HeadError::UnaskedSwitch));
     assert_eq!(asked("connection: upgrade\r\n"), Err(HeadError::UnaskedSwitch));
-    assert_eq!(asked(&format!("{good}content-length: 0\r\n")), Err(HeadError::FramedSwitch));
-    assert_eq!(asked(&format!("{good}transfer-encoding: chunked\r\n")), Err(HeadError::FramedSwitch));
+    assert_eq!(asked(&format!("{good}content-length: 0\r\n")), Err(HeadError::FramedInterim));
+    assert_eq!(asked(&format!("{good}transfer-encoding: chunked\r\n")), Err(HeadError::FramedInterim));
+}
+
+#[test]
+fn an_interim_response_has_no_framing() {
+    for fields in ["content-length: 5\r\n", "content-length: 0\r\n", "transfer-encoding: chunked\r\n"] {
+        let text = format!("HTTP/1.1 100 x\r\n{fields}\r\n");
+        assert_eq!(parse(&text, &Method::GET, false).unwrap_err(), HeadError::FramedInterim, "{fields}");
+    }
+    let (head, keep_alive) =
+        parse("HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n", &Method::HEAD, false).unwrap();
+    assert_eq!((head.body, head.headers.len(), keep_alive), (BodyLength::Empty, 1, true));
 }
 
 #[test]
