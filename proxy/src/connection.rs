@@ -72,8 +72,9 @@ pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker
 async fn serve_http(mut transport: Transport, chain: &HttpChain, origin: Origin, drain: Drain) {
     let h2 = match chain.codec {
         Codec::Http1 => false,
-        Codec::Http2 => true,
-        Codec::Auto => match inspect::is_h2(&mut transport, chain, &drain).await {
+        Codec::Http2 | Codec::Auto => match inspect::is_h2(&mut transport, chain, &drain).await {
+            // Whoever speaks something else to an HTTP/2 port would not understand an answer.
+            Some(false) if chain.codec == Codec::Http2 => return,
             Some(h2) => h2,
             None => return,
         },
