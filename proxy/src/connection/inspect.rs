@@ -78,7 +78,9 @@ async fn look(transport: &mut Transport, seen: &mut BytesMut, listener: &Listene
             Sniff::Tls | Sniff::Http1 | Sniff::Http2 | Sniff::Opaque => return Some(Inspected::default()),
         }
         if seen.len() >= MAX_SNIFF_BYTES || read_more(transport, seen).await == 0 {
-            return (!seen.is_empty()).then(Inspected::default);
+            // A ClientHello too large to be read is still TLS, not plaintext.
+            let tls = listener.inspect_tls && sniff(seen) == Sniff::Tls;
+            return (!seen.is_empty()).then(|| Inspected { tls, ..Inspected::default() });
         }
     }
 }
