@@ -48,7 +48,8 @@ pub fn run(settings: &Settings, bootstrap: Bootstrap) -> Result<(), StartError> 
             tracing::info!(address = %bound, "admin endpoints listen");
         }
         start_xds(bootstrap, &control, messages);
-        tracing::debug!(bytes = crate::sys::release_startup_code(), "code of the start given back");
+        let given_back_bytes = crate::sys::release_startup_code();
+        tracing::debug!(given_back_bytes, "code of the start given back");
         serve(&mut control, settings, &state, inbox).await.map_err(|error| failed("signals", &error))?;
         Ok::<_, StartError>(control)
     })?;

@@ -109,9 +109,10 @@ impl Streams {
                 Event::Ended => break,
             }
         }
-        // Streams that are still open have lost their connection; they notice and record it.
+        // Streams that are still open have lost their connection; they notice, record it, and are waited for.
+        drop(self.connection);
         while let Some(done) = self.tasks.join_next().await {
-            self.account(&done);
+            account(&self.origin, &done);
         }
     }
 
@@ -121,12 +122,6 @@ impl Streams {
             self.connection.graceful_shutdown();
         }
         used_up
-    }
-
-    fn account(&self, done: &Result<(), tokio::task::JoinError>) {
-        if done.as_ref().is_err_and(tokio::task::JoinError::is_panic) {
-            self.origin.worker.metrics.counter(PANICS, &Labels::none()).add(1);
-        }
     }
 
     async fn next(
@@ -145,7 +140,7 @@ impl Streams {
                 Poll::Pending => {}
             }
             while let Poll::Ready(Some(done)) = self.tasks.poll_join_next(cx) {
-                self.account(&done);
+                account(&self.origin, &done);
                 *idle_since = Instant::now();
             }
             if !draining && begun.as_mut().poll(cx).is_ready() {
@@ -163,6 +158,12 @@ impl Streams {
             }
         })
         .await
+    }
+}
+
+fn account(origin: &Origin, done: &Result<(), tokio::task::JoinError>) {
+    if done.as_ref().is_err_and(tokio::task::JoinError::is_panic) {
+        origin.worker.metrics.counter(PANICS, &Labels::none()).add(1);
     }
 }
 
