@@ -136,7 +136,10 @@ impl Control {
         for change in changes {
             let name = change.name().to_owned();
             let bound = match change.bindable() {
-                Some(listener) => self.sockets.bind(listener).map(|_| ()),
+                Some(listener) => match listener.unknown_cluster(|name| self.store.has_cluster(name)) {
+                    Some(name) => Err(unknown_cluster(name)),
+                    None => self.sockets.bind(listener).map(|_| ()),
+                },
                 None => Ok(()),
             };
             let stored =
@@ -266,6 +269,10 @@ impl Control {
     pub fn wanted(&self) -> Wanted {
         self.store.wanted()
     }
+}
+
+fn unknown_cluster(name: &str) -> String {
+    format!("route_config.validate_clusters: cluster \"{name}\" does not exist")
 }
 
 /// How often the control thread looks for what ran out of time.

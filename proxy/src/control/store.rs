@@ -360,6 +360,12 @@ impl Store {
         self.listeners.contains_key(name)
     }
 
+    /// Whether there is a cluster of this name.
+    #[must_use]
+    pub fn has_cluster(&self, name: &str) -> bool {
+        self.clusters.contains_key(name)
+    }
+
     /// What was published last.
     #[must_use]
     pub const fn current(&self) -> &Arc<Snapshot> {

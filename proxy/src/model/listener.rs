@@ -105,6 +105,20 @@ impl Listener {
         })
     }
 
+    /// A cluster that an inline route configuration with `validate_clusters` names and that does not exist.
+    #[must_use]
+    pub fn unknown_cluster(&self, exists: impl Fn(&str) -> bool) -> Option<&Arc<str>> {
+        self.chains.all().find_map(|chain| match &chain.protocol {
+            ChainProtocol::Http(http) => match &http.routes {
+                RouteSource::Inline(table) if table.validate_clusters => {
+                    table.clusters().find(|name| !exists(name))
+                }
+                RouteSource::Inline(_) | RouteSource::Named(_) => None,
+            },
+            ChainProtocol::Tcp(_) => None,
+        })
+    }
+
     /// The names of the route configurations that its chains want.
     pub fn named_routes(&self) -> impl Iterator<Item = &Arc<str>> {
         self.chains.all().filter_map(|chain| match &chain.protocol {
