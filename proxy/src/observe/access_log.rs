@@ -9,6 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use super::format::Record;
 use crate::model::access_log::AccessLog;
@@ -25,14 +26,16 @@ type Batch = (Arc<str>, Vec<u8>);
 pub struct LogQueue(SyncSender<Batch>);
 
 impl LogQueue {
-    /// Starts the writer; it ends when the last queue is dropped.
+    /// Starts the writer; it ends when it has written what was handed over and the last queue is dropped, which is
+    /// what to wait for before the process ends.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start() -> std::io::Result<Self> {
+    pub fn start() -> std::io::Result<(Self, JoinHandle<()>)> {
         let (sender, receiver) = sync_channel(QUEUED_BATCHES);
-        std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write_all(&receiver))?;
-        Ok(Self(sender))
+        let thread = std::thread::Builder::new().name("access-log".to_owned());
+        let writer = thread.spawn(move || write_all(&receiver))?;
+        Ok((Self(sender), writer))
     }
 }
 
@@ -115,5 +118,44 @@ impl AccessLogger {
 impl Drop for AccessLogger {
     fn drop(&mut self) {
         self.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::format::{LineFormat, Template};
+
+    #[test]
+    fn what_was_handed_over_is_written_before_the_writer_ends() {
+        let file = std::env::temp_dir().join(format!("outrider-access-log-{}", std::process::id()));
+        let _ = std::fs::remove_file(&file);
+        let log = AccessLog {
+            destination: file.to_string_lossy().into(),
+            format: LineFormat::Text(Template::parse("%RESPONSE_CODE%\n").unwrap()),
+        };
+        let (queue, writer) = LogQueue::start().unwrap();
+        let logger = AccessLogger::new(queue);
+        // More than one batch of lines.
+        for status in 0..20_000_u16 {
+            logger.write(&log, &Record { status, ..Record::default() });
+        }
+        assert_eq!(logger.dropped.get(), 0);
+        drop(logger);
+        writer.join().unwrap();
+        let lines: Vec<u16> =
+            std::fs::read_to_string(&file).unwrap().lines().map(|line| line.parse().unwrap()).collect();
+        let _ = std::fs::remove_file(&file);
+        assert!(lines.iter().copied().eq(0..20_000));
+    }
+
+    #[test]
+    fn a_destination_that_cannot_be_written_stops_nobody() {
+        let log = AccessLog { destination: "/nowhere/at/all".into(), format: LineFormat::envoy_default() };
+        let (queue, writer) = LogQueue::start().unwrap();
+        let logger = AccessLogger::new(queue);
+        logger.write(&log, &Record::default());
+        drop(logger);
+        writer.join().unwrap();
     }
 }

@@ -51,6 +51,8 @@ pub struct WorkerSettings {
 #[derive(Debug)]
 pub struct Workers {
     threads: Vec<JoinHandle<()>>,
+    /// Writes access logs until the last worker has ended.
+    log_writer: JoinHandle<()>,
     shards: Vec<Shard>,
     publish: watch::Sender<Published>,
 }
@@ -63,7 +65,7 @@ impl Workers {
     pub fn start(settings: &WorkerSettings) -> std::io::Result<Self> {
         let (publish, _) = watch::channel(Published::default());
         let usage = Arc::new(UsageRegistry::default());
-        let logs = LogQueue::start()?;
+        let (logs, log_writer) = LogQueue::start()?;
         let (mut threads, mut shards) = (Vec::new(), Vec::new());
         for index in 0..settings.count {
             let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -83,7 +85,7 @@ impl Workers {
             })?;
             threads.push(thread);
         }
-        Ok(Self { threads, shards, publish })
+        Ok(Self { threads, log_writer, shards, publish })
     }
 
     /// Their metrics.
@@ -100,9 +102,9 @@ impl Workers {
     /// Waits until all have ended, which they do once they were told to drain.
     pub fn join(self) {
         drop(self.publish);
-        for thread in self.threads {
+        for thread in self.threads.into_iter().chain([self.log_writer]) {
             if thread.join().is_err() {
-                tracing::error!("a worker ended with a panic");
+                tracing::error!("a thread ended with a panic");
             }
         }
     }
