@@ -84,6 +84,7 @@ async fn resolve(
                         hostname: Some(host.host.as_str().into()),
                         weight: host.weight,
                         available: host.available,
+                        locality: Arc::clone(&host.locality),
                     }))
                 }
                 Ok(Err(error)) => {

@@ -233,6 +233,14 @@ impl Control {
                         let health = if endpoint.available { "healthy" } else { "unhealthy" };
                         out.push_str(&format!("{name}::{}::health_flags::{health}\n", endpoint.address));
                         out.push_str(&format!("{name}::{}::weight::{}\n", endpoint.address, endpoint.weight));
+                        let locality = &endpoint.locality;
+                        for (key, value) in [
+                            ("region", &locality.region),
+                            ("zone", &locality.zone),
+                            ("sub_zone", &locality.sub_zone),
+                        ] {
+                            out.push_str(&format!("{name}::{}::{key}::{value}\n", endpoint.address));
+                        }
                     }
                 }
                 out

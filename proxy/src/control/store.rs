@@ -178,9 +178,7 @@ impl Store {
                 put(&mut self.clusters, name, message, compiled, (expires, false));
             }
             Resource::Routes(message, compiled) => {
-                if compiled.validate_clusters
-                    && let Some(unknown) = compiled.clusters().find(|name| !self.clusters.contains_key(*name))
-                {
+                if let Some(unknown) = compiled.unknown_cluster(|name| self.clusters.contains_key(name)) {
                     return Err(vec![Fault::new(
                         "validate_clusters",
                         format!("cluster \"{unknown}\" does not exist"),

@@ -7,10 +7,12 @@ use super::report::Report;
 use super::{Origin, Routed};
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::model::ForwardAction;
+use crate::model::headers::{HeaderChanges, Values};
 use crate::model::http_chain::Underscores;
 use crate::model::route::{HostRewrite, WeightedEntry};
 use crate::model::route_table::without_port;
 use crate::observe::Reason;
+use crate::observe::format::Record;
 
 /// Makes a request fit to be decided about.
 ///
@@ -136,24 +138,11 @@ pub(super) fn upstream_request(
         Some(&routed.host.request_headers),
         Some(&routed.table.request_headers),
     ];
-    if levels.iter().flatten().all(|changes| changes.is_empty()) {
-        return;
-    }
-    let mut headers = std::mem::take(&mut request.headers);
-    let view = RequestHead {
-        method: request.method.clone(),
-        authority: request.authority.clone(),
-        path: request.path.clone(),
-        headers: headers.clone(),
-        version: request.version,
-        secure: request.secure,
-        ..RequestHead::default()
-    };
-    let record = crate::observe::format::Record { request: Some(&view), ..report.plain_record() };
-    in_order(levels, routed.table.most_specific_wins, |changes, scratch| {
-        changes.apply(&mut headers, &record, scratch)
+    in_order(levels, routed.table.most_specific_wins, |changes, values| {
+        changes.remove_from(&mut request.headers);
+        changes.render(&Record { request: Some(&*request), ..report.plain_record() }, values);
+        changes.add_to(&mut request.headers, values);
     });
-    request.headers = headers;
 }
 
 /// Makes the changes to an upstream's response.
@@ -186,7 +175,7 @@ pub(super) fn local_response(
 fn change_response(
     response: &mut ResponseHead,
     routed: &Routed<'_>,
-    weighted: Option<&crate::model::headers::HeaderChanges>,
+    weighted: Option<&HeaderChanges>,
     request: &RequestHead,
     report: &Report,
 ) {
@@ -196,35 +185,36 @@ fn change_response(
         Some(&routed.host.response_headers),
         Some(&routed.table.response_headers),
     ];
-    if levels.iter().flatten().all(|changes| changes.is_empty()) {
-        return;
-    }
-    let mut headers = std::mem::take(&mut response.headers);
-    let view = ResponseHead { headers: headers.clone(), status: response.status, ..ResponseHead::default() };
-    let record = crate::observe::format::Record {
-        request: Some(request),
-        response: Some(&view),
-        status: response.status.as_u16(),
-        ..report.plain_record()
-    };
-    in_order(levels, routed.table.most_specific_wins, |changes, scratch| {
-        changes.apply(&mut headers, &record, scratch)
+    in_order(levels, routed.table.most_specific_wins, |changes, values| {
+        changes.remove_from(&mut response.headers);
+        let record = Record {
+            request: Some(request),
+            response: Some(&*response),
+            status: response.status.as_u16(),
+            ..report.plain_record()
+        };
+        changes.render(&record, values);
+        changes.add_to(&mut response.headers, values);
     });
-    response.headers = headers;
 }
 
 /// The most specific level comes first, so that the table has the last word, or the other way round.
+///
+/// A level sees what the levels before it did. Nothing is allocated as long as all values are literal.
 fn in_order(
-    levels: [Option<&crate::model::headers::HeaderChanges>; 4],
+    levels: [Option<&HeaderChanges>; 4],
     most_specific_wins: bool,
-    mut apply: impl FnMut(&crate::model::headers::HeaderChanges, &mut Vec<u8>),
+    mut apply: impl FnMut(&HeaderChanges, &mut Values),
 ) {
-    let mut scratch = Vec::new();
-    let mut present: Vec<_> = levels.into_iter().flatten().collect();
+    let mut values = Values::default();
+    let mut one = |changes: Option<&HeaderChanges>| {
+        if let Some(changes) = changes.filter(|changes| !changes.is_empty()) {
+            apply(changes, &mut values);
+        }
+    };
     if most_specific_wins {
-        present.reverse();
-    }
-    for changes in present {
-        apply(changes, &mut scratch);
+        levels.into_iter().rev().for_each(&mut one);
+    } else {
+        levels.into_iter().for_each(&mut one);
     }
 }

@@ -59,7 +59,7 @@ fn line_format(format: Option<&core::SubstitutionFormatString>, path: &mut Path)
         None => Some(LineFormat::envoy_default()),
         Some(Format::TextFormat(text)) => template(text, path).map(LineFormat::Text),
         Some(Format::TextFormatSource(source)) => {
-            let bytes = super::route::data_source(source, MAX_FORMAT_BYTES, path)?;
+            let bytes = super::parse::data_source(source, MAX_FORMAT_BYTES, path)?;
             match String::from_utf8(bytes) {
                 Ok(text) => template(&text, path).map(LineFormat::Text),
                 Err(_) => path.refuse("not UTF-8"),

@@ -53,14 +53,25 @@ impl Bootstrap {
             }));
         };
         for (index, listener) in resources.listeners.iter().enumerate() {
-            collect(format!("listeners[{index}]"), Listener::from_proto(listener).map(|_| ()));
+            let exists = |name: &str| resources.clusters.iter().any(|cluster| cluster.name == name);
+            let checked = Listener::from_proto(listener).and_then(|listener| {
+                let unknown = listener.unknown_cluster(exists);
+                let fault = unknown.map(|name| {
+                    Fault::new("route_config.validate_clusters", format!("cluster \"{name}\" does not exist"))
+                });
+                fault.map_or(Ok(()), |fault| Err(vec![fault]))
+            });
+            collect(format!("listeners[{index}]"), checked);
         }
         for (index, cluster) in resources.clusters.iter().enumerate() {
             collect(format!("clusters[{index}]"), Cluster::from_proto(cluster).map(|_| ()));
         }
         check_unique(&resources, &mut path);
         let admin = value.admin.as_ref().and_then(|admin| {
-            path.field("admin", |path| parse::socket_address(admin.address.as_ref(), path))
+            path.field("admin", |path| {
+                parse::plain_address(admin.address.as_ref(), path);
+                parse::socket_address(admin.address.as_ref(), path)
+            })
         });
         let ads = value
             .dynamic_resources
@@ -112,11 +123,10 @@ fn ads(
     path: &mut Path,
 ) -> Option<AdsSource> {
     let over_ads = |source: &Option<core::ConfigSource>, name: &str, path: &mut Path| {
-        let Some(source) = source else { return false };
-        if source.config_source_specifier.is_none() {
-            path.fault_at(name, "must be \"ads: {}\"");
+        if source.is_some() {
+            parse::over_ads(source.as_ref(), name, path);
         }
-        true
+        source.is_some()
     };
     let listeners = over_ads(&value.lds_config, "lds_config", path);
     let clusters = over_ads(&value.cds_config, "cds_config", path);

@@ -142,23 +142,15 @@ impl Cluster {
         if connect_timeout.is_zero() {
             path.fault_at("connect_timeout", "must be longer than 0");
         }
-        let options = path.field("typed_extension_protocol_options", |path| http_options(value, path));
-        let default_options = core::HttpProtocolOptions::default();
-        let common = options.common_http_protocol_options.as_ref().unwrap_or(&default_options);
-        let (protocol, http2) = protocol(&options, path);
+        let http = http_options(value, path);
         Some(Self {
             connect_timeout,
             balancer: balancer(value, path),
             limits: limits(value, path),
-            protocol,
-            http2,
-            idle_timeout: parse::limit(
-                common.idle_timeout.as_ref(),
-                Some(IDLE_TIMEOUT),
-                "idle_timeout",
-                path,
-            ),
-            max_requests_per_connection: common.max_requests_per_connection.filter(|count| *count > 0),
+            protocol: http.protocol,
+            http2: http.http2,
+            idle_timeout: http.idle_timeout,
+            max_requests_per_connection: http.max_requests_per_connection,
             discovery: discovery?,
             name: name?,
         })
@@ -167,10 +159,27 @@ impl Cluster {
 
 fn discovery(value: &pb::Cluster, path: &mut Path) -> Option<Discovery> {
     let kind = value.cluster_discovery_type.as_ref().map_or(0, |ClusterDiscoveryType::Type(kind)| *kind);
+    let kind = DiscoveryType::try_from(kind).unwrap_or_default();
     let assignment = value.load_assignment.clone().unwrap_or_default();
-    match DiscoveryType::try_from(kind).unwrap_or_default() {
+    let in_place = matches!(kind, DiscoveryType::Static | DiscoveryType::StrictDns);
+    if value.load_assignment.is_some() && !in_place {
+        path.fault_at(
+            "load_assignment",
+            "only STATIC and STRICT_DNS clusters hold their endpoints themselves",
+        );
+    }
+    if value.eds_cluster_config.is_some() && kind != DiscoveryType::Eds {
+        path.fault_at("eds_cluster_config", "only for clusters of type EDS");
+    }
+    if value.lb_policy() == LbPolicy::ClusterProvided && kind != DiscoveryType::OriginalDst {
+        path.fault_at("lb_policy", "CLUSTER_PROVIDED is only for clusters of type ORIGINAL_DST");
+    }
+    match kind {
         DiscoveryType::Static => {
-            let set = path.field("load_assignment", |path| EndpointSet::compile(&assignment, path));
+            let set = path.field("load_assignment", |path| {
+                endpoint::check_name(value.load_assignment.as_ref(), path);
+                EndpointSet::compile(&assignment, path)
+            });
             Some(Discovery::Static(Arc::new(set)))
         }
         DiscoveryType::StrictDns => {
@@ -186,16 +195,17 @@ fn discovery(value: &pb::Cluster, path: &mut Path) -> Option<Discovery> {
             if refresh < Duration::from_millis(1) {
                 path.fault_at("dns_refresh_rate", "must be at least 1ms");
             }
-            let hosts = path.field("load_assignment", |path| endpoint::named(&assignment, path));
+            let hosts = path.field("load_assignment", |path| {
+                endpoint::check_name(value.load_assignment.as_ref(), path);
+                endpoint::named(&assignment, path)
+            });
             Some(Discovery::StrictDns { hosts, refresh, family })
         }
         DiscoveryType::Eds => path.field("eds_cluster_config", |path| {
             let Some(eds) = &value.eds_cluster_config else {
                 return path.refuse("missing");
             };
-            if eds.eds_config.as_ref().is_none_or(|source| source.config_source_specifier.is_none()) {
-                path.fault_at("eds_config", "must be \"ads: {}\"");
-            }
+            parse::over_ads(eds.eds_config.as_ref(), "eds_config", path);
             let name = if eds.service_name.is_empty() { &value.name } else { &eds.service_name };
             Some(Discovery::Eds(name.as_str().into()))
         }),
@@ -240,36 +250,101 @@ fn limits(value: &pb::Cluster, path: &mut Path) -> CircuitLimits {
     limits
 }
 
-fn http_options(value: &pb::Cluster, path: &mut Path) -> upstream::HttpProtocolOptions {
-    let mut options = upstream::HttpProtocolOptions::default();
+/// What `HttpProtocolOptions` says.
+struct HttpOptions {
+    protocol: ProtocolChoice,
+    http2: Http2Settings,
+    idle_timeout: Option<Duration>,
+    max_requests_per_connection: Option<u32>,
+}
+
+fn http_options(value: &pb::Cluster, path: &mut Path) -> HttpOptions {
+    let mut options = HttpOptions {
+        protocol: ProtocolChoice::Http1,
+        http2: Http2Settings::default(),
+        idle_timeout: Some(IDLE_TIMEOUT),
+        max_requests_per_connection: None,
+    };
     for (key, any) in &value.typed_extension_protocol_options {
-        path.field(&format!("[\"{key}\"]"), |path| match unpack::<upstream::HttpProtocolOptions>(any) {
-            Some(found) if key == HTTP_OPTIONS => options = found,
-            Some(_) => path.fault(format!("the key must be \"{HTTP_OPTIONS}\"")),
-            None => path.fault(format!("\"{}\" is not supported here", any.type_url)),
+        path.field("typed_extension_protocol_options", |path| {
+            path.key(key, |path| match unpack::<upstream::HttpProtocolOptions>(any) {
+                Some(found) if key == HTTP_OPTIONS => options = HttpOptions::from_proto(&found, path),
+                Some(_) => path.fault(format!("the key must be \"{HTTP_OPTIONS}\"")),
+                None => path.fault(format!("\"{}\" is not supported here", any.type_url)),
+            });
         });
     }
     options
 }
 
-fn protocol(options: &upstream::HttpProtocolOptions, path: &mut Path) -> (ProtocolChoice, Http2Settings) {
-    use upstream::http_protocol_options::UpstreamProtocolOptions;
-    use upstream::http_protocol_options::explicit_http_config::ProtocolConfig;
-    match &options.upstream_protocol_options {
-        None => (ProtocolChoice::Http1, Http2Settings::default()),
-        Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => match &explicit.protocol_config {
-            Some(ProtocolConfig::HttpProtocolOptions(_)) => (ProtocolChoice::Http1, Http2Settings::default()),
-            Some(ProtocolConfig::Http2ProtocolOptions(http2)) => {
-                (ProtocolChoice::Http2, Http2Settings::from_proto(Some(http2), path))
-            }
-            None => {
-                path.fault_at("explicit_http_config", "one of its fields is needed");
-                (ProtocolChoice::Http1, Http2Settings::default())
-            }
-        },
-        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(both)) => (
-            ProtocolChoice::Downstream,
-            Http2Settings::from_proto(both.http2_protocol_options.as_ref(), path),
-        ),
+impl HttpOptions {
+    fn from_proto(value: &upstream::HttpProtocolOptions, path: &mut Path) -> Self {
+        let default = core::HttpProtocolOptions::default();
+        let common = value.common_http_protocol_options.as_ref().unwrap_or(&default);
+        let idle_timeout = path.field("common_http_protocol_options", |path| {
+            refuse_downstream_only(common, path);
+            parse::limit(common.idle_timeout.as_ref(), Some(IDLE_TIMEOUT), "idle_timeout", path)
+        });
+        let (protocol, http2) = protocol(value, path);
+        let max_requests_per_connection = common.max_requests_per_connection.filter(|count| *count > 0);
+        Self { protocol, http2, idle_timeout, max_requests_per_connection }
     }
 }
+
+/// Options that have an effect on listeners but would have none here.
+fn refuse_downstream_only(common: &core::HttpProtocolOptions, path: &mut Path) {
+    for (name, set) in [
+        ("max_headers_count", common.max_headers_count.is_some()),
+        ("max_connection_duration", common.max_connection_duration.is_some()),
+        ("max_stream_duration", common.max_stream_duration.is_some()),
+        ("headers_with_underscores_action", common.headers_with_underscores_action != 0),
+    ] {
+        if set {
+            path.fault_at(name, "not supported for clusters");
+        }
+    }
+}
+
+fn http1(value: Option<&core::Http1ProtocolOptions>, path: &mut Path) {
+    if value.is_some_and(|http1| http1.accept_http_10) {
+        path.fault_at("http_protocol_options.accept_http_10", "has no meaning for a cluster");
+    }
+}
+
+fn protocol(value: &upstream::HttpProtocolOptions, path: &mut Path) -> (ProtocolChoice, Http2Settings) {
+    use upstream::http_protocol_options::UpstreamProtocolOptions;
+    use upstream::http_protocol_options::explicit_http_config::ProtocolConfig;
+    let http2 = |value, path: &mut Path| {
+        path.field("http2_protocol_options", |path| Http2Settings::from_proto(value, path))
+    };
+    match &value.upstream_protocol_options {
+        None => {
+            path.fault("one of explicit_http_config and use_downstream_protocol_config is needed");
+            (ProtocolChoice::Http1, Http2Settings::default())
+        }
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
+            path.field("explicit_http_config", |path| match &explicit.protocol_config {
+                Some(ProtocolConfig::HttpProtocolOptions(options)) => {
+                    http1(Some(options), path);
+                    (ProtocolChoice::Http1, Http2Settings::default())
+                }
+                Some(ProtocolConfig::Http2ProtocolOptions(options)) => {
+                    (ProtocolChoice::Http2, http2(Some(options), path))
+                }
+                None => {
+                    path.fault("one of http_protocol_options and http2_protocol_options is needed");
+                    (ProtocolChoice::Http1, Http2Settings::default())
+                }
+            })
+        }
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(both)) => {
+            path.field("use_downstream_protocol_config", |path| {
+                http1(both.http_protocol_options.as_ref(), path);
+                (ProtocolChoice::Downstream, http2(both.http2_protocol_options.as_ref(), path))
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

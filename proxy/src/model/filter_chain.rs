@@ -1,15 +1,24 @@
 //! Filter chains and the choice among them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use outrider_proto::envoy::config::listener::v3 as pb;
 use outrider_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use outrider_proto::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use outrider_proto::{Path, unpack};
+use rustc_hash::FxHashMap;
 
 use super::http_chain::HttpChain;
+use super::parse;
 use super::tcp_chain::TcpChain;
+
+/// Combinations of prefix, server name and application protocol that one chain may match.
+const MAX_CLAIMS: usize = 10_000;
+
+/// One combination that a chain matches: port, prefix, server name, transport and application protocol.
+type Claim = (Option<u16>, Option<(IpAddr, u8)>, Option<String>, String, Option<String>);
 
 /// What a connection is handled by.
 #[derive(Debug)]
@@ -33,6 +42,10 @@ pub enum ChainProtocol {
 #[derive(Debug)]
 pub struct FilterChains {
     chains: Vec<(ChainMatch, Arc<FilterChain>)>,
+    /// Positions in `chains` of those that name a port.
+    by_port: FxHashMap<u16, Vec<usize>>,
+    /// Positions of those that do not.
+    any_port: Vec<usize>,
     default: Option<Arc<FilterChain>>,
 }
 
@@ -59,46 +72,65 @@ struct ChainMatch {
     application_protocols: Vec<String>,
 }
 
-/// How well a chain fits, compared in Envoy's order: port, address, server name, transport, application protocol.
-/// A chain that says nothing about one of them ranks below one that says the right thing.
-type Rank = (bool, u8, usize, bool, bool);
+/// How well a chain fits in one respect; 0 when it says nothing about it, `None` when it says something else.
+type Fit = fn(&ChainMatch, &ChainQuery<'_>) -> Option<usize>;
+
+/// The respects in Envoy's order, after the port.
+const RESPECTS: [Fit; 4] =
+    [ChainMatch::address_fit, ChainMatch::server_fit, ChainMatch::transport_fit, ChainMatch::application_fit];
 
 impl FilterChains {
     pub(super) fn from_proto(value: &pb::Listener, path: &mut Path) -> Self {
         let mut chains: Vec<(ChainMatch, Arc<FilterChain>)> = Vec::new();
+        let mut taken = HashSet::new();
         for (index, chain) in value.filter_chains.iter().enumerate() {
             path.item("filter_chains", index, |path| {
-                let rule = chain.filter_chain_match.clone().unwrap_or_default();
-                if value
-                    .filter_chains
-                    .iter()
-                    .take(index)
-                    .any(|other| other.filter_chain_match.clone().unwrap_or_default() == rule)
-                {
-                    path.fault_at("filter_chain_match", "the same as that of another chain");
-                }
-                let rule = path.field("filter_chain_match", |path| ChainMatch::from_proto(&rule, path));
-                if let (Some(rule), Some(chain)) = (rule, FilterChain::from_proto(chain, path)) {
+                let rule = path.field("filter_chain_match", |path| {
+                    let rule = chain.filter_chain_match.clone().unwrap_or_default();
+                    let rule = ChainMatch::from_proto(&rule, path)?;
+                    rule.claim(&mut taken, path).then_some(rule)
+                });
+                if let (Some(chain), Some(rule)) = (FilterChain::from_proto(chain, path), rule) {
                     chains.push((rule, Arc::new(chain)));
                 }
             });
         }
         let default = value.default_filter_chain.as_ref().and_then(|chain| {
-            path.field("default_filter_chain", |path| FilterChain::from_proto(chain, path)).map(Arc::new)
+            path.field("default_filter_chain", |path| {
+                if chain.filter_chain_match.is_some() {
+                    path.fault_at(
+                        "filter_chain_match",
+                        "the default chain takes what no other does; remove it",
+                    );
+                }
+                FilterChain::from_proto(chain, path)
+            })
         });
         if value.filter_chains.is_empty() && value.default_filter_chain.is_none() {
             path.fault_at("filter_chains", "missing");
         }
-        Self { chains, default }
+        let mut by_port: FxHashMap<u16, Vec<usize>> = FxHashMap::default();
+        let mut any_port = Vec::new();
+        for (position, (rule, _)) in chains.iter().enumerate() {
+            rule.port.map_or(&mut any_port, |port| by_port.entry(port).or_default()).push(position);
+        }
+        Self { chains, by_port, any_port, default: default.map(Arc::new) }
     }
 
-    /// The chain for a connection, the most specific first.
+    /// The chain for a connection.
+    ///
+    /// Envoy's order: destination port, longest address prefix, server name, transport protocol, application
+    /// protocol. What is most specific in one respect is decided before the next one is looked at, and never
+    /// taken back: where nothing is left in the end, the default chain it is.
     #[must_use]
     pub fn select(&self, query: &ChainQuery<'_>) -> Option<&Arc<FilterChain>> {
-        let ranked =
-            self.chains.iter().filter_map(|(rule, chain)| rule.rank(query).map(|rank| (rank, chain)));
-        // Envoy decides dimension by dimension and never goes back, which is the maximum in lexical order.
-        ranked.max_by_key(|(rank, _)| *rank).map(|(_, chain)| chain).or(self.default.as_ref())
+        let positions = self.by_port.get(&query.destination.port()).unwrap_or(&self.any_port);
+        let mut left: Vec<_> = positions.iter().filter_map(|position| self.chains.get(*position)).collect();
+        for fit in RESPECTS {
+            let best = left.iter().filter_map(|(rule, _)| fit(rule, query)).max();
+            left.retain(|(rule, _)| best.is_some() && fit(rule, query) == best);
+        }
+        left.first().map(|(_, chain)| chain).or(self.default.as_ref())
     }
 
     /// All chains, the default one included.
@@ -106,13 +138,13 @@ impl FilterChains {
         self.chains.iter().map(|(_, chain)| chain).chain(&self.default)
     }
 
-    /// The only chain, if the choice does not depend on what the client sends.
+    /// Whether the choice depends on what a TLS client says first (Envoy then adds its TLS inspector by itself).
     #[must_use]
-    pub fn needs_inspection(&self) -> bool {
-        self.chains.iter().any(|(rule, _)| {
-            !rule.server_names.is_empty()
-                || !rule.transport_protocol.is_empty()
-                || !rule.application_protocols.is_empty()
+    pub(super) fn needs_tls(&self) -> bool {
+        self.chains.iter().any(|(rule, _)| match rule.transport_protocol.as_str() {
+            "tls" => true,
+            "" => !rule.server_names.is_empty() || !rule.application_protocols.is_empty(),
+            _ => false,
         })
     }
 }
@@ -125,6 +157,7 @@ impl FilterChain {
             });
         };
         let protocol = path.item("filters", 0, |path| {
+            parse::required(&filter.name, "name", path);
             let Some(pb::filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
                 return path.field("typed_config", |path| path.refuse("missing"));
             };
@@ -184,50 +217,94 @@ impl ChainMatch {
         })
     }
 
-    fn rank(&self, query: &ChainQuery<'_>) -> Option<Rank> {
-        if self.port.is_some_and(|port| port != query.destination.port()) {
-            return None;
+    /// Takes note of every combination that the chain claims; `false` when another chain has one of them.
+    fn claim(&self, taken: &mut HashSet<Claim>, path: &mut Path) -> bool {
+        let prefixes: Vec<_> =
+            self.prefixes.iter().map(|(ip, length)| Some((masked(*ip, *length), *length))).collect();
+        let names: Vec<_> = self.server_names.iter().cloned().map(Some).collect();
+        let protocols: Vec<_> = self.application_protocols.iter().cloned().map(Some).collect();
+        let count = |list: usize| list.max(1);
+        if count(prefixes.len()).saturating_mul(count(names.len())).saturating_mul(count(protocols.len()))
+            > MAX_CLAIMS
+        {
+            path.fault(format!("more than {MAX_CLAIMS} combinations; use several chains"));
+            return false;
         }
-        let address = if self.prefixes.is_empty() {
-            0
-        } else {
-            let ip = query.destination.ip().to_canonical();
-            let longest = self.prefixes.iter().filter(|(prefix, length)| covers(*prefix, *length, ip));
-            longest.map(|(_, length)| *length).max()?.saturating_add(1)
-        };
-        let server = if self.server_names.is_empty() { 0 } else { self.server_rank(query.server_name?)? };
-        if !self.transport_protocol.is_empty() && self.transport_protocol != query.transport_protocol {
-            return None;
+        let or_any = |list: Vec<_>| if list.is_empty() { vec![None] } else { list };
+        let (names, protocols) = (or_any(names), or_any(protocols));
+        let mut own = HashSet::new();
+        for prefix in if prefixes.is_empty() { vec![None] } else { prefixes } {
+            for name in &names {
+                own.extend(protocols.iter().map(|protocol| {
+                    (self.port, prefix, name.clone(), self.transport_protocol.clone(), protocol.clone())
+                }));
+            }
         }
-        let has_protocol = |wanted: &String| query.application_protocols.contains(wanted);
-        if !self.application_protocols.is_empty() && !self.application_protocols.iter().any(has_protocol) {
-            return None;
+        if own.iter().any(|claim| taken.contains(claim)) {
+            path.fault("another chain matches the same connections");
+            return false;
         }
-        let transport = !self.transport_protocol.is_empty();
-        Some((self.port.is_some(), address, server, transport, !self.application_protocols.is_empty()))
+        taken.extend(own);
+        true
+    }
+
+    /// The longest prefix that covers the destination.
+    fn address_fit(&self, query: &ChainQuery<'_>) -> Option<usize> {
+        if self.prefixes.is_empty() {
+            return Some(0);
+        }
+        let ip = query.destination.ip().to_canonical();
+        let covering =
+            self.prefixes.iter().filter(|(prefix, length)| masked(ip, *length) == masked(*prefix, *length));
+        covering.map(|(_, length)| usize::from(*length)).max()
     }
 
     /// A whole name ranks highest, then the longest suffix.
-    fn server_rank(&self, name: &str) -> Option<usize> {
-        let rank = |pattern: &String| match pattern.strip_prefix('*') {
+    fn server_fit(&self, query: &ChainQuery<'_>) -> Option<usize> {
+        if self.server_names.is_empty() {
+            return Some(0);
+        }
+        let name = query.server_name?;
+        let fit = |pattern: &String| match pattern.strip_prefix('*') {
             Some(suffix) => name.strip_suffix(suffix).filter(|front| !front.is_empty()).map(|_| suffix.len()),
             None => (name == pattern).then_some(usize::MAX),
         };
-        self.server_names.iter().filter_map(rank).max()
+        self.server_names.iter().filter_map(fit).max()
+    }
+
+    fn transport_fit(&self, query: &ChainQuery<'_>) -> Option<usize> {
+        match self.transport_protocol.as_str() {
+            "" => Some(0),
+            wanted => (wanted == query.transport_protocol).then_some(1),
+        }
+    }
+
+    /// What the client would rather have ranks higher.
+    fn application_fit(&self, query: &ChainQuery<'_>) -> Option<usize> {
+        if self.application_protocols.is_empty() {
+            return Some(0);
+        }
+        let place = query
+            .application_protocols
+            .iter()
+            .position(|offered| self.application_protocols.contains(offered));
+        place.map(|place| usize::MAX - place)
     }
 }
 
-/// Whether the first `length` bits are the same.
-fn covers(prefix: IpAddr, length: u8, ip: IpAddr) -> bool {
-    match (prefix, ip) {
-        (IpAddr::V4(prefix), IpAddr::V4(ip)) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
-            prefix.to_bits() & mask == ip.to_bits() & mask
+/// The first `length` bits of an address, the others 0; an address of its own family each.
+fn masked(ip: IpAddr, length: u8) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) => {
+            let mask = u32::MAX.checked_shl(32_u32.saturating_sub(length.into())).unwrap_or(0);
+            Ipv4Addr::from_bits(ip.to_bits() & mask).into()
         }
-        (IpAddr::V6(prefix), IpAddr::V6(ip)) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
-            prefix.to_bits() & mask == ip.to_bits() & mask
+        IpAddr::V6(ip) => {
+            let mask = u128::MAX.checked_shl(128_u32.saturating_sub(length.into())).unwrap_or(0);
+            Ipv6Addr::from_bits(ip.to_bits() & mask).into()
         }
-        _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,15 +73,45 @@ impl HeaderChanges {
         self.add.is_empty() && self.remove.is_empty()
     }
 
-    /// Makes the changes: first what is removed, then what is added.
-    pub fn apply(&self, headers: &mut Headers, record: &Record<'_>, scratch: &mut Vec<u8>) {
+    /// First removes what is to be removed.
+    pub fn remove_from(&self, headers: &mut Headers) {
         for name in &self.remove {
             headers.remove(name);
         }
-        for change in &self.add {
-            change.apply(headers, record, scratch);
+    }
+
+    /// Then writes the values that depend on the request, all of them before any is added, as Envoy does. Values that
+    /// are always the same cost nothing here.
+    pub fn render(&self, record: &Record<'_>, values: &mut Values) {
+        values.bytes.clear();
+        values.ends.clear();
+        for change in self.add.iter().filter(|change| change.value.as_literal().is_none()) {
+            change.value.render_value(record, &mut values.bytes);
+            values.ends.push(values.bytes.len());
         }
     }
+
+    /// Then adds, with what [`Self::render`] wrote.
+    pub fn add_to(&self, headers: &mut Headers, values: &Values) {
+        let mut ends = values.ends.iter();
+        let mut start = 0;
+        for change in &self.add {
+            let value = change.value.as_literal().unwrap_or_else(|| {
+                let end = ends.next().copied().unwrap_or(start);
+                let value = values.bytes.get(start..end).unwrap_or_default();
+                start = end;
+                value
+            });
+            change.add_to(headers, value);
+        }
+    }
+}
+
+/// The values of one level for one request; kept from level to level for its memory.
+#[derive(Debug, Default)]
+pub struct Values {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
 }
 
 impl Change {
@@ -94,6 +124,9 @@ impl Change {
             Ok(value) => Some(value),
             Err(error) => path.refuse(error.to_string()),
         })?;
+        if header.value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t') {
+            path.fault_at("header.value", "holds a control character");
+        }
         if option.append.is_some() && option.append_action != 0 {
             path.fault("append and append_action are both set");
         }
@@ -106,17 +139,15 @@ impl Change {
         Some(Self { name, value, action, keep_empty: option.keep_empty_value })
     }
 
-    fn apply(&self, headers: &mut Headers, record: &Record<'_>, scratch: &mut Vec<u8>) {
-        scratch.clear();
-        self.value.render_value(record, scratch);
-        if scratch.is_empty() && !self.keep_empty {
+    fn add_to(&self, headers: &mut Headers, value: &[u8]) {
+        if value.is_empty() && !self.keep_empty {
             return;
         }
         match self.action {
-            Action::Append => headers.append(&self.name, scratch),
-            Action::AddIfAbsent if !headers.contains(&self.name) => headers.append(&self.name, scratch),
-            Action::Overwrite => headers.set(&self.name, scratch),
-            Action::OverwriteIfPresent if headers.contains(&self.name) => headers.set(&self.name, scratch),
+            Action::Append => headers.append(&self.name, value),
+            Action::AddIfAbsent if !headers.contains(&self.name) => headers.append(&self.name, value),
+            Action::Overwrite => headers.set(&self.name, value),
+            Action::OverwriteIfPresent if headers.contains(&self.name) => headers.set(&self.name, value),
             Action::AddIfAbsent | Action::OverwriteIfPresent => {}
         }
     }
@@ -136,3 +167,6 @@ fn header_name(name: &str, path: &mut Path) -> Option<Box<[u8]>> {
     }
     Some(lower.into_bytes().into())
 }
+
+#[cfg(test)]
+mod tests;

@@ -181,6 +181,9 @@ impl HttpChain {
         if !(1..=MAX_HEAD_KB).contains(&head_kb) {
             path.fault_at("max_request_headers_kb", format!("must be from 1 to {MAX_HEAD_KB}"));
         }
+        if common.max_headers_count == Some(0) {
+            path.fault_at("common_http_protocol_options.max_headers_count", "must be at least 1");
+        }
         let http2 = path.field("http2_protocol_options", |path| {
             Http2Settings::from_proto(value.http2_protocol_options.as_ref(), path)
         });
@@ -199,11 +202,10 @@ impl HttpChain {
             generate_request_id: value.generate_request_id.unwrap_or(true),
             preserve_request_id: value.preserve_external_request_id,
             request_id_in_response: value.always_set_request_id_in_response,
-            upgrades: value
-                .upgrade_configs
-                .iter()
-                .map(|upgrade| (upgrade.upgrade_type.as_str().into(), upgrade.enabled.unwrap_or(true)))
-                .collect(),
+            upgrades: parse::upgrades(
+                value.upgrade_configs.iter().map(|upgrade| (upgrade.upgrade_type.as_str(), upgrade.enabled)),
+                path,
+            ),
             stream_idle_timeout: limits.stream_idle,
             request_timeout: limits.request,
             request_headers_timeout: limits.request_headers,
@@ -297,9 +299,7 @@ fn routes(value: &pb::HttpConnectionManager, path: &mut Path) -> Option<RouteSou
             Some(RouteSource::Inline(Arc::new(table)))
         }
         Some(RouteSpecifier::Rds(rds)) => path.field("rds", |path| {
-            if rds.config_source.as_ref().is_none_or(|source| source.config_source_specifier.is_none()) {
-                path.fault_at("config_source", "must be \"ads: {}\"");
-            }
+            parse::over_ads(rds.config_source.as_ref(), "config_source", path);
             parse::required(&rds.route_config_name, "route_config_name", path).map(RouteSource::Named)
         }),
         None => path.refuse("one of route_config and rds is needed"),
@@ -309,6 +309,7 @@ fn routes(value: &pb::HttpConnectionManager, path: &mut Path) -> Option<RouteSou
 fn check_filters(filters: &[pb::HttpFilter], path: &mut Path) {
     for (index, filter) in filters.iter().enumerate() {
         path.item("http_filters", index, |path| {
+            parse::required(&filter.name, "name", path);
             let Some(pb::http_filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
                 path.fault_at("typed_config", "missing");
                 return;
@@ -324,3 +325,6 @@ fn check_filters(filters: &[pb::HttpFilter], path: &mut Path) {
         path.fault_at("http_filters", "missing; the last filter must be the router");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -33,7 +33,7 @@ pub struct Listener {
     pub direction: &'static str,
     /// Where a connection was going is asked of the kernel.
     pub original_dst: bool,
-    /// The first bytes are looked at for TLS.
+    /// The first bytes are looked at for TLS: a listener filter says so, or the chains cannot be told apart without.
     pub inspect_tls: bool,
     /// The first bytes are looked at for HTTP.
     pub inspect_http: bool,
@@ -72,6 +72,9 @@ impl Listener {
         if value.enable_reuse_port == Some(false) {
             path.fault_at("enable_reuse_port", "must be true: every worker has a socket of its own");
         }
+        if address.is_some_and(|address| address.is_ipv4()) && is_dual_stack(value) {
+            path.fault_at("address.socket_address.ipv4_compat", "the address is IPv4 already");
+        }
         let set = value.listener_filters_timeout.is_some();
         let inspect_timeout = parse::limit(
             value.listener_filters_timeout.as_ref(),
@@ -81,20 +84,15 @@ impl Listener {
         );
         let chains = FilterChains::from_proto(value, path);
         let access_logs = access_log::compile(&value.access_log, path);
-        let Some(Address::SocketAddress(socket)) =
-            value.address.as_ref().and_then(|address| address.address.as_ref())
-        else {
-            return None;
-        };
         Some(Self {
-            dual_stack: socket.ipv4_compat,
+            dual_stack: is_dual_stack(value),
             direction: match value.traffic_direction() {
                 TrafficDirection::Unspecified => "unspecified",
                 TrafficDirection::Inbound => "inbound",
                 TrafficDirection::Outbound => "outbound",
             },
             original_dst: filters.original_dst,
-            inspect_tls: filters.tls,
+            inspect_tls: filters.tls || chains.needs_tls(),
             inspect_http: filters.http,
             inspect_timeout,
             continue_on_timeout: !set || value.continue_on_listener_filters_timeout,
@@ -110,10 +108,8 @@ impl Listener {
     pub fn unknown_cluster(&self, exists: impl Fn(&str) -> bool) -> Option<&Arc<str>> {
         self.chains.all().find_map(|chain| match &chain.protocol {
             ChainProtocol::Http(http) => match &http.routes {
-                RouteSource::Inline(table) if table.validate_clusters => {
-                    table.clusters().find(|name| !exists(name))
-                }
-                RouteSource::Inline(_) | RouteSource::Named(_) => None,
+                RouteSource::Inline(table) => table.unknown_cluster(&exists),
+                RouteSource::Named(_) => None,
             },
             ChainProtocol::Tcp(_) => None,
         })
@@ -131,6 +127,13 @@ impl Listener {
     }
 }
 
+fn is_dual_stack(value: &pb::Listener) -> bool {
+    match value.address.as_ref().and_then(|address| address.address.as_ref()) {
+        Some(Address::SocketAddress(socket)) => socket.ipv4_compat,
+        None => false,
+    }
+}
+
 #[derive(Debug, Default)]
 struct Inspection {
     original_dst: bool,
@@ -140,6 +143,7 @@ struct Inspection {
 
 impl Inspection {
     fn add(&mut self, filter: &pb::ListenerFilter, path: &mut Path) {
+        parse::required(&filter.name, "name", path);
         let Some(pb::listener_filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
             path.fault_at("typed_config", "missing");
             return;
@@ -155,3 +159,6 @@ impl Inspection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

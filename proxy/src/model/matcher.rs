@@ -7,7 +7,8 @@ use outrider_proto::envoy::config::route::v3 as pb;
 use outrider_proto::envoy::r#type::matcher::v3 as pbm;
 use regex::bytes::{Regex, RegexBuilder};
 
-use crate::http::headers::Headers;
+use crate::http::h1::field::is_token;
+use crate::http::message::RequestHead;
 
 /// Largest compiled regular expression, in bytes.
 pub const MAX_REGEX_BYTES: usize = 1 << 20;
@@ -68,6 +69,9 @@ impl StringMatcher {
             Some(MatchPattern::Prefix(text)) => Some(Self::Prefix(bytes(text), case)),
             Some(MatchPattern::Suffix(text)) => Some(Self::Suffix(bytes(text), case)),
             Some(MatchPattern::Contains(text)) => Some(Self::Contains(bytes(text), case)),
+            Some(MatchPattern::SafeRegex(_)) if value.ignore_case => {
+                path.refuse("ignore_case has no effect on safe_regex; begin the expression with (?i)")
+            }
             Some(MatchPattern::SafeRegex(regex)) => {
                 path.field("safe_regex", |path| full_regex(regex, path)).map(Self::Regex)
             }
@@ -106,11 +110,31 @@ fn regex(pattern: &str, source: &str, path: &mut Path) -> Option<Arc<Regex>> {
     if source.is_empty() {
         return path.field("regex", |path| path.refuse("missing"));
     }
-    match RegexBuilder::new(pattern).size_limit(MAX_REGEX_BYTES).build() {
+    let build = |pattern: &str| RegexBuilder::new(pattern).size_limit(MAX_REGEX_BYTES).build();
+    // By itself first: `a)|(b` would only become an expression, and lose its anchors, by being put in brackets.
+    match build(source).and_then(|alone| if pattern == source { Ok(alone) } else { build(pattern) }) {
         Ok(regex) => Some(Arc::new(regex)),
-        Err(error) => path.field("regex", |path| path.refuse(error.to_string().replace('\n', " "))),
+        Err(error) => path.field("regex", |path| {
+            path.refuse(error.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
+        }),
     }
 }
+
+/// Fields that belong to a connection: requests do not hold them when routes are looked at, so that a rule about one
+/// would never be met (or always).
+const NOT_MATCHED: &[&str] = &[
+    "connection",
+    "content-length",
+    "expect",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+];
+
+/// Pseudo-fields that can be matched.
+const PSEUDO: &[&str] = &[":authority", ":method", ":path", ":scheme"];
 
 /// A compiled `HeaderMatcher`.
 #[derive(Clone, Debug)]
@@ -131,7 +155,18 @@ enum HeaderRule {
 impl HeaderMatcher {
     pub(super) fn from_proto(value: &pb::HeaderMatcher, path: &mut Path) -> Option<Self> {
         use pb::header_matcher::HeaderMatchSpecifier as Rule;
-        let name = super::parse::required(&value.name, "name", path)?;
+        let name = super::parse::required(&value.name, "name", path)?.to_ascii_lowercase();
+        path.field("name", |path| {
+            if NOT_MATCHED.contains(&name.as_str()) {
+                path.fault(format!("\"{name}\" belongs to the connection and cannot be matched"));
+            } else if name.starts_with(':') {
+                if !PSEUDO.contains(&name.as_str()) {
+                    path.fault(format!("\"{name}\" is not one of {}", PSEUDO.join(", ")));
+                }
+            } else if !is_token(name.as_bytes()) {
+                path.fault(format!("\"{name}\" is not a header name"));
+            }
+        });
         let rule = match &value.header_match_specifier {
             None => HeaderRule::Present(true),
             Some(Rule::PresentMatch(present)) => HeaderRule::Present(*present),
@@ -141,20 +176,28 @@ impl HeaderMatcher {
             ),
         };
         Some(Self {
-            name: name.to_ascii_lowercase().into_bytes().into(),
+            name: name.into_bytes().into(),
             rule,
             invert: value.invert_match,
             missing_is_empty: value.treat_missing_header_as_empty,
         })
     }
 
-    /// Whether the request's fields match; `pseudo` gives `:method`, `:path` and `:authority`.
+    /// Whether the request's fields match, those included that a head keeps apart.
     #[must_use]
-    pub fn matches<'a>(&self, headers: &'a Headers, pseudo: impl Fn(&[u8]) -> Option<&'a [u8]>) -> bool {
-        if self.name.starts_with(b":") {
-            return self.decide(pseudo(&self.name).into_iter());
-        }
-        self.decide(headers.all(&self.name))
+    pub fn matches(&self, head: &RequestHead) -> bool {
+        let kept_apart = match &*self.name {
+            b":method" => head.method.as_str(),
+            b":path" => head.path.as_str(),
+            b":authority" | b"host" => head.authority.as_str(),
+            b":scheme" if head.secure => "https",
+            b":scheme" => "http",
+            b"upgrade" => head.upgrade.as_str(),
+            name => return self.decide(head.headers.all(name)),
+        };
+        // Without an upgrade there is no such field; the others are always there.
+        let present = &*self.name != b"upgrade" || !kept_apart.is_empty();
+        self.decide(present.then_some(kept_apart.as_bytes()).into_iter())
     }
 
     /// Each value of a field that is there several times is looked at by itself: joined, an attacker's second value
@@ -162,7 +205,7 @@ impl HeaderMatcher {
     fn decide<'a>(&self, mut values: impl Iterator<Item = &'a [u8]>) -> bool {
         let first = values.next();
         let found = match (&self.rule, first) {
-            (HeaderRule::Present(wanted), value) => value.is_some() == *wanted,
+            (HeaderRule::Present(wanted), value) => (value.is_some() || self.missing_is_empty) == *wanted,
             (_, None) if self.missing_is_empty => self.value_matches(b""),
             // A missing header matches no value, not even one that must be different.
             (_, None) => return false,
@@ -225,3 +268,6 @@ impl QueryMatcher {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,6 @@ use super::retry::RetryPolicy;
 use super::route_index::PathKey;
 use crate::http::message::RequestHead;
 
-pub(super) use answer::data_source;
 pub use answer::{DirectAction, RedirectAction, RedirectPath};
 pub use forward::{ClusterChoice, ForwardAction, HostRewrite, Mirror, PathRewrite, WeightedEntry};
 
@@ -131,17 +130,10 @@ impl Route {
             }
             PathRule::Regex(regex) => regex.is_match(path.as_bytes()),
         };
-        let pseudo = |name: &[u8]| match name {
-            b":method" => Some(head.method.as_str().as_bytes()),
-            b":path" => Some(head.path.as_bytes()),
-            b":authority" => Some(head.authority.as_bytes()),
-            b":scheme" => Some(if head.secure { &b"https"[..] } else { b"http" }),
-            _ => None,
-        };
         path_matches
             && rule.share.is_none_or(|share| share.covers(random))
             && (!rule.grpc || head.is_grpc())
-            && rule.headers.iter().all(|matcher| matcher.matches(&head.headers, pseudo))
+            && rule.headers.iter().all(|matcher| matcher.matches(head))
             && rule.query.iter().all(|matcher| matcher.matches(head.query()))
     }
 

@@ -31,8 +31,9 @@ pub struct RouteTable {
     pub response_headers: HeaderChanges,
     /// Whether the route's changes come last, instead of ours.
     pub most_specific_wins: bool,
-    /// Whether all clusters must exist before the table is used.
-    pub validate_clusters: bool,
+    /// Whether all clusters must exist before the table is used. Not so by default, even where Envoy's default differs
+    /// (in a listener): a route to a missing cluster is answered with its `cluster_not_found_response_code`.
+    validate_clusters: bool,
 }
 
 /// The routes of a set of host names.
@@ -55,10 +56,34 @@ pub struct VirtualHost {
 struct HostIndex {
     exact: FxHashMap<Box<str>, u32>,
     /// By what follows the `*`; the longest wins.
-    suffixes: FxHashMap<Box<str>, u32>,
+    suffixes: Parts,
     /// By what stands before the `*`; the longest wins.
-    prefixes: FxHashMap<Box<str>, u32>,
+    prefixes: Parts,
     any: Option<u32>,
+}
+
+/// Parts of host names, and their lengths, the longest first: there are few, so that a long host name costs no more
+/// look-ups than a short one.
+#[derive(Debug, Default)]
+struct Parts {
+    by_text: FxHashMap<Box<str>, u32>,
+    lengths: Vec<usize>,
+}
+
+impl Parts {
+    fn insert(&mut self, text: &str, host: u32) -> Option<u32> {
+        if let Err(place) = self.lengths.binary_search_by(|length| text.len().cmp(length)) {
+            self.lengths.insert(place, text.len());
+        }
+        self.by_text.insert(text.into(), host)
+    }
+
+    /// The host of the longest part that `cut` gives of a name.
+    fn longest<'a>(&self, name: &'a str, cut: impl Fn(usize) -> Option<&'a str>) -> Option<u32> {
+        // The `*` stands for at least one character.
+        let shorter = self.lengths.iter().filter(|length| **length < name.len());
+        shorter.filter_map(|length| cut(*length)).find_map(|part| self.by_text.get(part).copied())
+    }
 }
 
 impl RouteTable {
@@ -117,6 +142,11 @@ impl RouteTable {
     pub fn select(&self, head: &RequestHead, random: u64) -> Option<(&VirtualHost, &Arc<Route>)> {
         let host = self.hosts.get(self.by_name.find(&head.authority, self.ignore_port)? as usize)?;
         host.select(head, random).map(|route| (host, route))
+    }
+
+    /// The first cluster that is missing although all have to be there.
+    pub fn unknown_cluster(&self, exists: impl Fn(&str) -> bool) -> Option<&Arc<str>> {
+        self.clusters().filter(|_| self.validate_clusters).find(|name| !exists(name))
     }
 
     /// The names of all clusters that requests may go to.
@@ -182,18 +212,16 @@ impl HostIndex {
     fn add(&mut self, domains: &[String], host: u32, path: &mut Path) {
         for (index, domain) in domains.iter().enumerate() {
             let lower = domain.to_ascii_lowercase();
-            let middle_star =
-                lower.len() > 2 && lower.get(1..lower.len() - 1).is_some_and(|middle| middle.contains('*'));
             let replaced = match (lower.strip_prefix('*'), lower.strip_suffix('*')) {
-                _ if lower.is_empty() || middle_star => {
+                _ if lower.is_empty() || lower.len() > MAX_HOST_BYTES || !has_star_at_one_end(&lower) => {
                     path.item("domains", index, |path| {
                         path.fault("a name, or one with \"*\" at its beginning or end")
                     });
                     continue;
                 }
                 (Some(""), _) => self.any.replace(host),
-                (Some(suffix), _) => self.suffixes.insert(suffix.into(), host),
-                (None, Some(prefix)) => self.prefixes.insert(prefix.into(), host),
+                (Some(suffix), _) => self.suffixes.insert(suffix, host),
+                (None, Some(prefix)) => self.prefixes.insert(prefix, host),
                 (None, None) => self.exact.insert(lower.as_str().into(), host),
             };
             if replaced.is_some() {
@@ -203,7 +231,7 @@ impl HostIndex {
     }
 
     fn find(&self, authority: &str, ignore_port: bool) -> Option<u32> {
-        if self.exact.is_empty() && self.suffixes.is_empty() && self.prefixes.is_empty() {
+        if self.exact.is_empty() && self.suffixes.lengths.is_empty() && self.prefixes.lengths.is_empty() {
             return self.any;
         }
         let mut buffer = [0_u8; MAX_HOST_BYTES];
@@ -215,26 +243,17 @@ impl HostIndex {
         lower.make_ascii_lowercase();
         let name = std::str::from_utf8(lower).ok()?;
         let exact = self.exact.get(name).copied();
-        exact.or_else(|| self.by_suffix(name)).or_else(|| self.by_prefix(name)).or(self.any)
+        exact
+            .or_else(|| self.suffixes.longest(name, |length| name.get(name.len() - length..)))
+            .or_else(|| self.prefixes.longest(name, |length| name.get(..length)))
+            .or(self.any)
     }
+}
 
-    /// The longest suffix; the `*` stands for at least one character.
-    fn by_suffix(&self, name: &str) -> Option<u32> {
-        if self.suffixes.is_empty() {
-            return None;
-        }
-        (1..name.len()).filter_map(|start| name.get(start..)).find_map(|end| self.suffixes.get(end).copied())
-    }
-
-    fn by_prefix(&self, name: &str) -> Option<u32> {
-        if self.prefixes.is_empty() {
-            return None;
-        }
-        (1..name.len())
-            .rev()
-            .filter_map(|end| name.get(..end))
-            .find_map(|front| self.prefixes.get(front).copied())
-    }
+/// Whether there is no `*`, or one that is the first or the last character.
+fn has_star_at_one_end(domain: &str) -> bool {
+    let rest = domain.strip_prefix('*').or_else(|| domain.strip_suffix('*')).unwrap_or(domain);
+    !rest.contains('*')
 }
 
 /// The host without `:port`, brackets kept.

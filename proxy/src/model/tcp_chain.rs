@@ -39,8 +39,12 @@ impl TcpChain {
             }
             Some(ClusterSpecifier::WeightedClusters(clusters)) => path.field("weighted_clusters", |path| {
                 let entries = clusters.clusters.iter().enumerate().filter_map(|(index, entry)| {
-                    let name =
-                        path.item("clusters", index, |path| parse::required(&entry.name, "name", path))?;
+                    let name = path.item("clusters", index, |path| {
+                        if entry.weight == 0 {
+                            path.fault_at("weight", "must be at least 1");
+                        }
+                        parse::required(&entry.name, "name", path)
+                    })?;
                     let request_headers = HeaderChanges::default();
                     let response_headers = HeaderChanges::default();
                     Some((entry.weight, WeightedEntry { cluster: name, request_headers, response_headers }))

@@ -196,6 +196,16 @@ impl Template {
         Ok(Self(pieces))
     }
 
+    /// The text, if it is the same for every request.
+    #[must_use]
+    pub fn as_literal(&self) -> Option<&[u8]> {
+        match self.0.as_slice() {
+            [] => Some(b""),
+            [Piece::Text(text)] => Some(text),
+            _ => None,
+        }
+    }
+
     /// Writes the value of a header: what is missing is nothing.
     pub fn render_value(&self, record: &Record<'_>, out: &mut Vec<u8>) {
         for piece in &self.0 {

@@ -2,10 +2,11 @@
 
 use http::StatusCode;
 use outrider_proto::Path;
-use outrider_proto::envoy::config::core::v3 as core;
 use outrider_proto::envoy::config::route::v3 as pb;
 
-use super::forward::{PathRewrite, regex_rewrite};
+use super::super::parse;
+use super::super::route_table::without_port;
+use super::forward::{PathRewrite, check_path, regex_rewrite};
 
 /// Envoy's bound on a direct response's body.
 const MAX_DIRECT_BODY_BYTES: usize = 4096;
@@ -63,10 +64,7 @@ impl RedirectAction {
             Ok(port) => Some(port),
             Err(_) => path.field("port_redirect", |path| path.refuse("larger than 65535")),
         };
-        let printable = |text: &str| text.bytes().all(|byte| (0x21..0x7f).contains(&byte));
-        if !printable(&value.host_redirect) {
-            path.fault_at("host_redirect", "holds a character that no header may hold");
-        }
+        check_redirect(value, path);
         Some(Self {
             status: match value.response_code() {
                 Code::MovedPermanently => StatusCode::MOVED_PERMANENTLY,
@@ -81,6 +79,33 @@ impl RedirectAction {
             path: new_path,
             strip_query: value.strip_query,
         })
+    }
+}
+
+/// What is put into a URI must not be able to end the header or to mean something else.
+fn check_redirect(value: &pb::RedirectAction, path: &mut Path) {
+    use pb::redirect_action::{PathRewriteSpecifier, SchemeRewriteSpecifier};
+    if !value.host_redirect.is_empty() && !crate::http::is_host_and_port(value.host_redirect.as_bytes()) {
+        path.fault_at("host_redirect", "not a host with an optional port");
+    } else if value.port_redirect != 0 && without_port(&value.host_redirect) != value.host_redirect {
+        path.fault_at("port_redirect", "host_redirect holds a port already");
+    }
+    // RFC 3986 section 3.1
+    let in_scheme = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+    match &value.scheme_rewrite_specifier {
+        Some(SchemeRewriteSpecifier::SchemeRedirect(scheme))
+            if !scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+                || !scheme.bytes().all(in_scheme) =>
+        {
+            path.fault_at("scheme_redirect", "not a scheme");
+        }
+        Some(SchemeRewriteSpecifier::SchemeRedirect(_) | SchemeRewriteSpecifier::HttpsRedirect(_)) | None => {
+        }
+    }
+    match &value.path_rewrite_specifier {
+        Some(PathRewriteSpecifier::PathRedirect(text)) => check_path(text, "path_redirect", path),
+        Some(PathRewriteSpecifier::PrefixRewrite(text)) => check_path(text, "prefix_rewrite", path),
+        Some(PathRewriteSpecifier::RegexRewrite(_)) | None => {}
     }
 }
 
@@ -101,31 +126,11 @@ impl DirectAction {
             path.fault_at("status", "must be from 200 to 599");
         }
         let body = match &value.body {
-            Some(source) => path.field("body", |path| data_source(source, MAX_DIRECT_BODY_BYTES, path))?,
+            Some(source) => {
+                path.field("body", |path| parse::data_source(source, MAX_DIRECT_BODY_BYTES, path))?
+            }
             None => Vec::new(),
         };
         Some(Self { status: status?, body: body.into() })
     }
-}
-
-/// The bytes of a data source, from the configuration itself or from a file.
-pub(in super::super) fn data_source(
-    source: &core::DataSource,
-    max_bytes: usize,
-    path: &mut Path,
-) -> Option<Vec<u8>> {
-    use core::data_source::Specifier;
-    let bytes = match &source.specifier {
-        Some(Specifier::InlineString(text)) => text.as_bytes().to_vec(),
-        Some(Specifier::InlineBytes(bytes)) => bytes.clone(),
-        Some(Specifier::Filename(name)) => match std::fs::read(name) {
-            Ok(bytes) => bytes,
-            Err(error) => return path.field("filename", |path| path.refuse(format!("\"{name}\": {error}"))),
-        },
-        None => return path.refuse("one of filename, inline_bytes and inline_string is needed"),
-    };
-    if bytes.len() > max_bytes {
-        return path.refuse(format!("{} bytes, more than {max_bytes}", bytes.len()));
-    }
-    Some(bytes)
 }

@@ -12,6 +12,7 @@ use super::super::headers::HeaderChanges;
 use super::super::matcher::part_regex;
 use super::super::parse::{self, Share};
 use super::super::retry::RetryPolicy;
+use crate::http::h1::field::is_token;
 
 /// Envoy's default of `RouteAction.timeout`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -196,11 +197,10 @@ impl ForwardAction {
                 )
             }),
             retry: own_retry.or_else(|| vhost_retry.cloned()),
-            upgrades: value
-                .upgrade_configs
-                .iter()
-                .map(|upgrade| (upgrade.upgrade_type.as_str().into(), upgrade.enabled.unwrap_or(true)))
-                .collect(),
+            upgrades: parse::upgrades(
+                value.upgrade_configs.iter().map(|upgrade| (upgrade.upgrade_type.as_str(), upgrade.enabled)),
+                path,
+            ),
             mirrors,
             rewrite,
             host,
@@ -261,7 +261,13 @@ fn rewrites(value: &pb::RouteAction, path: &mut Path) -> (Option<PathRewrite>, O
     let rewrite = match &value.regex_rewrite {
         Some(rewrite) => path.field("regex_rewrite", |path| regex_rewrite(rewrite, path)),
         None if value.prefix_rewrite.is_empty() => None,
-        None => Some(PathRewrite::Prefix(value.prefix_rewrite.as_str().into())),
+        None => {
+            check_path(&value.prefix_rewrite, "prefix_rewrite", path);
+            if value.prefix_rewrite.contains(['?', '#']) {
+                path.fault_at("prefix_rewrite", "holds a \"?\" or \"#\"; the request's own query is kept");
+            }
+            Some(PathRewrite::Prefix(value.prefix_rewrite.as_str().into()))
+        }
     };
     let host = match &value.host_rewrite_specifier {
         Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => {
@@ -271,11 +277,23 @@ fn rewrites(value: &pb::RouteAction, path: &mut Path) -> (Option<PathRewrite>, O
             Some(HostRewrite::Literal(host.as_str().into()))
         }
         Some(HostRewriteSpecifier::HostRewriteHeader(name)) => {
+            if !is_token(name.as_bytes()) {
+                path.fault_at("host_rewrite_header", format!("\"{name}\" is not a header name"));
+            }
             Some(HostRewrite::Header(name.to_ascii_lowercase().into_bytes().into()))
         }
         None => None,
     };
     (rewrite, host)
+}
+
+/// A text that takes the place of a path or of its beginning.
+pub(super) fn check_path(text: &str, name: &str, path: &mut Path) {
+    if !text.starts_with('/') {
+        path.fault_at(name, "must begin with \"/\"");
+    } else if !text.bytes().all(|byte| (0x21..0x7f).contains(&byte)) {
+        path.fault_at(name, "holds a character that must be escaped in a URI");
+    }
 }
 
 pub(super) fn regex_rewrite(
@@ -292,7 +310,12 @@ pub(super) fn regex_rewrite(
     while let Some(letter) = letters.next() {
         match (letter, letter == '\\') {
             (_, true) => match letters.next() {
-                Some(digit) if digit.is_ascii_digit() => substitution.push_str(&format!("${{{digit}}}")),
+                Some(digit) if digit.is_ascii_digit() => {
+                    if digit.to_digit(10).is_some_and(|group| group as usize >= regex.captures_len()) {
+                        path.fault_at("substitution", format!("the pattern has no group {digit}"));
+                    }
+                    substitution.push_str(&format!("${{{digit}}}"));
+                }
                 Some('\\') => substitution.push('\\'),
                 _ => path.fault_at("substitution", "a backslash must be followed by a digit or a backslash"),
             },
