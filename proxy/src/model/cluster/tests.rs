@@ -117,6 +117,7 @@ fn the_protocol_is_as_said() {
 
 /// What Envoy 1.40 refuses is refused; so is what would have no effect here.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn faults_name_their_fields() {
     let inside =
         "typed_extension_protocol_options[\"envoy.extensions.upstreams.http.v3.HttpProtocolOptions\"]";

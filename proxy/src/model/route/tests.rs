@@ -112,6 +112,7 @@ proptest! {
 
 /// What Envoy 1.40 refuses is refused; so is what could never do what it says.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of cases")]
 fn faults_of_forwarding_name_their_fields() {
     for (action, expected) in [
         ("{}", "route: one of cluster and weighted_clusters is needed"),
