@@ -29,3 +29,6 @@ pub use route::{ForwardAction, Route, RouteAction};
 pub use route_table::RouteTable;
 pub use snapshot::{ClusterEntry, Snapshot};
 pub use tcp_chain::TcpChain;
+
+#[cfg(test)]
+mod tests;

@@ -191,3 +191,6 @@ impl RouteRule {
         Some(Self { path: path_rule?, case, headers, query, grpc: value.grpc.is_some(), share })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -220,6 +220,9 @@ fn cluster_choice(value: &pb::RouteAction, path: &mut Path) -> Option<ClusterCho
             let entries: Vec<_> = entries
                 .filter_map(|(index, entry)| path.item("clusters", index, |path| weighted_entry(entry, path)))
                 .collect();
+            if entries.len() < clusters.clusters.len() {
+                return None;
+            }
             let sum: u64 = entries.iter().map(|(weight, _)| u64::from(*weight)).sum();
             if clusters.total_weight.is_some_and(|total| u64::from(total) != sum) {
                 path.fault_at("total_weight", format!("the weights add up to {sum}"));

@@ -141,3 +141,131 @@ fn faults_name_their_fields() {
         assert!(found[0].starts_with(expected), "{found:?} does not begin with {expected}");
     }
 }
+
+/// The answers are those of Envoy 1.40.
+#[test]
+fn a_star_stands_for_at_least_one_character() {
+    let host = |name: &str, domains: &str| {
+        format!("{{name: {name}, domains: {domains}, routes: [{}]}}", route("r", "{prefix: /}"))
+    };
+    let hosts = [
+        host("suffix", "['*.ex.com', '*-x.com']"),
+        host("prefix", "['pre.*']"),
+        host("longer-prefix", "['pre.ex.*']"),
+        host("whole", "['[::1]', dot.com.]"),
+    ];
+    let table = table(&format!("virtual_hosts: [{}]", hosts.join(",")));
+    for (authority, expected) in [
+        ("a.ex.com", "suffix"),
+        (".ex.com", ""),
+        ("ex.com", ""),
+        ("a-x.com", "suffix"),
+        ("-x.com", ""),
+        ("pre.q", "prefix"),
+        ("pre.", ""),
+        ("pre.ex.q", "longer-prefix"),
+        ("pre.ex.com", "suffix"),
+        ("[::1]", "whole"),
+        ("dot.com.", "whole"),
+        ("dot.com", ""),
+        ("a.ex.com:80", ""),
+    ] {
+        let found = table.select(&request(authority, "/"), 0).map(|(host, _)| host.name.to_string());
+        assert_eq!(found.unwrap_or_default(), expected, "{authority}");
+    }
+    // Longer than any host name: nothing but "*" takes it.
+    assert!(table.select(&request(&format!("{}.ex.com", "a".repeat(MAX_HOST_BYTES)), "/"), 0).is_none());
+}
+
+#[test]
+fn stars_elsewhere_are_refused() {
+    for domain in ["a*b", "**", "*a*", "", "a.*.b"] {
+        let found = faults(&format!("virtual_hosts: [{{name: v, domains: ['{domain}']}}]"));
+        let expected = "virtual_hosts[0].domains[0]: a name, or one with \"*\" at its beginning or end";
+        assert_eq!(found, [expected], "{domain}");
+    }
+    let twice =
+        "virtual_hosts: [{name: v, domains: ['*']}, {name: w, domains: ['*']}, {name: w, domains: [a]}]";
+    assert_eq!(
+        faults(twice),
+        [
+            "virtual_hosts[1].domains[0]: \"*\" is there twice",
+            "virtual_hosts[2].name: \"w\" is the name of two virtual hosts"
+        ]
+    );
+}
+
+mod against_a_scan {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What decides about one route, with which the same decision is made the slow way.
+    #[derive(Clone, Debug)]
+    enum Rule {
+        Prefix(String),
+        Exact(String),
+        Separated(String),
+        Regex(String),
+        NoCase(String),
+        WithHeader(String),
+    }
+
+    impl Rule {
+        fn yaml(&self) -> String {
+            match self {
+                Self::Prefix(text) => format!("{{prefix: '{text}'}}"),
+                Self::Exact(text) => format!("{{path: '{text}'}}"),
+                Self::Separated(text) => format!("{{path_separated_prefix: '{text}'}}"),
+                Self::Regex(text) => format!("{{safe_regex: {{regex: '{text}.*'}}}}"),
+                Self::NoCase(text) => format!("{{prefix: '{text}', case_sensitive: false}}"),
+                Self::WithHeader(text) => format!("{{prefix: '{text}', headers: [{{name: x-h}}]}}"),
+            }
+        }
+
+        fn takes(&self, path: &str, with_header: bool) -> bool {
+            match self {
+                Self::Prefix(text) | Self::Regex(text) => path.starts_with(text.as_str()),
+                Self::Exact(text) => path == text,
+                Self::Separated(text) => path
+                    .strip_prefix(text.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+                Self::NoCase(text) => path.to_ascii_lowercase().starts_with(&text.to_ascii_lowercase()),
+                Self::WithHeader(text) => with_header && path.starts_with(text.as_str()),
+            }
+        }
+    }
+
+    fn rule() -> impl Strategy<Value = Rule> {
+        let path = || "(/[abA]{1,2}){1,3}";
+        prop_oneof![
+            4 => path().prop_map(Rule::Prefix),
+            4 => path().prop_map(Rule::Exact),
+            2 => path().prop_map(Rule::Separated),
+            1 => path().prop_map(Rule::Regex),
+            1 => path().prop_map(Rule::NoCase),
+            2 => path().prop_map(Rule::WithHeader),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_first_route_in_order_is_found(
+            rules in proptest::collection::vec(rule(), 1..30),
+            path in "(/[abA]{1,2}){1,4}",
+            with_header: bool,
+        ) {
+            let routes: Vec<String> =
+                rules.iter().enumerate().map(|(index, rule)| route(&format!("'{index}'"), &rule.yaml())).collect();
+            let table =
+                table(&format!("virtual_hosts: [{{name: v, domains: ['*'], routes: [{}]}}]", routes.join(",")));
+            let mut head = request("a", &format!("{path}?query"));
+            if with_header {
+                head.headers.append(b"x-h", b"1");
+            }
+            let found = table.select(&head, 0).map(|(_, route)| route.name.to_string());
+            let expected = rules.iter().position(|rule| rule.takes(&path, with_header)).map(|index| index.to_string());
+            prop_assert_eq!(found, expected);
+        }
+    }
+}
