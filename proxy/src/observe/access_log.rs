@@ -178,9 +178,9 @@ impl LogFile {
     fn is_current(&self) -> bool {
         let opened = self.open.as_ref().and_then(|file| file.metadata().ok());
         let named = std::fs::metadata(&*self.path).ok();
-        opened.zip(named).is_some_and(|(opened, named)| {
-            (opened.dev(), opened.ino()) == (named.dev(), named.ino())
-        })
+        opened
+            .zip(named)
+            .is_some_and(|(opened, named)| (opened.dev(), opened.ino()) == (named.dev(), named.ino()))
     }
 }
 

@@ -11,9 +11,8 @@ pub type LevelHandle = reload::Handle<Targets, Registry>;
 const CRATE: &str = "outrider_proxy";
 
 /// The modules that may have a level of their own: those at the top of the crate that log.
-pub const MODULES: &[&str] = &[
-    "admin", "control", "exchange", "observe", "run", "runtime", "tcp", "upstream", "xds",
-];
+pub const MODULES: &[&str] =
+    &["admin", "control", "exchange", "observe", "run", "runtime", "tcp", "upstream", "xds"];
 
 /// Why a level cannot be set.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -112,8 +111,9 @@ mod tests {
         let lines = std::sync::Arc::new(Mutex::new(Vec::new()));
         let sink = std::sync::Arc::clone(&lines);
         let writer = move || Sink(std::sync::Arc::clone(&sink));
-        let subscriber =
-            tracing_subscriber::registry().with(layer).with(fmt::layer().with_ansi(false).with_writer(writer));
+        let subscriber = tracing_subscriber::registry()
+            .with(layer)
+            .with(fmt::layer().with_ansi(false).with_writer(writer));
         tracing::subscriber::with_default(subscriber, || {
             set(&handle, Some("xds"), "debug").unwrap();
             tracing::debug!(target: "outrider_proxy::xds::client", "one");

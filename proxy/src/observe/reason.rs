@@ -197,7 +197,9 @@ mod tests {
     fn codes_flags_and_blame_agree() {
         for reason in Reason::ALL {
             let code = reason.code();
-            assert!(code.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'));
+            assert!(
+                code.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+            );
             let by_client = matches!(reason.status().as_u16(), 400..=499) && reason.flag() == Flags::DPE;
             assert!(!by_client || reason.blame() == Blame::Downstream, "{code}");
             assert!(reason.cause().ends_with('.') && reason.cure().ends_with('.'), "{code}");

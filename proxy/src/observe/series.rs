@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::flags::Flags;
-use super::reason::Reason;
 use super::metrics::{Counter, Family, Gauge, Histogram, Kind, Labels, SERIES_DROPPED, Shard};
+use super::reason::Reason;
 
 /// Combinations of listener, status and flags that a cluster keeps handles for; further ones are looked up.
 const MAX_CACHED: usize = 64;
@@ -158,11 +158,26 @@ pub const SLOW: &[Family] = &[
         &[],
         "Connections closed at once because a worker has as many as it may.",
     ),
-    family("outrider_reloads_total", Kind::Counter, &["outcome"], "Times that the start-up file was read again."),
+    family(
+        "outrider_reloads_total",
+        Kind::Counter,
+        &["outcome"],
+        "Times that the start-up file was read again.",
+    ),
     family("outrider_xds_connected", Kind::Gauge, &[], "Whether the control server is connected."),
-    family("outrider_xds_stream_failures_total", Kind::Counter, &[], "Streams to the control server that ended."),
+    family(
+        "outrider_xds_stream_failures_total",
+        Kind::Counter,
+        &[],
+        "Streams to the control server that ended.",
+    ),
     family("outrider_xds_updates_total", Kind::Counter, &["type"], "Responses of the control server."),
-    family("outrider_xds_rejects_total", Kind::Counter, &["type"], "Responses with something that was refused."),
+    family(
+        "outrider_xds_rejects_total",
+        Kind::Counter,
+        &["type"],
+        "Responses with something that was refused.",
+    ),
 ];
 
 /// Tells the facade's recorder what its families count; once, when the recorder is there.

@@ -55,7 +55,9 @@ pub(crate) fn parse(text: &str) -> Exposition {
         assert!(seen.insert((sample.name.clone(), sample.labels.clone())), "twice: {line}");
         let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| sample.name.strip_suffix(end));
         let typed = read.types.contains_key(&sample.name)
-            || base.and_then(|base| read.types.get(base)).is_some_and(|kind| kind == "histogram" || kind == "summary");
+            || base
+                .and_then(|base| read.types.get(base))
+                .is_some_and(|kind| kind == "histogram" || kind == "summary");
         assert!(typed, "no TYPE line before {line}");
         read.samples.push(sample);
     }
@@ -65,7 +67,8 @@ pub(crate) fn parse(text: &str) -> Exposition {
 fn sample(line: &str) -> Sample {
     let end = line.find(['{', ' ']).unwrap();
     let (name, mut rest) = line.split_at(end);
-    let valid = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':'));
+    let valid =
+        |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':'));
     assert!(valid(name) && !name.is_empty(), "{line}");
     let mut labels = BTreeMap::new();
     if let Some(mut left) = rest.strip_prefix('{') {
@@ -86,10 +89,10 @@ fn sample(line: &str) -> Sample {
                 }
             };
             assert_eq!(labels.insert(label.to_owned(), value), None, "label twice: {line}");
-            left = &after[closed + 1..];
+            left = after.split_at(closed + 1).1;
             left = left.strip_prefix(',').unwrap_or(left);
         }
-        rest = &left[1..];
+        rest = left.split_at(1).1;
     }
     Sample { name: name.to_owned(), labels, value: rest.trim().parse().unwrap() }
 }
