@@ -31,7 +31,15 @@ pub struct Resolved {
 #[derive(Debug)]
 pub struct Resolver {
     messages: mpsc::Sender<Message>,
-    tasks: HashMap<Arc<str>, (Vec<NamedEndpoint>, AbortHandle)>,
+    tasks: HashMap<Arc<str>, (Asked, AbortHandle)>,
+}
+
+/// What a task looks up: another list of names, another pace or other addresses are another task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Asked {
+    hosts: Vec<NamedEndpoint>,
+    refresh: Duration,
+    family: DnsFamily,
 }
 
 impl Resolver {
@@ -48,18 +56,18 @@ impl Resolver {
     ) {
         let mut old = std::mem::take(&mut self.tasks);
         for (name, hosts, refresh, family) in clusters {
+            let asked = Asked { hosts: hosts.clone(), refresh, family };
             let task = match old.remove(name) {
-                Some((known, task)) if known == *hosts => task,
+                Some((known, task)) if known == asked => task,
                 replaced => {
                     if let Some((_, task)) = replaced {
                         task.abort();
                     }
-                    let resolving =
-                        resolve(Arc::clone(name), hosts.clone(), (refresh, family), self.messages.clone());
+                    let resolving = resolve(Arc::clone(name), asked.clone(), self.messages.clone());
                     tokio::spawn(resolving).abort_handle()
                 }
             };
-            self.tasks.insert(Arc::clone(name), (hosts.clone(), task));
+            self.tasks.insert(Arc::clone(name), (asked, task));
         }
         for (_, task) in old.into_values() {
             task.abort();
@@ -69,8 +77,7 @@ impl Resolver {
 
 async fn resolve(
     cluster: Arc<str>,
-    hosts: Vec<NamedEndpoint>,
-    (refresh, family): (Duration, DnsFamily),
+    Asked { hosts, refresh, family }: Asked,
     messages: mpsc::Sender<Message>,
 ) {
     loop {
@@ -119,4 +126,37 @@ fn chosen(found: Vec<SocketAddr>, family: DnsFamily) -> Vec<SocketAddr> {
     };
     all.truncate(MAX_ADDRESSES);
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_of_what_is_asked_is_followed() {
+        let (sender, mut messages) = mpsc::channel(8);
+        let mut resolver = Resolver::new(sender);
+        let name: Arc<str> = "c".into();
+        let host = |host: &str| NamedEndpoint {
+            host: host.into(),
+            port: 80,
+            weight: 1,
+            available: true,
+            locality: Arc::default(),
+        };
+        let hour = Duration::from_secs(3600);
+        for (hosts, family, expected) in [
+            (vec![host("127.0.0.1")], DnsFamily::V4Only, &["127.0.0.1:80"][..]),
+            (vec![host("127.0.0.1")], DnsFamily::V6Only, &[]),
+            (vec![host("127.0.0.1"), host("::1")], DnsFamily::All, &["127.0.0.1:80", "[::1]:80"]),
+        ] {
+            resolver.follow([(&name, &hosts, hour, family)].into_iter());
+            // Once more changes nothing; were it a new task, its answer would come before the next one's.
+            resolver.follow([(&name, &hosts, hour, family)].into_iter());
+            let Some(Message::Resolved(resolved)) = messages.recv().await else { panic!("an answer") };
+            let addresses: Vec<String> =
+                resolved.endpoints.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
+            assert_eq!(addresses, expected, "{family:?}");
+        }
+    }
 }

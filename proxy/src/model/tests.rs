@@ -74,13 +74,12 @@ fn places(
         };
         out.push((message.to_owned(), name.clone(), at.clone()));
         let Some(held) = &field.holds else { continue };
-        match value {
-            Value::Array(items) => {
-                for (index, item) in items.iter().enumerate() {
-                    places(held, &format!("{at}/{index}"), item, fields, out);
-                }
+        if let Value::Array(items) = value {
+            for (index, item) in items.iter().enumerate() {
+                places(held, &format!("{at}/{index}"), item, fields, out);
             }
-            value => places(held, &at, value, fields, out),
+        } else {
+            places(held, &at, value, fields, out);
         }
     }
 }
