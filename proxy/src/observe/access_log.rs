@@ -120,7 +120,7 @@ fn write_all(batches: &Receiver<Batch>) {
         if files.len() >= MAX_OPEN_FILES && !files.contains_key(&destination) {
             files.clear();
         }
-        files.entry(destination).or_insert_with_key(|path| LogFile::new(path)).write(&bytes);
+        files.entry(destination).or_insert_with_key(LogFile::new).write(&bytes);
     }
 }
 
