@@ -56,6 +56,12 @@ impl Buffer {
         self.storage.get(self.start..self.end).unwrap_or_default()
     }
 
+    /// The unread bytes, to be decoded where they are.
+    #[must_use]
+    pub fn unread_mut(&mut self) -> &mut [u8] {
+        self.storage.get_mut(self.start..self.end).unwrap_or_default()
+    }
+
     /// How many bytes are unread.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -66,6 +72,11 @@ impl Buffer {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    #[cfg(test)]
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.storage.is_empty()
     }
 
     /// Marks bytes as read; more than there are is the same as all.
@@ -110,6 +121,37 @@ impl Buffer {
     #[must_use]
     pub fn is_full(&self) -> bool {
         !self.storage.is_empty() && self.end == self.storage.len()
+    }
+
+    /// Adds bytes behind the unread ones; says how many found room, which are all until [`LARGE_BUFFER_BYTES`] wait.
+    pub fn push(&mut self, mut bytes: &[u8], pool: &BufferPool) -> usize {
+        let before = bytes.len();
+        while !bytes.is_empty() {
+            let space = self.space(pool);
+            let count = space.len().min(bytes.len());
+            let (now, later) = bytes.split_at_checked(count).unwrap_or_default();
+            match space.get_mut(..count) {
+                Some(space) if count > 0 => space.copy_from_slice(now),
+                _ => break,
+            }
+            self.filled(count);
+            bytes = later;
+        }
+        before - bytes.len()
+    }
+
+    /// At least `count` bytes of space behind the unread ones; fewer only when [`LARGE_BUFFER_BYTES`] do not hold it.
+    pub fn room(&mut self, count: usize, pool: &BufferPool) -> &mut [u8] {
+        if self.storage.is_empty() {
+            self.storage =
+                pool.lend(if count <= SMALL_BUFFER_BYTES { SMALL_BUFFER_BYTES } else { LARGE_BUFFER_BYTES });
+        }
+        while self.storage.len() - self.end < count
+            && (self.start > 0 || self.storage.len() < LARGE_BUFFER_BYTES)
+        {
+            self.make_room(pool);
+        }
+        self.storage.get_mut(self.end..).unwrap_or_default()
     }
 
     fn make_room(&mut self, pool: &BufferPool) {

@@ -163,7 +163,7 @@ impl H1Link {
         }
         self.output.clear();
         self.written = 0;
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.transport).poll_flush(cx)
     }
 
     /// Says to the peer that nothing more will be sent.
