@@ -15,14 +15,35 @@ const SMALL_BUFFERS_KEPT: usize = 64;
 /// Free large buffers that a worker keeps.
 const LARGE_BUFFERS_KEPT: usize = 8;
 
+/// Free outputs that a worker keeps.
+const OUTPUTS_KEPT: usize = 64;
+/// Outputs that grew beyond this are not kept, in bytes.
+const MAX_OUTPUT_KEPT_BYTES: usize = 32 * 1024;
+
 /// The free buffers of one worker.
 #[derive(Debug, Default)]
 pub struct BufferPool {
     small: RefCell<Vec<Box<[u8]>>>,
     large: RefCell<Vec<Box<[u8]>>>,
+    outputs: RefCell<Vec<Vec<u8>>>,
 }
 
 impl BufferPool {
+    /// An empty vector to write into.
+    #[must_use]
+    pub fn lend_output(&self) -> Vec<u8> {
+        self.outputs.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes a vector back; what is in it is forgotten.
+    pub fn give_back_output(&self, mut output: Vec<u8>) {
+        let mut kept = self.outputs.borrow_mut();
+        if kept.len() < OUTPUTS_KEPT && (1..=MAX_OUTPUT_KEPT_BYTES).contains(&output.capacity()) {
+            output.clear();
+            kept.push(output);
+        }
+    }
+
     fn lend(&self, size_bytes: usize) -> Box<[u8]> {
         let shelf = if size_bytes <= SMALL_BUFFER_BYTES { &self.small } else { &self.large };
         shelf.borrow_mut().pop().unwrap_or_else(|| vec![0; size_bytes].into_boxed_slice())

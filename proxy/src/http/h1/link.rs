@@ -94,7 +94,10 @@ impl H1Link {
     }
 
     /// The output to serialise a head into.
-    pub const fn output(&mut self) -> &mut Vec<u8> {
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        if self.output.capacity() == 0 {
+            self.output = self.pool.lend_output();
+        }
         &mut self.output
     }
 
@@ -137,7 +140,7 @@ impl H1Link {
     pub fn release_memory(&mut self) {
         self.input.release(&self.pool);
         if self.output.is_empty() && self.output.capacity() > 0 {
-            self.output = Vec::new();
+            self.pool.give_back_output(std::mem::take(&mut self.output));
         }
     }
 
