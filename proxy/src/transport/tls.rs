@@ -28,10 +28,9 @@ use super::buffer::{Buffer, BufferPool, LARGE_BUFFER_BYTES};
 const RECORD_BYTES: usize = 16 * 1024;
 /// What a record is larger than its plaintext, at most (RFC 8446 section 5.2).
 const RECORD_OVERHEAD_BYTES: usize = 256 + 5;
-/// Plaintext that is encrypted before it is written to the socket.
+/// Plaintext that is encrypted before it is written to the socket. What is left of the buffer then is for answers to
+/// the peer's own messages (key updates); a peer that wants more of them than fit and never reads is given up.
 const BATCH_BYTES: usize = LARGE_BUFFER_BYTES / (RECORD_BYTES + RECORD_OVERHEAD_BYTES) * RECORD_BYTES;
-/// Answers to a peer's own messages (key updates, alerts) that may wait for it to read.
-const MAX_UNSENT_BYTES: usize = 64 * 1024;
 /// Records that are made after an error: the alert, and what was before it.
 const MAX_LAST_RECORDS: u32 = 8;
 
@@ -176,7 +175,7 @@ impl TlsSession {
         }
     }
 
-    /// Reads plaintext into `space`; `Ok(0)` is the peer's end, said by TLS and not by the socket alone.
+    /// Reads plaintext into `space`, whether or not the peer reads what we write; `Ok(0)` is the peer's end, said by TLS and not by the socket alone.
     ///
     /// # Errors
     /// When the socket fails, or ends without `close_notify`, or a record is not what it should be.
@@ -189,9 +188,6 @@ impl TlsSession {
         let mut reading = Reading { space, filled: 0 };
         reading.take(&mut self.plain);
         loop {
-            if self.outgoing.len() > MAX_UNSENT_BYTES {
-                ready!(self.poll_flush(cx, socket))?;
-            }
             // Another whole record is decrypted only where it fits.
             let wants_more =
                 reading.filled == 0 || (reading.left() >= RECORD_BYTES && !self.incoming.is_empty());
