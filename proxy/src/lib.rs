@@ -12,6 +12,7 @@ pub mod detect;
 pub mod drain;
 pub mod exchange;
 pub mod http;
+pub mod identity;
 pub mod model;
 pub mod observe;
 pub mod retry;
