@@ -123,7 +123,8 @@ impl Material {
         let certified_key = Arc::new(certified.map_err(|_| Invalid::Key)?);
         let Self { chain, key, bundles } = self;
         let Seen { spiffe_id, not_before, not_after } = seen;
-        Ok(Svid { spiffe_id, chain, key, certified_key, bundles, not_before, not_after })
+        let obtained = now;
+        Ok(Svid { spiffe_id, chain, key, certified_key, bundles, not_before, not_after, obtained })
     }
 
     fn check_bounds(&self) -> Result<(), Invalid> {

@@ -159,11 +159,11 @@ impl Keeper {
 
     fn life(&self) -> Option<Life> {
         let current = self.sender.borrow();
-        current.as_ref().map(|svid| Life { not_before: svid.not_before, not_after: svid.not_after })
+        current.as_ref().map(|svid| Life::new(svid.not_before, svid.obtained, svid.not_after))
     }
 
     fn tell(&self, life: Life, stage: Stage, now: SystemTime) {
-        let left_s = life.not_after.duration_since(now).unwrap_or_default().as_secs();
+        let left_s = life.end().duration_since(now).unwrap_or_default().as_secs();
         match stage {
             Stage::Fresh => {}
             Stage::Quarter => {

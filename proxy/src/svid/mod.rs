@@ -49,6 +49,8 @@ pub struct Svid {
     pub not_before: SystemTime,
     /// The first moment at which it is no longer valid.
     pub not_after: SystemTime,
+    /// When it was got.
+    pub obtained: SystemTime,
 }
 
 /// The identity of now: `None` before the first has come, and after the last has ended.

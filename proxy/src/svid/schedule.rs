@@ -7,6 +7,8 @@ const RENEW_AT: f64 = 0.5;
 const RENEW_JITTER: f64 = 0.1;
 /// Shortest time between two renewals.
 const MIN_RENEWAL: Duration = Duration::from_secs(1);
+/// By how much authorities date certificates back, at most.
+const MAX_BACKDATED: Duration = Duration::from_secs(300);
 /// Shortest pause after a failure.
 pub const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause after a failure.
@@ -59,13 +61,24 @@ pub enum Stage {
 /// The life of an SVID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Life {
-    /// Its begin.
-    pub not_before: SystemTime,
-    /// The first moment after it.
-    pub not_after: SystemTime,
+    begin: SystemTime,
+    end: SystemTime,
 }
 
 impl Life {
+    /// Of an SVID that was got at a time. What its authority dated it back by is no part of its life: of a short one
+    /// it could be the most.
+    #[must_use]
+    pub fn new(not_before: SystemTime, obtained: SystemTime, not_after: SystemTime) -> Self {
+        Self { begin: obtained.min(not_before + MAX_BACKDATED), end: not_after }
+    }
+
+    /// The first moment after it.
+    #[must_use]
+    pub const fn end(&self) -> SystemTime {
+        self.end
+    }
+
     /// Where it stands.
     #[must_use]
     pub fn stage(&self, now: SystemTime) -> Stage {
@@ -83,12 +96,12 @@ impl Life {
     }
 
     fn begin(&self, stage: Stage) -> SystemTime {
-        let whole = self.not_after.duration_since(self.not_before).unwrap_or_default();
+        let whole = self.end.duration_since(self.begin).unwrap_or_default();
         match stage {
-            Stage::Fresh => self.not_before,
-            Stage::Quarter => self.not_after - whole / 4,
-            Stage::Tenth => self.not_after - whole / 10,
-            Stage::Expired => self.not_after,
+            Stage::Fresh => self.begin,
+            Stage::Quarter => self.end - whole / 4,
+            Stage::Tenth => self.end - whole / 10,
+            Stage::Expired => self.end,
         }
     }
 }
@@ -120,7 +133,7 @@ mod tests {
 
     #[test]
     fn stages_begin_when_a_quarter_and_a_tenth_are_left() {
-        let life = Life { not_before: at(0), not_after: at(1000) };
+        let life = Life::new(at(0), at(0), at(1000));
         let cases = [
             (0, Stage::Fresh, Some(750)),
             (749, Stage::Fresh, Some(750)),
@@ -132,5 +145,9 @@ mod tests {
         for (now, stage, next) in cases {
             assert_eq!((life.stage(at(now)), life.next_change(at(now))), (stage, next.map(at)), "{now}");
         }
+        let dated_back = Life::new(at(0), at(100), at(140));
+        assert_eq!(dated_back.next_change(at(100)), Some(at(130)), "a quarter of 40 s");
+        let got_late = Life::new(at(0), at(90_000), at(100_300));
+        assert_eq!(got_late.next_change(at(0)), Some(at(75_300)), "a quarter of the whole");
     }
 }
