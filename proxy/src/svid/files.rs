@@ -27,7 +27,8 @@ pub async fn run(source: &FilesSource, keeper: &Keeper) {
     let mut watcher = Watcher::default();
     loop {
         match watcher.look(source, keeper.clock()) {
-            Some(Ok(svid)) => keeper.publish(svid),
+            // A file that was only touched brings nothing new.
+            Some(Ok(svid)) => _ = keeper.publish(svid),
             Some(Err(error)) => keeper.failed(&error),
             None => {}
         }
@@ -81,12 +82,7 @@ struct Watcher {
     stamps: Vec<Option<Stamp>>,
     /// What is wrong with them, and when to try again.
     wrong: Option<(String, Instant)>,
-    /// What was read last and was good.
-    good: Option<Content>,
 }
-
-/// What makes one SVID differ from another.
-type Content = (Vec<rustls::pki_types::CertificateDer<'static>>, Bundles);
 
 impl Watcher {
     /// A new SVID, or a reason why there is none that was not told yet.
@@ -106,11 +102,6 @@ impl Watcher {
         match read {
             Ok(svid) => {
                 self.wrong = None;
-                let content = (svid.chain.clone(), svid.bundles.clone());
-                if self.good.as_ref() == Some(&content) {
-                    return None;
-                }
-                self.good = Some(content);
                 Some(Ok(svid))
             }
             Err(error) => {
@@ -208,7 +199,7 @@ mod tests {
         assert_eq!(svid.chain, next.chain);
         // The same again, under another time.
         fs::write(dir.join("tls.crt"), &text).unwrap();
-        assert!(watcher.look(&source, &clock).is_none(), "the content is the same");
+        assert!(watcher.look(&source, &clock).unwrap().unwrap().is_same(&svid));
     }
 
     #[test]

@@ -99,17 +99,21 @@ impl Keeper {
         }
     }
 
-    /// Publishes a new identity in place of the one before.
+    /// Publishes a new identity in place of the one before; `false` when it is the same one again.
     #[expect(clippy::cast_precision_loss, reason = "seconds since 1970 fit for 285 million years")]
-    pub fn publish(&self, svid: Svid) {
+    pub fn publish(&self, svid: Svid) -> bool {
+        metrics::gauge!("outrider_identity_renewal_failures_in_a_row").set(0.0);
+        if self.sender.borrow().as_ref().is_some_and(|current| current.is_same(&svid)) {
+            return false;
+        }
         let not_after = seconds(svid.not_after);
         tracing::info!(spiffe_id = svid.spiffe_id, not_after_unix_s = not_after, "new identity");
         metrics::counter!("outrider_identity_renewals_total", "outcome" => "ok").increment(1);
-        metrics::gauge!("outrider_identity_renewal_failures_in_a_row").set(0.0);
         metrics::gauge!("outrider_identity_expiry_timestamp_seconds").set(not_after as f64);
         metrics::gauge!("outrider_identity_valid").set(1.0);
         self.sender.send_replace(Some(Arc::new(svid)));
         self.changed.notify_one();
+        true
     }
 
     /// Counts and logs that a new identity could not be had. What is published stays.

@@ -53,6 +53,14 @@ pub struct Svid {
     pub obtained: SystemTime,
 }
 
+impl Svid {
+    /// Whether there is nothing new in another one.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.chain == other.chain && self.bundles == other.bundles
+    }
+}
+
 /// The identity of now: `None` before the first has come, and after the last has ended.
 pub type Published = watch::Receiver<Option<Arc<Svid>>>;
 

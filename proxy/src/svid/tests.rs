@@ -167,6 +167,23 @@ impl Lab {
     }
 }
 
+#[test]
+fn the_same_identity_is_not_published_again() {
+    let (sender, mut published) = watch::channel(None);
+    let keeper = Keeper::new(sender, Clock::new(start));
+    let authority = Authority::new("root");
+    let material = authority.good(start(), HOUR);
+    let (chain, key) = (material.chain.clone(), material.key.clone_key());
+    let again = Material { chain, key, bundles: material.bundles.clone() };
+    assert!(keeper.publish(material.check(start()).unwrap()));
+    assert!(published.has_changed().unwrap());
+    published.mark_unchanged();
+    assert!(!keeper.publish(again.check(start()).unwrap()));
+    assert!(!published.has_changed().unwrap());
+    assert!(keeper.publish(authority.good(start(), HOUR).check(start()).unwrap()));
+    assert!(published.has_changed().unwrap());
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_identity_is_renewed_at_about_half_of_its_life_with_a_new_key() {
     let lab = Lab::start(HOUR);

@@ -66,9 +66,11 @@ async fn follow(
     loop {
         match next(source, &mut stream).await {
             Ok(response) => match take(source, response, keeper.clock()) {
+                // A stream that says the same again and ends, over and over, gets longer pauses.
                 Ok(svid) => {
-                    *backoff = Backoff::default();
-                    keeper.publish(svid);
+                    if keeper.publish(svid) {
+                        *backoff = Backoff::default();
+                    }
                 }
                 Err(error) => keeper.failed(&error),
             },
@@ -118,7 +120,10 @@ fn peer(source: &WorkloadApiSource) -> String {
 
 /// The identity that is wanted, out of all that came.
 fn take(source: &WorkloadApiSource, response: X509svidResponse, clock: &Clock) -> Result<Svid, FetchError> {
-    let X509svidResponse { svids, federated_bundles, .. } = response;
+    let X509svidResponse { svids, federated_bundles, crl } = response;
+    if !crl.is_empty() {
+        tracing::warn!(count = crl.len(), "revocation lists of the Workload API are not used");
+    }
     let count = svids.len();
     let wanted =
         svids.into_iter().find(|svid| source.spiffe_id.as_ref().is_none_or(|id| *id == svid.spiffe_id));
@@ -214,6 +219,38 @@ mod tests {
         let text = take(&source(None), both, &clock).unwrap_err().to_string();
         assert!(text.contains(&format!("it is {ID}, not spiffe://a.test/other")), "{text}");
         assert!(take(&source(None), X509svidResponse::default(), &clock).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_list_is_split_into_what_it_was_made_of(parts in proptest::collection::vec(0_usize..70_000, 0..5)) {
+            let parts: Vec<Vec<u8>> = parts.iter().map(|bytes| element(*bytes)).collect();
+            let found = split(&parts.concat()).unwrap();
+            let found: Vec<Vec<u8>> = found.iter().map(|part| part.to_vec()).collect();
+            proptest::prop_assert_eq!(found, parts);
+        }
+
+        #[test]
+        fn no_bytes_do_harm(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..64)) {
+            if let Ok(found) = split(&bytes) {
+                let all: Vec<u8> = found.iter().flat_map(|part| part.to_vec()).collect();
+                proptest::prop_assert_eq!(all, bytes);
+            }
+        }
+    }
+
+    /// A sequence with so much in it.
+    fn element(bytes: usize) -> Vec<u8> {
+        let digits: Vec<u8> = bytes.to_be_bytes().into_iter().skip_while(|digit| *digit == 0).collect();
+        let mut made = vec![0x30];
+        if bytes < 0x80 {
+            made.push(u8::try_from(bytes).unwrap());
+        } else {
+            made.push(0x80 | u8::try_from(digits.len()).unwrap());
+            made.extend(digits);
+        }
+        made.resize(made.len() + bytes, 7);
+        made
     }
 
     #[test]
