@@ -17,7 +17,7 @@ use super::{Bundles, Svid, pem};
 use crate::model::identity::FilesSource;
 
 /// How often the files are looked at.
-pub const POLL: Duration = Duration::from_millis(500);
+pub const POLL: Duration = Duration::from_millis(250);
 /// When files that could not be used are tried again although they look the same: a certificate may have become
 /// valid, or a change may have been too quick for the clock of the filesystem.
 const RETRY: Duration = Duration::from_secs(10);
