@@ -19,6 +19,7 @@ pub mod retry;
 pub mod route;
 pub mod run;
 pub mod runtime;
+pub mod svid;
 pub mod sys;
 pub mod tcp;
 pub mod transport;

@@ -13,7 +13,7 @@ use crate::model::bootstrap::Bootstrap;
 use crate::observe::{logging, series};
 use crate::runtime::Workers;
 use crate::runtime::workers::WorkerSettings;
-use crate::xds;
+use crate::{svid, xds};
 
 /// Runs the proxy until it is told to end.
 ///
@@ -48,10 +48,13 @@ pub fn run(settings: &Settings, bootstrap: Bootstrap) -> Result<(), StartError> 
                 .map_err(|error| failed(&format!("admin: cannot listen on {address}"), &error))?;
             tracing::info!(address = %bound, "admin endpoints listen");
         }
+        let identity = settings.identity.clone().or(bootstrap.identity.clone()).map(svid::start);
         start_xds(bootstrap, &control, messages);
         let given_back_bytes = crate::sys::release_startup_code();
         tracing::debug!(given_back_bytes, "code of the start given back");
         serve(&mut control, settings, &state, inbox).await.map_err(|error| failed("signals", &error))?;
+        // It is kept fresh as long as somebody holds it.
+        drop(identity);
         Ok::<_, StartError>(control)
     })?;
     tracing::info!("finishing what is under way");

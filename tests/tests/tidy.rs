@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["connection"],
     &["runtime"],
     &["control"],
+    &["svid"],
     &["bootstrap", "xds", "admin"],
     &["run"],
     &["cli"],

@@ -7,6 +7,8 @@ use std::time::Duration;
 use outrider_proto::{Fault, json};
 
 use crate::model::bootstrap::Bootstrap;
+use crate::model::identity::IdentitySource;
+use crate::svid::options::Options;
 
 /// Largest start-up file, in bytes.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
@@ -34,6 +36,8 @@ pub struct Settings {
     pub log_level: String,
     /// Whether it is JSON.
     pub log_json: bool,
+    /// Where the workload's identity comes from, if not from where the file says.
+    pub identity: Option<IdentitySource>,
 }
 
 /// Why the proxy cannot start; one line each.
@@ -82,6 +86,10 @@ impl Settings {
                 false
             }
         };
+        let identity = Options::from_env(&env).source().unwrap_or_else(|faults| {
+            wrong.extend(faults.iter().map(|fault| format!("OUTRIDER_IDENTITY_*: {fault}")));
+            None
+        });
         if !wrong.is_empty() {
             return Err(StartError(wrong));
         }
@@ -93,6 +101,7 @@ impl Settings {
             drain_timeout: Duration::from_millis(drain as u64),
             log_level,
             log_json,
+            identity,
         })
     }
 }

@@ -7,6 +7,7 @@ use outrider_proto::envoy::config::core::v3 as core;
 use outrider_proto::{Fault, Path};
 
 use super::cluster::Cluster;
+use super::identity::IdentitySource;
 use super::listener::Listener;
 use super::parse;
 
@@ -24,6 +25,8 @@ pub struct Bootstrap {
     pub clusters: Vec<outrider_proto::envoy::config::cluster::v3::Cluster>,
     /// What comes over ADS, if anything.
     pub ads: Option<AdsSource>,
+    /// Where the workload's identity comes from, if it has one.
+    pub identity: Option<IdentitySource>,
 }
 
 /// Which resources come over ADS, and from where.
@@ -77,12 +80,16 @@ impl Bootstrap {
             .dynamic_resources
             .as_ref()
             .and_then(|dynamic| path.field("dynamic_resources", |path| ads(dynamic, &resources, path)));
+        let identity = value.outrider.as_ref().and_then(|own| own.identity.as_ref()).and_then(|identity| {
+            path.field("outrider.identity", |path| IdentitySource::from_proto(identity, path))
+        });
         let bootstrap = Self {
             node: value.node.clone().unwrap_or_default(),
             admin,
             listeners: resources.listeners,
             clusters: resources.clusters,
             ads,
+            identity,
         };
         match path.finish(Some(bootstrap)) {
             Ok(bootstrap) if faults.is_empty() => Ok(bootstrap),

@@ -10,6 +10,7 @@ pub mod endpoint;
 pub mod filter_chain;
 pub mod headers;
 pub mod http_chain;
+pub mod identity;
 pub mod listener;
 pub mod matcher;
 pub mod parse;

@@ -12,7 +12,7 @@ const CRATE: &str = "outrider_proxy";
 
 /// The modules that may have a level of their own: those at the top of the crate that log.
 pub const MODULES: &[&str] =
-    &["admin", "control", "exchange", "observe", "run", "runtime", "tcp", "upstream", "xds"];
+    &["admin", "control", "exchange", "observe", "run", "runtime", "svid", "tcp", "upstream", "xds"];
 
 /// Why a level cannot be set.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

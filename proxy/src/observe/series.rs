@@ -159,6 +159,25 @@ pub const SLOW: &[Family] = &[
         "Connections closed at once because a worker has as many as it may.",
     ),
     family(
+        "outrider_identity_expiry_timestamp_seconds",
+        Kind::Gauge,
+        &[],
+        "When the workload's identity ends, or the last one ended, in seconds since 1970.",
+    ),
+    family(
+        "outrider_identity_renewal_failures_in_a_row",
+        Kind::Gauge,
+        &[],
+        "Attempts to renew the identity that failed since the last that did not.",
+    ),
+    family(
+        "outrider_identity_renewals_total",
+        Kind::Counter,
+        &["outcome"],
+        "Attempts to get an identity: ok, refused, unreachable, invalid (what came cannot be used), local (a file or a key).",
+    ),
+    family("outrider_identity_valid", Kind::Gauge, &[], "Whether the workload has an identity now."),
+    family(
         "outrider_reloads_total",
         Kind::Counter,
         &["outcome"],
