@@ -30,6 +30,7 @@ pub fn run(settings: &Settings, bootstrap: Bootstrap) -> Result<(), StartError> 
     let workers = Workers::start(&WorkerSettings {
         count: settings.workers,
         max_connections: settings.max_connections,
+        names_reason: settings.names_reason,
         drain_timeout: settings.drain_timeout,
     })
     .map_err(|error| failed("workers", &error))?;

@@ -207,7 +207,7 @@ async fn refuse(server: &mut H2Server, head: &RequestHead, error: HeadError, ori
     report.status = response.status.as_u16();
     if server.send_head(&response).is_ok() {
         let (mut pump, mut source) = (Pump::default(), reply::Whole(body));
-        let _ = poll_fn(|cx| pump.poll(cx, &mut source, server)).await;
+        let _ = timeout(report.patience, poll_fn(|cx| pump.poll(cx, &mut source, server))).await;
     }
     report.finish(head, &response, origin);
 }

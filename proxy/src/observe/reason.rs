@@ -102,7 +102,7 @@ impl Reason {
 #[must_use]
 pub fn as_markdown() -> String {
     let mut out = String::from(
-        "# Reason codes\n\nEvery answer that the proxy makes itself carries one of these codes: in the `outrider-error` header, in the access \
+        "# Reason codes\n\nEvery answer that the proxy makes itself carries one of these codes: in the `outrider-error` header (`OUTRIDER_ERROR_HEADER=off` leaves it out), in the access \
          log as `%RESPONSE_CODE_DETAILS%`, and in `outrider_local_replies_total{reason}`. This page is made from \
          `proxy/src/observe/reason.rs`; `UPDATE_DOCS=1 cargo test -p outrider-proxy` writes it anew.\n\n\
          | code | status | flag | cause | what to do |\n|---|---|---|---|---|\n",
