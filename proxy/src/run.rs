@@ -4,7 +4,7 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
-use tokio::time::interval;
+use tokio::time::{Instant, interval, sleep_until};
 
 use crate::admin::{self, Admin, SharedState, State};
 use crate::bootstrap::{self, Settings, StartError};
@@ -95,6 +95,7 @@ async fn serve(
             () = received(&mut interrupt) => Message::Drain,
             () = received(&mut hangup) => Message::Reload,
             _ = tick.tick() => Message::Tick,
+            () = until(control.due()) => Message::Publish,
         };
         if matches!(message, Message::Reload) {
             reload(control, settings);
@@ -102,6 +103,13 @@ async fn serve(
             state.set(State::Draining);
             return Ok(());
         }
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 
