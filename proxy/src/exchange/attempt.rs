@@ -330,7 +330,11 @@ fn poll_head<D: Downstream>(
     if (pump.is_done() || waits_for_tunnel) && down.poll_closed(cx).is_ready() {
         return Poll::Ready(Err(Failed::Final(Ending::Gone(Reason::DownstreamGone))));
     }
-    timers.poll(cx).map(|reason| Err(late(reason)))
+    let starved = pump.is_starved();
+    timers.poll(cx).map(|reason| {
+        let by_client = starved && reason == Reason::StreamIdle;
+        Err(late(if by_client { Reason::RequestIdle } else { reason }))
+    })
 }
 
 fn late(reason: Reason) -> Failed {

@@ -59,6 +59,7 @@ reasons! {
     RouteNotFound "route_not_found" 404 NR "No virtual host or no route matches the request." "Look at the host and the path, and at the routes in /config_dump.";
     RoutesMissing "routes_missing" 404 NR "The listener names a route configuration that has not come yet." "Look at the control server, and at outrider_xds_rejects_total.";
     RequestTimeout "request_timeout" 408 DPE "The request did not come in within request_headers_timeout or request_timeout." "Look at the client and its network.";
+    RequestIdle "request_idle_timeout" 408 SI "No byte of the request's body came within stream_idle_timeout." "Look at the client and its network.";
     BodyTooLarge "body_too_large" 413 DPE "The request body is larger than allowed." "Send less.";
     UriTooLong "uri_too_long" 414 DPE "The request line is longer than 16 KiB." "Send a shorter URI.";
     ExpectationFailed "expectation_failed" 417 DPE "Expect holds something other than 100-continue." "Mend the client.";
