@@ -43,9 +43,11 @@ impl Lab {
         Self::with(Setup { http: "request_headers_timeout: 1s", ..Setup::default() }).await
     }
 
-    /// With `be` at this port.
-    pub async fn before(upstream: u16) -> Self {
-        Self::with(Setup { upstream: Some(upstream), ..Setup::default() }).await
+    /// With `be` at this port, and with one worker, so that there is one pool of connections to it. `cluster` holds
+    /// further fields of it.
+    pub async fn before(upstream: u16, cluster: &str) -> Self {
+        let env = &[("OUTRIDER_WORKERS", "1")];
+        Self::with(Setup { upstream: Some(upstream), cluster, env, ..Setup::default() }).await
     }
 
     /// As it is set up.

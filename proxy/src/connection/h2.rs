@@ -194,6 +194,7 @@ async fn refuse(server: &mut H2Server, head: &RequestHead, error: HeadError, ori
     let reason = match error {
         HeadError::TooManyHeaders => Reason::HeadersTooLarge,
         HeadError::NoAuthority
+        | HeadError::Switched
         | HeadError::HostMismatch
         | HeadError::BadAuthority
         | HeadError::BadPath
