@@ -1,6 +1,7 @@
 //! What end-to-end tests share: real processes, a backend that records, upstreams that misbehave, clients that say
 //! exactly what they want.
 
+pub mod ads;
 pub mod backend;
 pub mod client;
 pub mod config;

@@ -13,7 +13,7 @@ use outrider_tests::lab::{Lab, Setup};
 use outrider_tests::upstream::Upstream;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 async fn ask(lab: &Lab, down: &str, ask: &Ask) -> Answer {
     if down == "h1" { client::h1(lab.port, ask).await } else { client::h2(lab.port, ask).await }
@@ -21,15 +21,6 @@ async fn ask(lab: &Lab, down: &str, ask: &Ask) -> Answer {
 
 async fn before_h2(upstream: u16) -> Lab {
     Lab::before(upstream, HTTP2).await
-}
-
-/// Waits for something that is true soon.
-async fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        tokio::task::yield_now().await;
-    }
 }
 
 #[tokio::test]
@@ -101,6 +92,7 @@ async fn a_body_where_none_may_be_reaches_nobody() {
 #[tokio::test]
 async fn bytes_that_come_on_an_idle_connection_end_it() {
     let (late, told) = tokio::sync::oneshot::channel::<()>();
+    let (closed, ended) = tokio::sync::oneshot::channel::<()>();
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let lab = Lab::before(socket.local_addr().unwrap().port(), "").await;
     let upstream = tokio::spawn(async move {
@@ -113,6 +105,7 @@ async fn bytes_that_come_on_an_idle_connection_end_it() {
         let mut rest = Vec::new();
         let _ = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut rest).await;
         assert!(rest.is_empty());
+        closed.send(()).unwrap();
         let (mut stream, _) = socket.accept().await.unwrap();
         client::read_head(&mut stream).await;
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ngood").await.unwrap();
@@ -120,7 +113,7 @@ async fn bytes_that_come_on_an_idle_connection_end_it() {
     let first = client::h1(lab.port, &Ask { method: "HEAD".into(), ..Ask::default() }).await;
     assert_eq!(first.header("content-length"), Some("4"));
     late.send(()).unwrap();
-    eventually("the proxy has closed it", || lab.metric("outrider_upstream_connections_active") == 0.0).await;
+    timeout(PATIENCE, ended).await.unwrap().unwrap();
     assert_eq!(client::h1(lab.port, &Ask::default()).await.body, "good");
     timeout(PATIENCE, upstream).await.unwrap().unwrap();
 }
