@@ -172,3 +172,14 @@ async fn the_admin_port_refuses_web_pages_and_wrong_methods() {
     assert!(admin_request(admin, "POST", "/logging?level=debug").unwrap().contains("level: debug"));
     assert!(admin_request(admin, "POST", "/logging?level=loud").unwrap().contains("400"));
 }
+
+#[tokio::test]
+async fn a_ready_proxy_knows_the_addresses_of_its_clusters() {
+    let (backend, admin, port) = (Backend::start().await, free_port(), free_port());
+    let names = config::cluster("be", backend.port, "type: STRICT_DNS, dns_lookup_family: V4_ONLY");
+    let names = names.replace("127.0.0.1", "localhost");
+    // A name that does not exist holds nobody up.
+    let nowhere = config::cluster("nowhere", 1, "type: STRICT_DNS").replace("127.0.0.1", "nowhere.invalid");
+    let _proxy = Process::outrider(&config::web(admin, port, "", &[config::TO_BE], &[names, nowhere]), admin);
+    assert_eq!(client::h1(port, &Ask::default()).await.status, 200, "the very first request");
+}
