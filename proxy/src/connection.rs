@@ -52,7 +52,7 @@ pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker
                 server_name: inspected.server_name,
                 direction: listener.direction,
             };
-            tcp::serve(transport, tcp, target, &worker).await;
+            Box::pin(tcp::serve(transport, tcp, target, &worker)).await;
         }
         ChainProtocol::Http(http) => {
             let origin = Origin {
@@ -79,10 +79,11 @@ async fn serve_http(mut transport: Transport, chain: &HttpChain, origin: Origin,
             None => return,
         },
     };
+    // Boxed, so that a connection that has not said anything yet does not hold the room for what it may say.
     if h2 {
-        h2::serve(transport, origin, drain).await;
+        Box::pin(h2::serve(transport, origin, drain)).await;
     } else {
-        h1::serve(transport, origin, drain).await;
+        Box::pin(h1::serve(transport, origin, drain)).await;
     }
 }
 

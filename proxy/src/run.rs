@@ -4,7 +4,7 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
-use tokio::time::interval;
+use tokio::time::{Instant, interval, sleep_until};
 
 use crate::admin::{self, Admin, SharedState, State};
 use crate::bootstrap::{self, Settings, StartError};
@@ -31,6 +31,7 @@ pub fn run(settings: &Settings, bootstrap: Bootstrap) -> Result<(), StartError> 
     let workers = Workers::start(&WorkerSettings {
         count: settings.workers,
         max_connections: settings.max_connections,
+        names_reason: settings.names_reason,
         drain_timeout: settings.drain_timeout,
     })
     .map_err(|error| failed("workers", &error))?;
@@ -98,6 +99,7 @@ async fn serve(
             () = received(&mut interrupt) => Message::Drain,
             () = received(&mut hangup) => Message::Reload,
             _ = tick.tick() => Message::Tick,
+            () = until(control.due()) => Message::Publish,
         };
         if matches!(message, Message::Reload) {
             reload(control, settings);
@@ -105,6 +107,13 @@ async fn serve(
             state.set(State::Draining);
             return Ok(());
         }
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Worker {
     pub no_cluster: RequestSeries,
     /// Random draws; not for secrets.
     pub random: RefCell<fastrand::Rng>,
+    /// Whether answers of our own say their reason in a header.
+    pub names_reason: bool,
     /// Mirrored requests under way.
     pub mirrors: Cell<u32>,
     snapshot: RefCell<Arc<Snapshot>>,
@@ -38,7 +40,7 @@ pub struct Worker {
 impl Worker {
     /// A worker without configuration.
     #[must_use]
-    pub fn new(metrics: Shard, usage: Arc<UsageRegistry>, logs: LogQueue) -> Self {
+    pub fn new(metrics: Shard, usage: Arc<UsageRegistry>, logs: LogQueue, names_reason: bool) -> Self {
         let buffers = Rc::new(BufferPool::default());
         Self {
             clusters: Clusters::new(usage, Rc::clone(&buffers)),
@@ -48,6 +50,7 @@ impl Worker {
             logger: AccessLogger::new(logs),
             no_cluster: RequestSeries::default(),
             random: RefCell::new(fastrand::Rng::new()),
+            names_reason,
             mirrors: Cell::new(0),
             snapshot: RefCell::default(),
         }

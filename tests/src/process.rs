@@ -77,10 +77,28 @@ impl Process {
     /// The same with more environment variables.
     #[must_use]
     pub fn outrider_with(config: &str, admin_port: u16, env: &[(&str, &str)]) -> Self {
+        Self::outrider_limited(config, admin_port, env, None)
+    }
+
+    /// The same with a limit on the files that it may have open (`prlimit` of util-linux sets it).
+    #[must_use]
+    pub fn outrider_limited(
+        config: &str,
+        admin_port: u16,
+        env: &[(&str, &str)],
+        open_files: Option<u32>,
+    ) -> Self {
         let directory = scratch("outrider");
         let file = directory.join("config.yaml");
         fs::write(&file, config).expect("the configuration");
-        let mut command = Command::new(proxy_binary());
+        let mut command = match open_files {
+            None => Command::new(proxy_binary()),
+            Some(limit) => {
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nofile={limit}:{limit}")).arg(proxy_binary());
+                command
+            }
+        };
         command.arg("--config").arg(&file).env("OUTRIDER_WORKERS", "2").envs(env.iter().copied());
         let mut process = Self::spawn(command, directory, "outrider-proxy");
         process.wait_ready(admin_port);

@@ -201,6 +201,7 @@ async fn refuse(
     let reason = match error {
         HeadError::TooManyHeaders => Reason::HeadersTooLarge,
         HeadError::NoAuthority
+        | HeadError::Switched
         | HeadError::HostMismatch
         | HeadError::BadAuthority
         | HeadError::BadPath
@@ -213,7 +214,7 @@ async fn refuse(
     report.status = response.status.as_u16();
     if server.send_head(response).is_ok() {
         let (mut pump, mut source) = (Pump::default(), reply::Whole(body));
-        let _ = poll_fn(|cx| pump.poll(cx, &mut source, server)).await;
+        let _ = timeout(report.patience, poll_fn(|cx| pump.poll(cx, &mut source, server))).await;
     }
     report.finish(request, response, origin);
 }

@@ -3,6 +3,7 @@
 //! Resources come from the start-up file and over xDS, endpoints of names from DNS; together they become a
 //! snapshot, which is published to the workers.
 
+pub mod change;
 pub mod dns;
 pub mod store;
 
@@ -20,6 +21,9 @@ use crate::model::{Cluster, Discovery, Listener};
 use crate::observe::metrics;
 use crate::runtime::{Published, Sockets, Workers};
 use store::{Change, Store};
+
+/// Shortest time between two publications of what comes over xDS: a burst of updates becomes a few snapshots.
+const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 
 /// Messages that may wait for the control thread.
 pub const QUEUED_MESSAGES: usize = 64;
@@ -39,6 +43,8 @@ pub enum Message {
     Reload,
     /// Something may have run out of time.
     Tick,
+    /// What has changed shall be published.
+    Publish,
 }
 
 /// What became of changes.
@@ -81,6 +87,10 @@ pub struct Control {
     dns: dns::Resolver,
     version: u64,
     draining: bool,
+    /// When the workers were told last, and when they are to be told next, if there is news.
+    published: Option<Instant>,
+    due: Option<Instant>,
+    was_ready: bool,
 }
 
 impl Control {
@@ -94,6 +104,9 @@ impl Control {
             dns: dns::Resolver::new(messages),
             version: 0,
             draining: false,
+            published: None,
+            due: None,
+            was_ready: false,
         }
     }
 
@@ -138,7 +151,7 @@ impl Control {
             let bound = match change.bindable() {
                 Some(listener) => match listener.unknown_cluster(|name| self.store.has_cluster(name)) {
                     Some(name) => Err(unknown_cluster(name)),
-                    None => self.sockets.bind(listener).map(|_| ()),
+                    None => self.bind(listener),
                 },
                 None => Ok(()),
             };
@@ -148,8 +161,35 @@ impl Control {
                 refused.push((name, faults));
             }
         }
-        self.publish();
-        Applied { refused, wanted: self.store.wanted() }
+        let wanted = self.store.wanted();
+        self.store.note_missing(&wanted);
+        self.publish_soon();
+        Applied { refused, wanted }
+    }
+
+    /// Binds a listener's address. What waits to be published may free the address, so it goes first then.
+    fn bind(&mut self, listener: &Listener) -> Result<(), String> {
+        let mut bound = self.sockets.bind(listener);
+        if bound.is_err() && self.due.is_some() {
+            self.publish();
+            bound = self.sockets.bind(listener);
+        }
+        bound.map(|_| ())
+    }
+
+    /// Publishes now, or with what else comes until [`PUBLISH_EVERY`] has passed since the last time.
+    fn publish_soon(&mut self) {
+        let now = Instant::now();
+        match self.published.map(|last| last + PUBLISH_EVERY).filter(|due| *due > now) {
+            Some(due) => self.due = Some(due),
+            None => self.publish(),
+        }
+    }
+
+    /// When [`Message::Publish`] is due, if it is.
+    #[must_use]
+    pub const fn due(&self) -> Option<Instant> {
+        self.due
     }
 
     /// Handles one message; `false` when the proxy shall end.
@@ -173,6 +213,7 @@ impl Control {
                     self.publish();
                 }
             }
+            Message::Publish => self.publish(),
             Message::Drain => {
                 self.drain();
                 return false;
@@ -195,8 +236,11 @@ impl Control {
 
     /// Whether all that the listeners want has come, so that traffic can be served.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
-        !self.draining && self.store.is_settled()
+    pub fn is_ready(&mut self) -> bool {
+        // For the first time only when the workers know it too.
+        let ready = self.store.is_settled() && (self.was_ready || self.due.is_none());
+        self.was_ready |= ready;
+        ready && !self.draining
     }
 
     fn publish(&mut self) {
@@ -204,13 +248,15 @@ impl Control {
         let snapshot = Arc::new(self.store.assemble(self.version));
         // The sockets of a listener that is waiting for its routes are kept for it.
         self.sockets.keep(|name| snapshot.listeners.contains_key(name) || self.store.has_listener(name));
-        let names = snapshot.clusters.values().filter_map(|entry| match &entry.config.discovery {
+        let names = self.store.strict_dns().filter_map(|cluster| match &cluster.discovery {
             Discovery::StrictDns { hosts, refresh, family } => {
-                Some((&entry.config.name, hosts, *refresh, *family))
+                Some((&cluster.name, hosts, *refresh, *family))
             }
             Discovery::Static(_) | Discovery::Eds(_) | Discovery::OriginalDst => None,
         });
         self.dns.follow(names);
+        self.published = Some(Instant::now());
+        self.due = None;
         self.workers.publish(Published { snapshot, sockets: self.sockets.all(), draining: self.draining });
     }
 

@@ -218,7 +218,10 @@ impl<'a> Attempts<'a> {
             Replay::new(false, Mirrors::default(), Rc::clone(&self.origin.worker.buffers))
         });
         replay.rewind();
-        let needs_replay = self.action.retry.is_some() || retry::is_idempotent(&request.method);
+        // A stream of HTTP/2 may be refused, or left behind by a GOAWAY, whatever its method.
+        let may_be_refused = matches!(link, UpstreamLink::H2(_));
+        let needs_replay =
+            may_be_refused || self.action.retry.is_some() || retry::is_idempotent(&request.method);
         if !needs_replay {
             replay.stop_keeping();
         }
@@ -319,15 +322,23 @@ fn poll_head<D: Downstream>(
             timers.active();
         }
     }
-    match link.poll_response(cx, &request.method, response) {
-        Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
-        Poll::Ready(Err(error)) => return Poll::Ready(Err(failed(error))),
-        Poll::Pending => {}
+    while let Poll::Ready(polled) = link.poll_response(cx, &request.method, response) {
+        if polled.is_err() || !response.is_interim() {
+            return Poll::Ready(polled.map_err(failed));
+        }
+        timers.active();
+        down.send_interim(response);
+        // A client that is gone is noticed below.
+        let _ = down.poll_flush(cx);
     }
     if (pump.is_done() || waits_for_tunnel) && down.poll_closed(cx).is_ready() {
         return Poll::Ready(Err(Failed::Gone(Reason::DownstreamGone)));
     }
-    timers.poll(cx).map(|reason| Err(late(reason)))
+    let starved = pump.is_starved();
+    timers.poll(cx).map(|reason| {
+        let by_client = starved && reason == Reason::StreamIdle;
+        Err(late(if by_client { Reason::RequestIdle } else { reason }))
+    })
 }
 
 fn late(reason: Reason) -> Failed {

@@ -106,6 +106,7 @@ reasons! {
     RouteNotFound "route_not_found" 404 NR Configuration Never "No virtual host or no route matches the request." "Look at the host and the path, and at the routes in /config_dump.";
     RoutesMissing "routes_missing" 404 NR Configuration Again "The listener names a route configuration that has not come yet." "Look at the control server, and at outrider_xds_rejects_total.";
     RequestTimeout "request_timeout" 408 DPE Downstream Again "The request did not come in within request_headers_timeout or request_timeout." "Look at the client and its network.";
+    RequestIdle "request_idle_timeout" 408 SI Downstream Again "No byte of the request's body came within stream_idle_timeout." "Look at the client and its network.";
     UriTooLong "uri_too_long" 414 DPE Downstream Never "The request line is longer than 16 KiB." "Send a shorter URI.";
     ExpectationFailed "expectation_failed" 417 DPE Downstream Never "Expect holds something other than 100-continue." "Mend the client.";
     Http10NotAccepted "http10_not_accepted" 426 DPE Downstream Never "HTTP/1.0 is not accepted here." "Use HTTP/1.1, or set accept_http_10.";
@@ -147,7 +148,7 @@ impl Reason {
 #[must_use]
 pub fn as_markdown() -> String {
     let mut out = String::from(
-        "# Reason codes\n\nEvery answer that the proxy makes itself carries one of these codes: in the `outrider-error` header, in the access \
+        "# Reason codes\n\nEvery answer that the proxy makes itself carries one of these codes: in the `outrider-error` header (`OUTRIDER_ERROR_HEADER=off` leaves it out), in the access \
          log as `%RESPONSE_CODE_DETAILS%`, and in `outrider_local_replies_total{reason}`. This page is made from \
          `proxy/src/observe/reason.rs`; `UPDATE_DOCS=1 cargo test -p outrider-proxy` writes it anew.\n\n\
          \"Whose\" says who can mend it. \"Again\" says whether the same request may fare better later; the upstream may \

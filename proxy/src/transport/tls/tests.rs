@@ -7,6 +7,9 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+use rustls::unbuffered::ConnectionState;
+
+use super::records::BATCH_BYTES;
 use super::*;
 use crate::transport::Transport;
 
