@@ -20,6 +20,7 @@ pub mod route_index;
 pub mod route_table;
 pub mod snapshot;
 pub mod tcp_chain;
+pub mod tls;
 
 pub use cluster::{Balancer, Cluster, Discovery};
 pub use endpoint::{Endpoint, EndpointSet};
