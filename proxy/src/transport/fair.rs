@@ -15,7 +15,7 @@ use super::Transport;
 /// Bytes that are read before others get a turn.
 const TURN_BYTES: usize = 64 * 1024;
 
-/// A transport that is pending once in every [`TURN_BYTES`], and ready again at once.
+/// A transport that is pending once in every `TURN_BYTES`, and ready again at once.
 #[derive(Debug)]
 pub struct Fair {
     transport: Transport,
