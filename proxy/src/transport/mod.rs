@@ -4,8 +4,10 @@
 //! connection is encrypted.
 
 pub mod buffer;
+pub mod fair;
 pub mod stream;
 pub mod tls;
 
 pub use buffer::{Buffer, BufferPool};
+pub use fair::Fair;
 pub use stream::Transport;

@@ -14,7 +14,7 @@ use super::endpoint::EndpointState;
 use super::link::UpstreamLink;
 use super::usage::{Permit, Resource};
 use crate::http::h1::link::H1Link;
-use crate::transport::Transport;
+use crate::transport::{Fair, Transport};
 
 /// The protocol spoken with an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +158,7 @@ async fn open_h2(
         .enable_push(false)
         .max_header_list_size(crate::http::MAX_HEAD_BYTES)
         .max_send_buffer_size(crate::http::h2::MAX_SEND_BUFFER_BYTES)
-        .handshake(transport);
+        .handshake(Fair::new(transport));
     let handshake = tokio::time::timeout(config.connect_timeout, handshake);
     let failed = |message: String| ConnectError::Handshake { address, message };
     let (sender, connection) = handshake
