@@ -5,6 +5,7 @@
 
 pub mod change;
 pub mod dns;
+pub mod secrets;
 pub mod store;
 
 use std::collections::BTreeSet;
@@ -17,10 +18,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::model::bootstrap::Bootstrap;
+use crate::model::tls::Secret;
 use crate::model::{Cluster, Discovery, Listener};
 use crate::observe::metrics;
 use crate::runtime::{Published, Sockets, Workers};
-use store::{Change, Store};
+use secrets::{Own, Secrets};
+use store::{Change, Kind, Store};
 
 /// Shortest time between two publications of what comes over xDS: a burst of updates becomes a few snapshots.
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
@@ -33,6 +36,8 @@ pub const QUEUED_MESSAGES: usize = 64;
 pub enum Message {
     /// Resources came over xDS; the answer says which were refused, and what is wanted now.
     Apply(Vec<Change>, oneshot::Sender<Applied>),
+    /// The workload's own identity has changed; `None` when it has ended.
+    Identity(Option<Box<Own>>),
     /// A name was resolved.
     Resolved(dns::Resolved),
     /// The operator wants to know something.
@@ -63,6 +68,8 @@ pub struct Wanted {
     pub endpoints: BTreeSet<Arc<str>>,
     /// Of route configurations.
     pub routes: BTreeSet<Arc<str>>,
+    /// Of certificates and roots.
+    pub secrets: BTreeSet<Arc<str>>,
 }
 
 /// What an operator can ask.
@@ -85,6 +92,7 @@ pub struct Control {
     sockets: Sockets,
     workers: Workers,
     dns: dns::Resolver,
+    secrets: Secrets,
     version: u64,
     draining: bool,
     /// When the workers were told last, and when they are to be told next, if there is news.
@@ -102,6 +110,7 @@ impl Control {
             sockets: Sockets::new(worker_count),
             workers,
             dns: dns::Resolver::new(messages),
+            secrets: Secrets::default(),
             version: 0,
             draining: false,
             published: None,
@@ -134,10 +143,18 @@ impl Control {
                 Err(found) => faults.extend(found),
             }
         }
+        let mut secrets = Vec::new();
+        for secret in &bootstrap.secrets {
+            match Secret::from_proto(secret) {
+                Ok(secret) => secrets.push(secret),
+                Err(found) => faults.extend(found),
+            }
+        }
         if !faults.is_empty() {
             self.publish();
             return Err(faults);
         }
+        self.secrets.replace_static(secrets);
         self.store.replace_static(changes);
         self.publish();
         Ok(())
@@ -147,6 +164,9 @@ impl Control {
     pub fn apply(&mut self, changes: Vec<Change>) -> Applied {
         let mut refused = Vec::new();
         for change in changes {
+            if change.kind() == Kind::Secret {
+                self.secrets.changed();
+            }
             let name = change.name().to_owned();
             let bound = match change.bindable() {
                 Some(listener) => match listener.unknown_cluster(|name| self.store.has_cluster(name)) {
@@ -209,11 +229,19 @@ impl Control {
                 let _ = answer.send(self.answer(question));
             }
             Message::Tick => {
-                if self.store.expire(Instant::now()) {
+                let now = Instant::now();
+                if self.secrets.look(now) {
+                    self.fill_secrets();
+                }
+                if self.store.expire(now) {
                     self.publish();
                 }
             }
             Message::Publish => self.publish(),
+            Message::Identity(own) => {
+                self.secrets.set_own(own.map(|own| *own));
+                self.fill_secrets();
+            }
             Message::Drain => {
                 self.drain();
                 return false;
@@ -243,7 +271,14 @@ impl Control {
         ready && !self.draining
     }
 
+    /// Gives TLS contexts what they want.
+    fn fill_secrets(&mut self) {
+        let (listeners, clusters) = self.store.compiled();
+        self.secrets.fill(listeners, clusters, &|name| self.store.secret(name));
+    }
+
     fn publish(&mut self) {
+        self.fill_secrets();
         self.version += 1;
         let snapshot = Arc::new(self.store.assemble(self.version));
         // The sockets of a listener that is waiting for its routes are kept for it.

@@ -9,11 +9,13 @@ use outrider_proto::envoy::config::cluster::v3 as pb_cluster;
 use outrider_proto::envoy::config::endpoint::v3 as pb_endpoint;
 use outrider_proto::envoy::config::listener::v3 as pb_listener;
 use outrider_proto::envoy::config::route::v3 as pb_route;
+use outrider_proto::envoy::extensions::transport_sockets::tls::v3 as pb_tls;
 use tokio::time::Instant;
 
 use super::Wanted;
 pub use super::change::{Change, Kind, Resource};
 use super::dns::Resolved;
+use crate::model::tls::{CertificateSource, Secret, SecretKind, TlsSettings, TrustSource};
 use crate::model::{Cluster, ClusterEntry, Discovery, EndpointSet, Listener, RouteTable, Snapshot};
 
 /// How long a resource that others refer to is waited for before it counts as missing (xDS: 15 s).
@@ -39,6 +41,7 @@ pub struct Store {
     clusters: Resources<pb_cluster::Cluster, Cluster>,
     routes: Resources<pb_route::RouteConfiguration, RouteTable>,
     endpoints: Resources<pb_endpoint::ClusterLoadAssignment, EndpointSet>,
+    secrets: Resources<pb_tls::Secret, Secret>,
     /// Endpoints of names, by cluster.
     resolved: BTreeMap<Arc<str>, Arc<EndpointSet>>,
     /// Since when a resource that is referred to is missing; for a cluster, the addresses of its names.
@@ -70,7 +73,7 @@ impl Store {
                         let name = Arc::clone(&compiled.name);
                         put(&mut self.clusters, name, message, compiled, (None, true));
                     }
-                    Resource::Routes(..) | Resource::Endpoints(..) => {}
+                    Resource::Routes(..) | Resource::Endpoints(..) | Resource::Secret(..) => {}
                 }
             }
         }
@@ -123,6 +126,10 @@ impl Store {
                 self.missing.remove(&(Kind::Endpoints, Arc::clone(&name)));
                 put(&mut self.endpoints, name, message, compiled, (expires, false));
             }
+            Resource::Secret(message, compiled) => {
+                let name = Arc::clone(&compiled.name);
+                put(&mut self.secrets, name, message, compiled, (expires, false));
+            }
         }
         Ok(())
     }
@@ -133,6 +140,7 @@ impl Store {
             Kind::Endpoints => self.endpoints.get_mut(name).map(|kept| &mut kept.expires),
             Kind::Listener => self.listeners.get_mut(name).map(|kept| &mut kept.expires),
             Kind::Routes => self.routes.get_mut(name).map(|kept| &mut kept.expires),
+            Kind::Secret => self.secrets.get_mut(name).map(|kept| &mut kept.expires),
         };
         if let Some(slot) = slot {
             *slot = expires;
@@ -151,6 +159,10 @@ impl Store {
             Kind::Routes => {
                 self.routes.remove(name);
                 self.missing.insert((kind, Arc::clone(name)), long_ago);
+            }
+            // Who had it goes on with it, and comes up with nothing after a restart.
+            Kind::Secret => {
+                self.secrets.remove(name);
             }
         }
     }
@@ -177,6 +189,7 @@ impl Store {
         expired.extend(lapsed(Kind::Cluster, &self.clusters, now));
         expired.extend(lapsed(Kind::Routes, &self.routes, now));
         expired.extend(lapsed(Kind::Endpoints, &self.endpoints, now));
+        expired.extend(lapsed(Kind::Secret, &self.secrets, now));
         for (kind, name) in &expired {
             tracing::info!(?kind, %name, "the resource's TTL has run out");
             self.remove(*kind, name);
@@ -199,7 +212,31 @@ impl Store {
             Discovery::Static(_) | Discovery::StrictDns { .. } | Discovery::OriginalDst => None,
         });
         let routes = self.listeners.values().flat_map(|kept| kept.compiled.named_routes().cloned());
-        Wanted { endpoints: endpoints.collect(), routes: routes.collect() }
+        let contexts = self.contexts();
+        Wanted {
+            endpoints: endpoints.collect(),
+            routes: routes.collect(),
+            secrets: contexts.flat_map(secrets_of).collect(),
+        }
+    }
+
+    fn contexts(&self) -> impl Iterator<Item = &TlsSettings> {
+        let listeners = self.listeners.values().flat_map(|kept| kept.compiled.chains.all());
+        let down = listeners.filter_map(|chain| chain.tls.as_ref().map(|tls| &tls.settings));
+        let clusters = self.clusters.values();
+        down.chain(clusters.filter_map(|kept| kept.compiled.tls.as_ref().map(|tls| &tls.settings)))
+    }
+
+    /// Everything that may hold a TLS context, and the secrets that came over ADS.
+    pub fn compiled(&self) -> (impl Iterator<Item = &Arc<Listener>>, impl Iterator<Item = &Arc<Cluster>>) {
+        let listeners = self.listeners.values().map(|kept| &kept.compiled);
+        (listeners, self.clusters.values().map(|kept| &kept.compiled))
+    }
+
+    /// A secret that came over ADS.
+    #[must_use]
+    pub fn secret(&self, name: &str) -> Option<SecretKind> {
+        self.secrets.get(name).map(|kept| kept.compiled.kind.clone())
     }
 
     /// Puts everything together. A listener or cluster that still waits for its routes or endpoints stays as it was
@@ -208,6 +245,7 @@ impl Store {
         let wanted = self.wanted();
         self.routes.retain(|name, _| wanted.routes.contains(name));
         self.endpoints.retain(|name, _| wanted.endpoints.contains(name));
+        self.secrets.retain(|name, _| wanted.secrets.contains(name));
         self.lapsed_routes.retain(|name| wanted.routes.contains(name));
         self.resolved.retain(|name, _| self.clusters.contains_key(name));
         self.note_missing(&wanted);
@@ -274,7 +312,7 @@ impl Store {
             Kind::Routes => wanted.routes.contains(name) && !routes.contains_key(name),
             Kind::Endpoints => wanted.endpoints.contains(name) && !endpoints.contains_key(name),
             Kind::Cluster => unresolved.contains(name),
-            Kind::Listener => false,
+            Kind::Listener | Kind::Secret => false,
         };
         self.missing.retain(|(kind, name), _| needed(*kind, name));
         let now = Instant::now();
@@ -354,11 +392,24 @@ impl Store {
     }
 }
 
+/// The secrets of ADS that a context names.
+fn secrets_of(settings: &TlsSettings) -> impl Iterator<Item = Arc<str>> + use<> {
+    let certificate = match &settings.certificate {
+        Some(CertificateSource::Named(name, true)) => Some(Arc::clone(name)),
+        _ => None,
+    };
+    let trust = match &settings.trust {
+        Some(TrustSource::Named(name, true)) => Some(Arc::clone(name)),
+        _ => None,
+    };
+    certificate.into_iter().chain(trust)
+}
+
 /// How long something of this kind is waited for.
 const fn patience(kind: Kind) -> Duration {
     match kind {
         Kind::Cluster => UNRESOLVED_AFTER,
-        Kind::Endpoints | Kind::Listener | Kind::Routes => MISSING_AFTER,
+        Kind::Endpoints | Kind::Listener | Kind::Routes | Kind::Secret => MISSING_AFTER,
     }
 }
 

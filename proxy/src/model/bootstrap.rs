@@ -10,6 +10,7 @@ use super::cluster::Cluster;
 use super::identity::IdentitySource;
 use super::listener::Listener;
 use super::parse;
+use super::tls::Secret;
 
 /// A checked bootstrap. The resources are kept as messages: what is published is compiled from them by the same
 /// code as what comes over xDS.
@@ -23,6 +24,8 @@ pub struct Bootstrap {
     pub listeners: Vec<outrider_proto::envoy::config::listener::v3::Listener>,
     /// Clusters of the file.
     pub clusters: Vec<outrider_proto::envoy::config::cluster::v3::Cluster>,
+    /// Secrets of the file.
+    pub secrets: Vec<outrider_proto::envoy::extensions::transport_sockets::tls::v3::Secret>,
     /// What comes over ADS, if anything.
     pub ads: Option<AdsSource>,
     /// Where the workload's identity comes from, if it has one.
@@ -69,6 +72,9 @@ impl Bootstrap {
         for (index, cluster) in resources.clusters.iter().enumerate() {
             collect(format!("clusters[{index}]"), Cluster::from_proto(cluster).map(|_| ()));
         }
+        for (index, secret) in resources.secrets.iter().enumerate() {
+            collect(format!("secrets[{index}]"), Secret::from_proto(secret).map(|_| ()));
+        }
         check_unique(&resources, &mut path);
         let admin = value.admin.as_ref().and_then(|admin| {
             path.field("admin", |path| {
@@ -88,6 +94,7 @@ impl Bootstrap {
             admin,
             listeners: resources.listeners,
             clusters: resources.clusters,
+            secrets: resources.secrets,
             ads,
             identity,
         };
@@ -105,6 +112,14 @@ fn check_unique(resources: &pb::bootstrap::StaticResources, path: &mut Path) {
         if !names.insert(&cluster.name) {
             path.item("static_resources.clusters", index, |path| {
                 path.fault(format!("\"{}\" is there twice", cluster.name))
+            });
+        }
+    }
+    let mut names = std::collections::HashSet::new();
+    for (index, secret) in resources.secrets.iter().enumerate() {
+        if !names.insert(&secret.name) {
+            path.item("static_resources.secrets", index, |path| {
+                path.fault(format!("\"{}\" is there twice", secret.name))
             });
         }
     }
