@@ -8,6 +8,7 @@ use tokio::time::{Instant, interval, sleep_until};
 
 use crate::admin::{self, Admin, SharedState, State};
 use crate::bootstrap::{self, Settings, StartError};
+use crate::control::secrets::Own;
 use crate::control::{Control, Message, QUEUED_MESSAGES, TICK};
 use crate::model::bootstrap::Bootstrap;
 use crate::observe::{logging, series};
@@ -49,19 +50,32 @@ pub fn run(settings: &Settings, bootstrap: Bootstrap) -> Result<(), StartError> 
                 .map_err(|error| failed(&format!("admin: cannot listen on {address}"), &error))?;
             tracing::info!(address = %bound, "admin endpoints listen");
         }
-        let identity = settings.identity.clone().or(bootstrap.identity.clone()).map(svid::start);
+        if let Some(source) = settings.identity.clone().or(bootstrap.identity.clone()) {
+            tokio::spawn(follow_identity(svid::start(source), messages.clone()));
+        }
         start_xds(bootstrap, &control, messages);
         let given_back_bytes = crate::sys::release_startup_code();
         tracing::debug!(given_back_bytes, "code of the start given back");
         serve(&mut control, settings, &state, inbox).await.map_err(|error| failed("signals", &error))?;
-        // It is kept fresh as long as somebody holds it.
-        drop(identity);
         Ok::<_, StartError>(control)
     })?;
     tracing::info!("finishing what is under way");
     control.join();
     tracing::info!("ended");
     Ok(())
+}
+
+/// Tells the control thread of every new identity, and of its end.
+async fn follow_identity(mut published: svid::Published, messages: mpsc::Sender<Message>) {
+    loop {
+        let own = published
+            .borrow_and_update()
+            .as_ref()
+            .map(|svid| Box::new(Own { credential: svid.credential.clone(), trust: svid.trust.clone() }));
+        if messages.send(Message::Identity(own)).await.is_err() || published.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 fn start_xds(bootstrap: Bootstrap, control: &Control, messages: mpsc::Sender<Message>) {
