@@ -1,0 +1,5 @@
+//! The benchmark harness.
+
+pub mod measure;
+pub mod report;
+pub mod subject;

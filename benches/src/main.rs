@@ -1,0 +1,3 @@
+//! The `outrider-bench` binary.
+
+fn main() {}
