@@ -14,11 +14,14 @@ const UNUSED_PORT: usize = 10_000;
 pub(super) fn bootstrap(setup: &Setup, listen: SocketAddr, admin: SocketAddr) -> String {
     let mut text = format!("admin: {{address: {}}}\n", address(admin));
     if let Some(control) = setup.control {
-        text.push_str(&dynamic(control));
+        text.push_str(&dynamic(control, listen));
         return text;
     }
-    let _ =
-        write!(text, "static_resources:\n  listeners:\n  - {}\n  clusters:\n", listener(setup.mode, listen));
+    let _ = write!(
+        text,
+        "static_resources:\n  listeners:\n  - {}\n  clusters:\n",
+        listener(setup.mode, listen, &routes())
+    );
     for number in 0..setup.clusters {
         let _ = writeln!(text, "  - {}", cluster(setup, number));
     }
@@ -26,11 +29,17 @@ pub(super) fn bootstrap(setup: &Setup, listen: SocketAddr, admin: SocketAddr) ->
 }
 
 /// One listener, in YAML's flow form, which is nearly JSON.
-pub(super) fn listener(mode: Mode, listen: SocketAddr) -> String {
-    format!("{{name: l, address: {}, filter_chains: [{{filters: [{}]}}]}}", address(listen), filter(mode))
+///
+/// `routes` is the field of the connection manager that says what the routes are or where they come from.
+pub(crate) fn listener(mode: Mode, listen: SocketAddr, routes: &str) -> String {
+    format!(
+        "{{name: l, address: {}, filter_chains: [{{filters: [{}]}}]}}",
+        address(listen),
+        filter(mode, routes)
+    )
 }
 
-fn filter(mode: Mode) -> String {
+fn filter(mode: Mode, routes: &str) -> String {
     let tcp = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
     let http = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
     let router = "envoy.extensions.filters.http.router.v3.Router";
@@ -41,18 +50,27 @@ fn filter(mode: Mode) -> String {
     let upgrades =
         if mode == Mode::WebSocket { ", upgrade_configs: [{upgrade_type: websocket}]" } else { "" };
     let codec = if mode == Mode::Http2 { "HTTP2" } else { "AUTO" };
-    let route = format!("{{match: {{prefix: \"/\"}}, route: {{cluster: {USED}, timeout: 15s}}}}");
     let config = format!(
         "\"@type\": type.googleapis.com/{http}, stat_prefix: bench, codec_type: {codec}, \
-         generate_request_id: false{upgrades}, route_config: {{name: r, virtual_hosts: [{{name: v, domains: [\"*\"], \
-         routes: [{route}]}}]}}, http_filters: [{{name: envoy.filters.http.router, typed_config: \
+         generate_request_id: false{upgrades}, {routes}, http_filters: [{{name: envoy.filters.http.router, typed_config: \
          {{\"@type\": type.googleapis.com/{router}}}}}]"
     );
     format!("{{name: envoy.filters.network.http_connection_manager, typed_config: {{{config}}}}}")
 }
 
+/// The one route, inline.
+fn routes() -> String {
+    format!("route_config: {{{}}}", route_configuration(""))
+}
+
+/// The fields of a route configuration with one route to the used service, and more of them.
+pub(crate) fn route_configuration(more: &str) -> String {
+    let route = format!("{{match: {{prefix: \"/\"}}, route: {{cluster: {USED}, timeout: 15s}}}}");
+    format!("name: r, virtual_hosts: [{{name: v, domains: [\"*\"], routes: [{route}]}}]{more}")
+}
+
 /// One service with one endpoint.
-pub(super) fn cluster(setup: &Setup, number: usize) -> String {
+pub(crate) fn cluster(setup: &Setup, number: usize) -> String {
     let endpoint = if number == 0 { setup.upstream } else { unused(number) };
     let thresholds = "max_connections: 10000, max_pending_requests: 10000, max_requests: 10000";
     format!(
@@ -79,10 +97,10 @@ fn protocol(mode: Mode) -> &'static str {
     }
 }
 
-/// Listeners and clusters by delta ADS.
-fn dynamic(control: SocketAddr) -> String {
+/// Listeners and clusters by delta ADS; the node's name says where the listener is wanted.
+fn dynamic(control: SocketAddr, listen: SocketAddr) -> String {
     format!(
-        "node: {{id: bench, cluster: bench}}\n\
+        "node: {{id: \"{listen}\", cluster: bench}}\n\
          dynamic_resources:\n  \
          ads_config: {{api_type: DELTA_GRPC, transport_api_version: V3, grpc_services: [{{envoy_grpc: {{cluster_name: ads}}}}]}}\n  \
          lds_config: {{resource_api_version: V3, ads: {{}}}}\n  \

@@ -146,8 +146,23 @@ fn version(kind: Kind, path: &Path) -> String {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let text = if out.trim().is_empty() { err } else { out };
     let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or("unknown").trim();
-    let words: Vec<&str> = line.split_whitespace().filter(|word| !word.starts_with('/')).collect();
-    words.join(" ").replace("version: ", "")
+    short_version(line)
+}
+
+/// The words that tell the version, without those that tell more: addresses, hashes, the name twice.
+fn short_version(line: &str) -> String {
+    // Envoy: `PATH  version: HASH/1.40.0/Clean/RELEASE/BoringSSL`.
+    if let Some(version) = line.split("version: ").nth(1)
+        && let [_, number, .., tls] = version.split('/').collect::<Vec<_>>().as_slice()
+    {
+        return format!("{number} ({tls})");
+    }
+    let line = line.strip_prefix("nginx version: ").unwrap_or(line);
+    let words: Vec<&str> = line
+        .split_whitespace()
+        .filter(|word| !word.starts_with('/') && !word.contains("://") && *word != "-")
+        .collect();
+    words.join(" ")
 }
 
 #[cfg(test)]
@@ -166,6 +181,19 @@ mod tests {
             assert_eq!(parse(text).unwrap().1, kind, "{text}");
         }
         assert!(parse("nonsense").is_err() && parse("=/a").is_err());
+    }
+
+    #[test]
+    fn versions_are_short() {
+        let lines = [
+            ("/opt/envoy  version: 9e55/1.40.0/Clean/RELEASE/BoringSSL", "1.40.0 (BoringSSL)"),
+            ("HAProxy version 2.6.12 2026/10/17 - https://haproxy.org/", "HAProxy version 2.6.12 2026/10/17"),
+            ("nginx version: nginx/1.22.1", "nginx/1.22.1"),
+            ("outrider-proxy 0.1.0", "outrider-proxy 0.1.0"),
+        ];
+        for (line, expected) in lines {
+            assert_eq!(short_version(line), expected);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Every one gets one worker on one core, no access log, no request ids, the same timeouts, and an upstream pool that is large
 //! enough never to be the limit.
 
-mod envoy_form;
+pub(crate) mod envoy_form;
 mod find;
 mod haproxy;
 mod nginx;
@@ -110,23 +110,19 @@ impl Subject {
     #[must_use]
     pub fn declines(&self, setup: &Setup) -> Option<&'static str> {
         if setup.control.is_some() {
-            return (!matches!(self.kind, Kind::Outrider | Kind::Envoy)).then_some("takes no xDS");
+            return (!matches!(self.kind, Kind::Outrider | Kind::Envoy)).then_some("no xDS");
         }
         let many = setup.clusters > 1;
         match (self.kind, setup.mode) {
             (Kind::Direct | Kind::Floor(_) | Kind::Launcher, _) if many => {
-                Some("has no configuration of services")
+                Some("no configuration of services")
             }
-            (Kind::Nginx, Mode::Http2) => Some("speaks no HTTP/2 to upstreams"),
+            (Kind::Nginx, Mode::Http2) => Some("no HTTP/2 to upstreams"),
             (Kind::Nginx, Mode::Tcp) if nginx::stream_module().is_none() => {
-                Some("has no stream module here (Debian: libnginx-mod-stream)")
+                Some("its stream module is missing; `make bench-setup` installs it")
             }
-            (Kind::Floor(Floor::Raw), Mode::WebSocket | Mode::Http2 | Mode::Tcp) => {
-                Some("speaks only HTTP/1.1")
-            }
-            (Kind::Floor(Floor::Hyper), Mode::WebSocket | Mode::Http2 | Mode::Tcp) => {
-                Some("speaks only HTTP/1.1")
-            }
+            (Kind::Floor(Floor::Raw), Mode::WebSocket | Mode::Http2 | Mode::Tcp) => Some("HTTP/1.1 only"),
+            (Kind::Floor(Floor::Hyper), Mode::WebSocket | Mode::Http2 | Mode::Tcp) => Some("HTTP/1.1 only"),
             _ => None,
         }
     }

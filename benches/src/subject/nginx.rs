@@ -48,10 +48,11 @@ pub(super) fn config(setup: &Setup, listen: SocketAddr, scratch: &Path) -> Strin
          fastcgi_temp_path {scratch}/f; uwsgi_temp_path {scratch}/u; scgi_temp_path {scratch}/s;\n"
     );
     for number in 0..setup.clusters {
-        let endpoint = if number == 0 { upstream } else { unused(number) };
+        // Places of a pool are allocated at once, so only the one that is used is large.
+        let (endpoint, pool) = if number == 0 { (upstream, 2000) } else { (unused(number), 16) };
         let _ = writeln!(
             text,
-            " upstream s{number} {{ server {endpoint}; keepalive 2000; keepalive_requests 100000000; }}"
+            " upstream s{number} {{ server {endpoint}; keepalive {pool}; keepalive_requests 100000000; }}"
         );
     }
     let _ = writeln!(
