@@ -36,6 +36,12 @@ impl Family {
         Self { pids }
     }
 
+    /// One process without its descendants.
+    #[must_use]
+    pub fn only(pid: u32) -> Self {
+        Self { pids: vec![pid] }
+    }
+
     /// Their ids.
     #[must_use]
     pub fn pids(&self) -> &[u32] {
@@ -122,7 +128,7 @@ mod tests {
     #[test]
     fn the_own_process_uses_cpu_and_memory() {
         // Other tests have children that come and go.
-        let own = Family { pids: vec![std::process::id()] };
+        let own = Family::only(std::process::id());
         let before = own.cpu().unwrap();
         let end = std::time::Instant::now() + Duration::from_secs(20);
         let mut sum = 0_u64;
