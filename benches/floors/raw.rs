@@ -34,14 +34,17 @@ async fn serve(mut client: TcpStream, upstream: SocketAddr) -> Result<()> {
     let mut requests = Buffer::default();
     let mut answers = Buffer::default();
     loop {
-        let Some(length) = requests.head(&mut client, request_length).await? else { return Ok(()) };
+        let Some(request) = requests.head(&mut client, request).await? else { return Ok(()) };
         let mut server = match POOL.with_borrow_mut(Vec::pop) {
             Some(server) => server,
             None => connect(upstream).await?,
         };
-        requests.forward(&mut client, &mut server, length).await?;
-        let Some(length) = answers.head(&mut server, answer_length).await? else { return Ok(()) };
-        answers.forward(&mut server, &mut client, length).await?;
+        requests.forward(&mut client, &mut server, request.length).await?;
+        let Some(answer) = answers.head(&mut server, answer).await? else { return Ok(()) };
+        answers.forward(&mut server, &mut client, answer.length).await?;
+        if request.close {
+            return Ok(());
+        }
         POOL.with_borrow_mut(|pool| {
             if pool.len() < MAX_IDLE {
                 pool.push(server);
@@ -74,20 +77,20 @@ impl Buffer {
         self.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
-    /// Reads until a head is there, and says how long it and its body are; `None` at the end of the stream.
+    /// Reads until a head is there, and says what it announces; `None` at the end of the stream.
     async fn head(
         &mut self,
         from: &mut TcpStream,
-        length: fn(&[u8]) -> Result<Option<usize>>,
-    ) -> Result<Option<usize>> {
+        parse: fn(&[u8]) -> Result<Option<Message>>,
+    ) -> Result<Option<Message>> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
         loop {
             if self.start < self.end
-                && let Some(length) = length(self.filled())?
+                && let Some(message) = parse(self.filled())?
             {
-                return Ok(Some(length));
+                return Ok(Some(message));
             }
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -120,25 +123,32 @@ impl Buffer {
     }
 }
 
-fn request_length(bytes: &[u8]) -> Result<Option<usize>> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut head = httparse::Request::new(&mut fields);
-    match head.parse(bytes).map_err(bad)? {
-        httparse::Status::Complete(length) => Ok(Some(length + body_length(head.headers)?.unwrap_or(0))),
-        httparse::Status::Partial => Ok(None),
-    }
+/// What a head says.
+#[derive(Debug, PartialEq, Eq)]
+struct Message {
+    /// Bytes of the head and of its body.
+    length: usize,
+    /// Whether the connection ends after it.
+    close: bool,
 }
 
-fn answer_length(bytes: &[u8]) -> Result<Option<usize>> {
+fn request(bytes: &[u8]) -> Result<Option<Message>> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut head = httparse::Request::new(&mut fields);
+    let httparse::Status::Complete(length) = head.parse(bytes).map_err(bad)? else { return Ok(None) };
+    let body = body_length(head.headers)?.unwrap_or(0);
+    let close = head.headers.iter().any(|field| {
+        field.name.eq_ignore_ascii_case("connection") && field.value.eq_ignore_ascii_case(b"close")
+    });
+    Ok(Some(Message { length: length + body, close }))
+}
+
+fn answer(bytes: &[u8]) -> Result<Option<Message>> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut head = httparse::Response::new(&mut fields);
-    match head.parse(bytes).map_err(bad)? {
-        httparse::Status::Complete(length) => {
-            let body = body_length(head.headers)?.ok_or_else(|| bad("an answer without content-length"))?;
-            Ok(Some(length + body))
-        }
-        httparse::Status::Partial => Ok(None),
-    }
+    let httparse::Status::Complete(length) = head.parse(bytes).map_err(bad)? else { return Ok(None) };
+    let body = body_length(head.headers)?.ok_or_else(|| bad("an answer without content-length"))?;
+    Ok(Some(Message { length: length + body, close: false }))
 }
 
 fn body_length(fields: &[httparse::Header<'_>]) -> Result<Option<usize>> {
@@ -160,8 +170,9 @@ mod tests {
     #[test]
     fn a_message_is_as_long_as_its_head_and_body() {
         let head = b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n";
-        assert_eq!(request_length(head).unwrap(), Some(head.len() + 5));
-        assert_eq!(request_length(b"GET / HTTP/1.1\r\n").unwrap(), None);
-        assert!(answer_length(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
+        assert_eq!(request(head).unwrap(), Some(Message { length: head.len() + 5, close: false }));
+        assert!(request(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap().unwrap().close);
+        assert_eq!(request(b"GET / HTTP/1.1\r\n").unwrap(), None);
+        assert!(answer(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
     }
 }

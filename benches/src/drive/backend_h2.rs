@@ -28,15 +28,11 @@ pub(super) async fn serve(stream: TcpStream, payload: Bytes) -> Result<()> {
     while let Some(accepted) = connection.accept().await {
         let (request, respond) = accepted?;
         let payload = payload.clone();
-        let has_body = !request.body().is_end_stream();
-        if has_body {
-            tokio::task::spawn_local(async move {
-                // The client sees a stream that failed.
-                let _ = answer(request, respond, payload).await;
-            });
-        } else {
-            plain(request.uri().path(), respond, &payload)?;
-        }
+        // A task even where nothing is to be waited for: the answers to all requests that came together then go out together.
+        tokio::task::spawn_local(async move {
+            // The client sees a stream that failed.
+            let _ = answer(request, respond, payload).await;
+        });
     }
     Ok(())
 }

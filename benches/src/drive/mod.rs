@@ -166,7 +166,7 @@ async fn run(target: SocketAddr, load: Load, pace: Pace, length: Duration) -> Re
         }
     });
     let stuck = if finished.await.is_err() { tasks.len() as u64 } else { 0 };
-    drop(tasks);
+    tasks.shutdown().await;
     let Some(tally) = Rc::into_inner(tally) else { bail!("the load did not end") };
     let tally = tally.into_inner();
     if let (0, Some(error)) = (tally.requests, failure) {

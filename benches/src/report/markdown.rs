@@ -120,12 +120,16 @@ pub(super) fn row_notes(row: &Row) -> Vec<String> {
         if cell.errors > 0 {
             notes.push(format!("{}: {} requests failed", cell.subject, cell.errors));
         }
-        if cell.limited_by_generator > 0 {
-            notes.push(format!(
-                "{}: the generator was the limit in {} rounds",
-                cell.subject, cell.limited_by_generator
-            ));
-        }
+    }
+    let limited: Vec<String> =
+        row.cells.iter().filter(|cell| cell.limited_by_generator > 0).map(limited).collect();
+    if !limited.is_empty() {
+        notes.push(format!("the generator was the limit for {}", limited.join(", ")));
     }
     notes
+}
+
+fn limited(cell: &Cell) -> String {
+    let rounds = cell.figures.get(&Figure::RequestsPerSecond).map_or(0, |spread| spread.samples.len());
+    format!("{} ({} of {rounds} rounds)", cell.subject, cell.limited_by_generator)
 }

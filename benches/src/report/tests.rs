@@ -29,8 +29,8 @@ fn report() -> Report {
     let mut row = row();
     row.verdicts = judge(&row, LIMITS);
     if let Some(cell) = row.cells.get_mut(1) {
-        cell.limited_by_generator = 2;
-        cell.put(Figure::RequestsPerSecond, vec![50_000.0]);
+        cell.limited_by_generator = 1;
+        cell.put(Figure::RequestsPerSecond, vec![50_000.0, 50_000.0]);
     }
     Report { about: About::default(), rows: vec![row], skipped: vec!["envoy is missing".to_owned()] }
 }
@@ -48,8 +48,8 @@ fn markdown_shows_budget_figures_and_notes() {
     for line in [
         "| a <row> | CPU <= 0.80 of haproxy | 1.00 ±0.10 | **short by 25 %** |",
         "| a <row> | 10.0 ±0.00 | 20.0 ±0.00 |",
-        "| a <row> | 50000* |",
-        "- a <row>: haproxy: the generator was the limit in 2 rounds",
+        "| a <row> | 50000 ±0* |",
+        "- a <row>: the generator was the limit for haproxy (1 of 2 rounds)",
         "- envoy is missing",
     ] {
         assert!(text.lines().any(|one| one == line), "{line}\n{text}");

@@ -28,7 +28,6 @@ pub(super) fn run(bench: &mut Bench, traffic: Traffic, row: &mut Row) -> Result<
     let id = row.id.clone();
     each(&mut entries, row, 0, |entry| {
         bench.progress.step(&format!("{id}: {} warms up", entry.part.subject.name));
-        idle_memory(entry)?;
         pass(bench, entry, traffic, (Pace::Closed, short)).map(drop)
     });
     for round in 0..bench.pacing.rounds {
@@ -132,14 +131,6 @@ pub(super) fn pass(
         }
     };
     Ok(Measured { done, cpu, limited_by_generator })
-}
-
-pub(super) fn idle_memory(entry: &mut Entry) -> Result<()> {
-    if let Some(family) = &entry.family {
-        let memory = family.memory()?;
-        entry.part.cell.put(Figure::IdleRssMb, vec![memory.resident_bytes as f64 / MIB]);
-    }
-    Ok(())
 }
 
 pub(super) fn peak_memory(entry: &mut Entry) -> Result<()> {
