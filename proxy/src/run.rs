@@ -10,7 +10,7 @@ use crate::admin::{self, Admin, SharedState, State};
 use crate::bootstrap::{self, Settings, StartError};
 use crate::control::{Control, Message, QUEUED_MESSAGES, TICK};
 use crate::model::bootstrap::Bootstrap;
-use crate::observe::logging;
+use crate::observe::{logging, series};
 use crate::runtime::Workers;
 use crate::runtime::workers::WorkerSettings;
 use crate::xds;
@@ -27,6 +27,7 @@ pub fn run(settings: &Settings, bootstrap: Bootstrap) -> Result<(), StartError> 
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new()
         .install_recorder()
         .map_err(|error| failed("metrics", &error))?;
+    series::describe();
     let workers = Workers::start(&WorkerSettings {
         count: settings.workers,
         max_connections: settings.max_connections,

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::http::heads::HeadPool;
 use crate::model::Snapshot;
 use crate::observe::access_log::{AccessLogger, LogQueue};
 use crate::observe::metrics::Shard;
@@ -17,6 +18,8 @@ use crate::upstream::usage::UsageRegistry;
 pub struct Worker {
     /// Read buffers.
     pub buffers: Rc<BufferPool>,
+    /// Message heads.
+    pub heads: HeadPool,
     /// Upstream state.
     pub clusters: Clusters,
     /// Its metrics; the exporter reads them.
@@ -40,6 +43,7 @@ impl Worker {
         Self {
             clusters: Clusters::new(usage, Rc::clone(&buffers)),
             buffers,
+            heads: HeadPool::default(),
             metrics,
             logger: AccessLogger::new(logs),
             no_cluster: RequestSeries::default(),

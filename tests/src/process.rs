@@ -19,11 +19,22 @@ pub struct Process {
     name: String,
 }
 
-/// A port that is free now. Two callers never get the same, and proxies bind it soon after.
+/// Below the ports that the system gives to outgoing connections, which could take one before its proxy does.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
+/// A port that is free now. Two callers in this process never get the same, two processes hardly ever.
 #[must_use]
 pub fn free_port() -> u16 {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
-    socket.local_addr().expect("its address").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(127);
+    for _ in PORTS {
+        let offset = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS.len() as u32;
+        let port = PORTS.start + u16::try_from(offset).expect("within the range");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port in {PORTS:?}");
 }
 
 /// A fresh directory for the files of one process.
