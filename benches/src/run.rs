@@ -108,6 +108,7 @@ fn measure(found: &Found, scenarios: &[&Scenario], pacing: Pacing, out: &Path) -
         // A run that is stopped leaves what it has found.
         report.write(out)?;
     }
+    report.write(out)?;
     bench.progress.clear();
     Ok(report)
 }
