@@ -9,7 +9,6 @@ use outrider_proto::json;
 use serde_json::Value;
 
 use super::bootstrap::Bootstrap;
-use super::{Cluster, Listener};
 
 const EVERYTHING: &str = include_str!("everything.yaml");
 const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
@@ -42,9 +41,10 @@ const AS_IT_IS: &[&str] = &["Node", "ControlPlane"];
 /// What is compiled from a configuration, or why it is refused.
 fn compiled(config: &Value) -> Result<String, String> {
     let bootstrap: pb::Bootstrap = json::from_json(config).map_err(|faults| format!("{faults:?}"))?;
-    let bootstrap = Bootstrap::from_proto(&bootstrap).map_err(|faults| format!("{faults:?}"))?;
-    let listeners: Vec<_> = bootstrap.listeners.iter().map(Listener::from_proto).collect();
-    let clusters: Vec<_> = bootstrap.clusters.iter().map(Cluster::from_proto).collect();
+    let bootstrap = Bootstrap::from_proto(bootstrap).map_err(|faults| format!("{faults:?}"))?;
+    let resources = &bootstrap.resources;
+    let listeners: Vec<_> = resources.listeners.iter().map(|(_, listener)| listener).collect();
+    let clusters: Vec<_> = resources.clusters.iter().map(|(_, cluster)| cluster).collect();
     let Bootstrap { admin, ads, identity, .. } = bootstrap;
     Ok(format!("{admin:#?} {ads:#?} {identity:#?} {listeners:#?} {clusters:#?}"))
 }
