@@ -20,6 +20,7 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("Thresholds", "priority"),
     ("RegexMatcher", "google_re2"),
     ("ConfigSource", "resource_api_version"),
+    ("TlsParameters", "tls_maximum_protocol_version"),
     // Any other value than the default is refused.
     ("ConfigSource", "initial_fetch_timeout"),
     ("Listener", "enable_reuse_port"),
@@ -46,7 +47,7 @@ fn compiled(config: &Value) -> Result<String, String> {
     let listeners: Vec<_> = resources.listeners.iter().map(|(_, listener)| listener).collect();
     let clusters: Vec<_> = resources.clusters.iter().map(|(_, cluster)| cluster).collect();
     let Bootstrap { admin, ads, identity, .. } = bootstrap;
-    Ok(format!("{admin:#?} {ads:#?} {identity:#?} {listeners:#?} {clusters:#?}"))
+    Ok(format!("{admin:#?} {ads:#?} {identity:#?} {listeners:#?} {clusters:#?} {:#?}", resources.secrets))
 }
 
 fn short(message: &str) -> &str {
