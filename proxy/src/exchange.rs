@@ -26,6 +26,7 @@ use crate::http::downstream::Downstream;
 use crate::http::heads::Heads;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::path::{self, Normalized};
+use crate::identity::PeerIdentity;
 use crate::model::route_table::VirtualHost;
 use crate::model::{ForwardAction, HttpChain, Route, RouteAction, RouteTable, Snapshot};
 use crate::observe::Reason;
@@ -49,6 +50,10 @@ pub struct Origin {
     pub destination: SocketAddr,
     /// By SNI.
     pub server_name: Option<Arc<str>>,
+    /// Whether the client's connection is encrypted.
+    pub secure: bool,
+    /// Who the client is, as its certificate has proven.
+    pub peer: Option<Rc<PeerIdentity>>,
 }
 
 /// How an exchange left its connection.
@@ -74,6 +79,7 @@ pub async fn serve<D: Downstream>(
     timer: &mut LazyTimer,
     origin: &Origin,
 ) -> Outcome {
+    request.secure |= origin.secure;
     let snapshot = origin.worker.snapshot();
     let mut report = Report::begin(origin, prepare::client_address(request, origin));
     let outcome = answer(down, request, response, timer, origin, (&snapshot, &mut report)).await;

@@ -1,5 +1,7 @@
 //! The proxy from start to end, on the control thread.
 
+use outrider_proto::envoy::config::cluster::v3::Cluster as ClusterMessage;
+use outrider_proto::envoy::config::core::v3::Node;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -8,8 +10,10 @@ use tokio::time::{Instant, interval, sleep_until};
 
 use crate::admin::{self, Admin, SharedState, State};
 use crate::bootstrap::{self, Settings, StartError};
+use crate::control::secrets::Own;
 use crate::control::{Control, Message, QUEUED_MESSAGES, TICK};
-use crate::model::bootstrap::Bootstrap;
+use crate::model::Cluster;
+use crate::model::bootstrap::{AdsSource, Bootstrap};
 use crate::observe::{logging, series};
 use crate::runtime::Workers;
 use crate::runtime::workers::WorkerSettings;
@@ -19,7 +23,7 @@ use crate::{svid, xds};
 ///
 /// # Errors
 /// Why it cannot start.
-pub fn run(settings: &Settings, bootstrap: Bootstrap) -> Result<(), StartError> {
+pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartError> {
     let failed = |what: &str, error: &dyn std::fmt::Display| StartError(vec![format!("{what}: {error}")]);
     let level =
         logging::start(&settings.log_level, settings.log_json).map_err(|error| failed("log", &error))?;
@@ -40,7 +44,9 @@ pub fn run(settings: &Settings, bootstrap: Bootstrap) -> Result<(), StartError> 
     let control = LocalSet::new().block_on(&runtime, async {
         let (messages, inbox) = mpsc::channel(QUEUED_MESSAGES);
         let mut control = Control::new(workers, settings.workers, messages.clone());
-        control.load(&bootstrap).map_err(|faults| bootstrap::lines(&settings.config, &faults))?;
+        let server = control_server(&bootstrap);
+        let loaded = control.load(std::mem::take(&mut bootstrap.resources));
+        loaded.map_err(|faults| bootstrap::lines(&settings.config, &faults))?;
         let state = SharedState::default();
         if let Some(address) = settings.admin.or(bootstrap.admin) {
             let admin = Admin { control: messages.clone(), state: state.clone(), level, recorder };
@@ -49,13 +55,16 @@ pub fn run(settings: &Settings, bootstrap: Bootstrap) -> Result<(), StartError> 
                 .map_err(|error| failed(&format!("admin: cannot listen on {address}"), &error))?;
             tracing::info!(address = %bound, "admin endpoints listen");
         }
-        let identity = settings.identity.clone().or(bootstrap.identity.clone()).map(svid::start);
-        start_xds(bootstrap, &control, messages);
+        if let Some(source) = settings.identity.clone().or(bootstrap.identity.clone()) {
+            tokio::spawn(follow_identity(svid::start(source), messages.clone()));
+        }
+        if let Some((source, server)) = server {
+            start_xds(bootstrap.node, source, server, (&control, messages));
+        }
         let given_back_bytes = crate::sys::release_startup_code();
+        crate::sys::release_free_memory();
         tracing::debug!(given_back_bytes, "code of the start given back");
         serve(&mut control, settings, &state, inbox).await.map_err(|error| failed("signals", &error))?;
-        // It is kept fresh as long as somebody holds it.
-        drop(identity);
         Ok::<_, StartError>(control)
     })?;
     tracing::info!("finishing what is under way");
@@ -64,12 +73,33 @@ pub fn run(settings: &Settings, bootstrap: Bootstrap) -> Result<(), StartError> 
     Ok(())
 }
 
-fn start_xds(bootstrap: Bootstrap, control: &Control, messages: mpsc::Sender<Message>) {
-    let Some(source) = bootstrap.ads else { return };
-    let Some(server) = bootstrap.clusters.into_iter().find(|cluster| cluster.name == source.cluster) else {
-        return;
-    };
-    let mut node = bootstrap.node;
+/// Tells the control thread of every new identity, and of its end.
+async fn follow_identity(mut published: svid::Published, messages: mpsc::Sender<Message>) {
+    loop {
+        let own = published
+            .borrow_and_update()
+            .as_ref()
+            .map(|svid| Box::new(Own { credential: svid.credential.clone(), trust: svid.trust.clone() }));
+        if messages.send(Message::Identity(own)).await.is_err() || published.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What comes over ADS, and the static cluster that it comes from.
+fn control_server(bootstrap: &Bootstrap) -> Option<(AdsSource, ClusterMessage)> {
+    let source = bootstrap.ads.clone()?;
+    let named = |(message, _): &&(ClusterMessage, Cluster)| message.name == source.cluster;
+    let server = bootstrap.resources.clusters.iter().find(named)?.0.clone();
+    Some((source, server))
+}
+
+fn start_xds(
+    mut node: Node,
+    source: AdsSource,
+    server: ClusterMessage,
+    (control, messages): (&Control, mpsc::Sender<Message>),
+) {
     node.user_agent_name = "outrider".to_owned();
     node.user_agent_version_type =
         Some(outrider_proto::envoy::config::core::v3::node::UserAgentVersionType::UserAgentVersion(
@@ -127,7 +157,7 @@ async fn received(signal: &mut Signal) {
 /// Reads the start-up file again. A wrong one changes nothing.
 fn reload(control: &mut Control, settings: &Settings) {
     let read = bootstrap::read(&settings.config).and_then(|bootstrap| {
-        control.load(&bootstrap).map_err(|faults| bootstrap::lines(&settings.config, &faults))
+        control.load(bootstrap.resources).map_err(|faults| bootstrap::lines(&settings.config, &faults))
     });
     let outcome = match read {
         Ok(()) => {
@@ -141,6 +171,7 @@ fn reload(control: &mut Control, settings: &Settings) {
             "refused"
         }
     };
+    crate::sys::release_free_memory();
     metrics::counter!("outrider_reloads_total", "outcome" => outcome).increment(1);
 }
 

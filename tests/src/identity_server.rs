@@ -197,7 +197,9 @@ impl Service {
         let not_after = params.not_after.unix_timestamp();
         let chain_der = match behaviour.fault {
             Fault::OtherKey => self.authority.issue(&params).chain_der,
-            Fault::ForeignAuthority => Authority::new("foreign").issue(&params).chain_der,
+            Fault::ForeignAuthority => {
+                Authority::new("foreign").sign(&request.csr_der, params).map_err(bad_request)?
+            }
             Fault::Empty => Vec::new(),
             _ => self.authority.sign(&request.csr_der, params).map_err(bad_request)?,
         };

@@ -127,8 +127,12 @@ static_resources:
           common_tls_context:
             tls_certificate_sds_secret_configs: [{{name: svid, sds_config: {{path_config_source: {{path: {}}}}}}}]
       filters:
-      - name: direct
-        typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.network.direct_response.v3.Config, response: {{inline_string: hello}}}}
+      - name: http
+        typed_config:
+          \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: s
+          http_filters: [{{name: router, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]
+          route_config: {{virtual_hosts: [{{name: all, domains: [\"*\"], routes: [{{match: {{prefix: /}}, direct_response: {{status: 200}}}}]}}]}}
 ",
         secret.display()
     );

@@ -6,8 +6,10 @@ use outrider_proto::envoy::config::cluster::v3 as pb_cluster;
 use outrider_proto::envoy::config::endpoint::v3 as pb_endpoint;
 use outrider_proto::envoy::config::listener::v3 as pb_listener;
 use outrider_proto::envoy::config::route::v3 as pb_route;
+use outrider_proto::envoy::extensions::transport_sockets::tls::v3 as pb_tls;
 use tokio::time::Instant;
 
+use crate::model::tls::Secret;
 use crate::model::{Cluster, EndpointSet, Listener, RouteTable};
 
 /// One change that came over xDS.
@@ -32,6 +34,8 @@ pub enum Resource {
     Routes(pb_route::RouteConfiguration, RouteTable),
     /// A load assignment.
     Endpoints(pb_endpoint::ClusterLoadAssignment, EndpointSet),
+    /// A secret.
+    Secret(pb_tls::Secret, Secret),
 }
 
 /// The kinds of resources.
@@ -45,6 +49,8 @@ pub enum Kind {
     Listener,
     /// Route configurations.
     Routes,
+    /// Certificates and roots.
+    Secret,
 }
 
 impl Change {
@@ -60,6 +66,21 @@ impl Change {
         Self::Set(Box::new(Resource::Cluster(message, compiled)), None)
     }
 
+    /// The kind of what changes.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Set(resource, _) => match &**resource {
+                Resource::Listener(..) => Kind::Listener,
+                Resource::Cluster(..) => Kind::Cluster,
+                Resource::Routes(..) => Kind::Routes,
+                Resource::Endpoints(..) => Kind::Endpoints,
+                Resource::Secret(..) => Kind::Secret,
+            },
+            Self::Extend(kind, ..) | Self::Remove(kind, _) => *kind,
+        }
+    }
+
     /// The name of what changes.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -69,6 +90,7 @@ impl Change {
                 Resource::Cluster(_, cluster) => &cluster.name,
                 Resource::Routes(_, table) => &table.name,
                 Resource::Endpoints(message, _) => &message.cluster_name,
+                Resource::Secret(_, secret) => &secret.name,
             },
             Self::Extend(_, name, _) | Self::Remove(_, name) => name,
         }
@@ -80,7 +102,10 @@ impl Change {
         match self {
             Self::Set(resource, _) => match &**resource {
                 Resource::Listener(_, listener) => Some(listener),
-                Resource::Cluster(..) | Resource::Routes(..) | Resource::Endpoints(..) => None,
+                Resource::Cluster(..)
+                | Resource::Routes(..)
+                | Resource::Endpoints(..)
+                | Resource::Secret(..) => None,
             },
             Self::Extend(..) | Self::Remove(..) => None,
         }

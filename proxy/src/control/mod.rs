@@ -5,6 +5,7 @@
 
 pub mod change;
 pub mod dns;
+pub mod secrets;
 pub mod store;
 
 use std::collections::BTreeSet;
@@ -16,11 +17,12 @@ use serde_json::json as object;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::model::bootstrap::Bootstrap;
-use crate::model::{Cluster, Discovery, Listener};
+use crate::model::bootstrap::StaticResources;
+use crate::model::{Discovery, Listener};
 use crate::observe::metrics;
 use crate::runtime::{Published, Sockets, Workers};
-use store::{Change, Store};
+use secrets::{Own, Secrets};
+use store::{Change, Kind, Store};
 
 /// Shortest time between two publications of what comes over xDS: a burst of updates becomes a few snapshots.
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
@@ -33,6 +35,8 @@ pub const QUEUED_MESSAGES: usize = 64;
 pub enum Message {
     /// Resources came over xDS; the answer says which were refused, and what is wanted now.
     Apply(Vec<Change>, oneshot::Sender<Applied>),
+    /// The workload's own identity has changed; `None` when it has ended.
+    Identity(Option<Box<Own>>),
     /// A name was resolved.
     Resolved(dns::Resolved),
     /// The operator wants to know something.
@@ -63,6 +67,8 @@ pub struct Wanted {
     pub endpoints: BTreeSet<Arc<str>>,
     /// Of route configurations.
     pub routes: BTreeSet<Arc<str>>,
+    /// Of certificates and roots.
+    pub secrets: BTreeSet<Arc<str>>,
 }
 
 /// What an operator can ask.
@@ -85,6 +91,7 @@ pub struct Control {
     sockets: Sockets,
     workers: Workers,
     dns: dns::Resolver,
+    secrets: Secrets,
     version: u64,
     draining: bool,
     /// When the workers were told last, and when they are to be told next, if there is news.
@@ -102,6 +109,7 @@ impl Control {
             sockets: Sockets::new(worker_count),
             workers,
             dns: dns::Resolver::new(messages),
+            secrets: Secrets::default(),
             version: 0,
             draining: false,
             published: None,
@@ -114,30 +122,25 @@ impl Control {
     ///
     /// # Errors
     /// What cannot be used; then nothing has changed but the sockets that could be bound.
-    pub fn load(&mut self, bootstrap: &Bootstrap) -> Result<(), Vec<Fault>> {
+    pub fn load(&mut self, resources: StaticResources) -> Result<(), Vec<Fault>> {
         let mut faults = Vec::new();
         let mut changes = Vec::new();
-        for (index, listener) in bootstrap.listeners.iter().enumerate() {
-            match Listener::from_proto(listener) {
-                Ok(compiled) => match self.sockets.bind(&compiled) {
-                    Ok(_) => changes.push(Change::listener(listener.clone(), compiled)),
-                    Err(reason) => {
-                        faults.push(Fault::new(format!("static_resources.listeners[{index}]"), reason))
-                    }
-                },
-                Err(found) => faults.extend(found),
-            }
-        }
-        for cluster in &bootstrap.clusters {
-            match Cluster::from_proto(cluster) {
-                Ok(compiled) => changes.push(Change::cluster(cluster.clone(), compiled)),
-                Err(found) => faults.extend(found),
+        for (index, (message, compiled)) in resources.listeners.into_iter().enumerate() {
+            match self.sockets.bind(&compiled) {
+                Ok(_) => changes.push(Change::listener(message, compiled)),
+                Err(reason) => {
+                    faults.push(Fault::new(format!("static_resources.listeners[{index}]"), reason))
+                }
             }
         }
         if !faults.is_empty() {
             self.publish();
             return Err(faults);
         }
+        changes.extend(
+            resources.clusters.into_iter().map(|(message, compiled)| Change::cluster(message, compiled)),
+        );
+        self.secrets.replace_static(resources.secrets);
         self.store.replace_static(changes);
         self.publish();
         Ok(())
@@ -147,6 +150,9 @@ impl Control {
     pub fn apply(&mut self, changes: Vec<Change>) -> Applied {
         let mut refused = Vec::new();
         for change in changes {
+            if change.kind() == Kind::Secret {
+                self.secrets.changed();
+            }
             let name = change.name().to_owned();
             let bound = match change.bindable() {
                 Some(listener) => match listener.unknown_cluster(|name| self.store.has_cluster(name)) {
@@ -209,11 +215,19 @@ impl Control {
                 let _ = answer.send(self.answer(question));
             }
             Message::Tick => {
-                if self.store.expire(Instant::now()) {
+                let now = Instant::now();
+                if self.secrets.look(now) {
+                    self.fill_secrets();
+                }
+                if self.store.expire(now) {
                     self.publish();
                 }
             }
             Message::Publish => self.publish(),
+            Message::Identity(own) => {
+                self.secrets.set_own(own.map(|own| *own));
+                self.fill_secrets();
+            }
             Message::Drain => {
                 self.drain();
                 return false;
@@ -243,7 +257,14 @@ impl Control {
         ready && !self.draining
     }
 
+    /// Gives TLS contexts what they want.
+    fn fill_secrets(&mut self) {
+        let (listeners, clusters) = self.store.compiled();
+        self.secrets.fill(listeners, clusters, &|name| self.store.secret(name));
+    }
+
     fn publish(&mut self) {
+        self.fill_secrets();
         self.version += 1;
         let snapshot = Arc::new(self.store.assemble(self.version));
         // The sockets of a listener that is waiting for its routes are kept for it.
@@ -310,10 +331,10 @@ impl Control {
         };
         let dump = object!({
             "version": self.version,
-            "listeners": resources(self.store.listeners().map(json::to_json).collect()),
-            "clusters": resources(self.store.clusters().map(json::to_json).collect()),
-            "routes": resources(self.store.routes().map(json::to_json).collect()),
-            "endpoints": resources(self.store.endpoints().map(json::to_json).collect()),
+            "listeners": resources(self.store.listeners().map(|message| json::to_json(&message)).collect()),
+            "clusters": resources(self.store.clusters().map(|message| json::to_json(&message)).collect()),
+            "routes": resources(self.store.routes().map(|message| json::to_json(&message)).collect()),
+            "endpoints": resources(self.store.endpoints().map(|message| json::to_json(&message)).collect()),
         });
         serde_json::to_string_pretty(&dump).unwrap_or_default()
     }

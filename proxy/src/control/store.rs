@@ -1,6 +1,7 @@
 //! All resources, where they came from, and the snapshot that they make together.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +10,14 @@ use outrider_proto::envoy::config::cluster::v3 as pb_cluster;
 use outrider_proto::envoy::config::endpoint::v3 as pb_endpoint;
 use outrider_proto::envoy::config::listener::v3 as pb_listener;
 use outrider_proto::envoy::config::route::v3 as pb_route;
+use outrider_proto::envoy::extensions::transport_sockets::tls::v3 as pb_tls;
+use prost::Message;
 use tokio::time::Instant;
 
 use super::Wanted;
 pub use super::change::{Change, Kind, Resource};
 use super::dns::Resolved;
+use crate::model::tls::{CertificateSource, Secret, SecretKind, TlsSettings, TrustSource};
 use crate::model::{Cluster, ClusterEntry, Discovery, EndpointSet, Listener, RouteTable, Snapshot};
 
 /// How long a resource that others refer to is waited for before it counts as missing (xDS: 15 s).
@@ -24,7 +28,9 @@ pub const UNRESOLVED_AFTER: Duration = Duration::from_secs(5);
 /// A resource as it came and as it was compiled.
 #[derive(Debug)]
 struct Kept<M, C> {
-    message: M,
+    /// Encoded, because it is looked at again only when a new one comes or an operator asks.
+    encoded: Box<[u8]>,
+    message: PhantomData<M>,
     compiled: Arc<C>,
     expires: Option<Instant>,
     from_file: bool,
@@ -39,6 +45,7 @@ pub struct Store {
     clusters: Resources<pb_cluster::Cluster, Cluster>,
     routes: Resources<pb_route::RouteConfiguration, RouteTable>,
     endpoints: Resources<pb_endpoint::ClusterLoadAssignment, EndpointSet>,
+    secrets: Resources<pb_tls::Secret, Secret>,
     /// Endpoints of names, by cluster.
     resolved: BTreeMap<Arc<str>, Arc<EndpointSet>>,
     /// Since when a resource that is referred to is missing; for a cluster, the addresses of its names.
@@ -64,13 +71,13 @@ impl Store {
                 match *resource {
                     Resource::Listener(message, compiled) => {
                         let name = Arc::clone(&compiled.name);
-                        put(&mut self.listeners, name, message, compiled, (None, true));
+                        put(&mut self.listeners, name, &message, compiled, (None, true));
                     }
                     Resource::Cluster(message, compiled) => {
                         let name = Arc::clone(&compiled.name);
-                        put(&mut self.clusters, name, message, compiled, (None, true));
+                        put(&mut self.clusters, name, &message, compiled, (None, true));
                     }
-                    Resource::Routes(..) | Resource::Endpoints(..) => {}
+                    Resource::Routes(..) | Resource::Endpoints(..) | Resource::Secret(..) => {}
                 }
             }
         }
@@ -97,14 +104,14 @@ impl Store {
                     return Err(static_clash());
                 }
                 let name = Arc::clone(&compiled.name);
-                put(&mut self.listeners, name, message, compiled, (expires, false));
+                put(&mut self.listeners, name, &message, compiled, (expires, false));
             }
             Resource::Cluster(message, compiled) => {
                 if self.clusters.get(&compiled.name).is_some_and(|kept| kept.from_file) {
                     return Err(static_clash());
                 }
                 let name = Arc::clone(&compiled.name);
-                put(&mut self.clusters, name, message, compiled, (expires, false));
+                put(&mut self.clusters, name, &message, compiled, (expires, false));
             }
             Resource::Routes(message, compiled) => {
                 if let Some(unknown) = compiled.unknown_cluster(|name| self.clusters.contains_key(name)) {
@@ -116,12 +123,16 @@ impl Store {
                 let name = Arc::clone(&compiled.name);
                 self.missing.remove(&(Kind::Routes, Arc::clone(&name)));
                 self.lapsed_routes.remove(&name);
-                put(&mut self.routes, name, message, compiled, (expires, false));
+                put(&mut self.routes, name, &message, compiled, (expires, false));
             }
             Resource::Endpoints(message, compiled) => {
                 let name: Arc<str> = message.cluster_name.as_str().into();
                 self.missing.remove(&(Kind::Endpoints, Arc::clone(&name)));
-                put(&mut self.endpoints, name, message, compiled, (expires, false));
+                put(&mut self.endpoints, name, &message, compiled, (expires, false));
+            }
+            Resource::Secret(message, compiled) => {
+                let name = Arc::clone(&compiled.name);
+                put(&mut self.secrets, name, &message, compiled, (expires, false));
             }
         }
         Ok(())
@@ -133,6 +144,7 @@ impl Store {
             Kind::Endpoints => self.endpoints.get_mut(name).map(|kept| &mut kept.expires),
             Kind::Listener => self.listeners.get_mut(name).map(|kept| &mut kept.expires),
             Kind::Routes => self.routes.get_mut(name).map(|kept| &mut kept.expires),
+            Kind::Secret => self.secrets.get_mut(name).map(|kept| &mut kept.expires),
         };
         if let Some(slot) = slot {
             *slot = expires;
@@ -151,6 +163,10 @@ impl Store {
             Kind::Routes => {
                 self.routes.remove(name);
                 self.missing.insert((kind, Arc::clone(name)), long_ago);
+            }
+            // Who had it goes on with it, and comes up with nothing after a restart.
+            Kind::Secret => {
+                self.secrets.remove(name);
             }
         }
     }
@@ -177,6 +193,7 @@ impl Store {
         expired.extend(lapsed(Kind::Cluster, &self.clusters, now));
         expired.extend(lapsed(Kind::Routes, &self.routes, now));
         expired.extend(lapsed(Kind::Endpoints, &self.endpoints, now));
+        expired.extend(lapsed(Kind::Secret, &self.secrets, now));
         for (kind, name) in &expired {
             tracing::info!(?kind, %name, "the resource's TTL has run out");
             self.remove(*kind, name);
@@ -199,7 +216,31 @@ impl Store {
             Discovery::Static(_) | Discovery::StrictDns { .. } | Discovery::OriginalDst => None,
         });
         let routes = self.listeners.values().flat_map(|kept| kept.compiled.named_routes().cloned());
-        Wanted { endpoints: endpoints.collect(), routes: routes.collect() }
+        let contexts = self.contexts();
+        Wanted {
+            endpoints: endpoints.collect(),
+            routes: routes.collect(),
+            secrets: contexts.flat_map(secrets_of).collect(),
+        }
+    }
+
+    fn contexts(&self) -> impl Iterator<Item = &TlsSettings> {
+        let listeners = self.listeners.values().flat_map(|kept| kept.compiled.chains.all());
+        let down = listeners.filter_map(|chain| chain.tls.as_ref().map(|tls| &tls.settings));
+        let clusters = self.clusters.values();
+        down.chain(clusters.filter_map(|kept| kept.compiled.tls.as_ref().map(|tls| &tls.settings)))
+    }
+
+    /// Everything that may hold a TLS context, and the secrets that came over ADS.
+    pub fn compiled(&self) -> (impl Iterator<Item = &Arc<Listener>>, impl Iterator<Item = &Arc<Cluster>>) {
+        let listeners = self.listeners.values().map(|kept| &kept.compiled);
+        (listeners, self.clusters.values().map(|kept| &kept.compiled))
+    }
+
+    /// A secret that came over ADS.
+    #[must_use]
+    pub fn secret(&self, name: &str) -> Option<SecretKind> {
+        self.secrets.get(name).map(|kept| kept.compiled.kind.clone())
     }
 
     /// Puts everything together. A listener or cluster that still waits for its routes or endpoints stays as it was
@@ -208,6 +249,7 @@ impl Store {
         let wanted = self.wanted();
         self.routes.retain(|name, _| wanted.routes.contains(name));
         self.endpoints.retain(|name, _| wanted.endpoints.contains(name));
+        self.secrets.retain(|name, _| wanted.secrets.contains(name));
         self.lapsed_routes.retain(|name| wanted.routes.contains(name));
         self.resolved.retain(|name, _| self.clusters.contains_key(name));
         self.note_missing(&wanted);
@@ -274,7 +316,7 @@ impl Store {
             Kind::Routes => wanted.routes.contains(name) && !routes.contains_key(name),
             Kind::Endpoints => wanted.endpoints.contains(name) && !endpoints.contains_key(name),
             Kind::Cluster => unresolved.contains(name),
-            Kind::Listener => false,
+            Kind::Listener | Kind::Secret => false,
         };
         self.missing.retain(|(kind, name), _| needed(*kind, name));
         let now = Instant::now();
@@ -334,31 +376,44 @@ impl Store {
     }
 
     /// The listeners as they came.
-    pub fn listeners(&self) -> impl Iterator<Item = &pb_listener::Listener> {
-        self.listeners.values().map(|kept| &kept.message)
+    pub fn listeners(&self) -> impl Iterator<Item = pb_listener::Listener> {
+        self.listeners.values().filter_map(Kept::message)
     }
 
     /// The clusters as they came.
-    pub fn clusters(&self) -> impl Iterator<Item = &pb_cluster::Cluster> {
-        self.clusters.values().map(|kept| &kept.message)
+    pub fn clusters(&self) -> impl Iterator<Item = pb_cluster::Cluster> {
+        self.clusters.values().filter_map(Kept::message)
     }
 
     /// The route configurations as they came.
-    pub fn routes(&self) -> impl Iterator<Item = &pb_route::RouteConfiguration> {
-        self.routes.values().map(|kept| &kept.message)
+    pub fn routes(&self) -> impl Iterator<Item = pb_route::RouteConfiguration> {
+        self.routes.values().filter_map(Kept::message)
     }
 
     /// The load assignments as they came.
-    pub fn endpoints(&self) -> impl Iterator<Item = &pb_endpoint::ClusterLoadAssignment> {
-        self.endpoints.values().map(|kept| &kept.message)
+    pub fn endpoints(&self) -> impl Iterator<Item = pb_endpoint::ClusterLoadAssignment> {
+        self.endpoints.values().filter_map(Kept::message)
     }
+}
+
+/// The secrets of ADS that a context names.
+fn secrets_of(settings: &TlsSettings) -> impl Iterator<Item = Arc<str>> + use<> {
+    let certificate = match &settings.certificate {
+        Some(CertificateSource::Named(name, true)) => Some(Arc::clone(name)),
+        _ => None,
+    };
+    let trust = match &settings.trust {
+        Some(TrustSource::Named(name, true)) => Some(Arc::clone(name)),
+        _ => None,
+    };
+    certificate.into_iter().chain(trust)
 }
 
 /// How long something of this kind is waited for.
 const fn patience(kind: Kind) -> Duration {
     match kind {
         Kind::Cluster => UNRESOLVED_AFTER,
-        Kind::Endpoints | Kind::Listener | Kind::Routes => MISSING_AFTER,
+        Kind::Endpoints | Kind::Listener | Kind::Routes | Kind::Secret => MISSING_AFTER,
     }
 }
 
@@ -369,18 +424,29 @@ fn lapsed<M, C>(kind: Kind, resources: &Resources<M, C>, now: Instant) -> Vec<(K
 }
 
 /// Keeps a resource; the same message again changes nothing but its time.
-fn put<M: PartialEq, C>(
+fn put<M: Message + Default + PartialEq, C>(
     resources: &mut Resources<M, C>,
     name: Arc<str>,
-    message: M,
+    message: &M,
     compiled: C,
     (expires, from_file): (Option<Instant>, bool),
 ) {
+    let encoded = message.encode_to_vec().into_boxed_slice();
     match resources.get_mut(&name) {
-        Some(kept) if kept.message == message => kept.expires = expires,
-        Some(_) | None => {
-            resources.insert(name, Kept { message, compiled: Arc::new(compiled), expires, from_file });
+        // The entries of a map have no order, so that the same message can have several encodings.
+        Some(kept) if kept.encoded == encoded || kept.message().as_ref() == Some(message) => {
+            kept.expires = expires;
         }
+        Some(_) | None => {
+            let compiled = Arc::new(compiled);
+            resources.insert(name, Kept { encoded, message: PhantomData, compiled, expires, from_file });
+        }
+    }
+}
+
+impl<M: Message + Default, C> Kept<M, C> {
+    fn message(&self) -> Option<M> {
+        M::decode(&*self.encoded).ok()
     }
 }
 

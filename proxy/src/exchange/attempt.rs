@@ -22,9 +22,8 @@ use crate::model::cluster::ProtocolChoice;
 use crate::observe::Flags;
 use crate::observe::Reason;
 use crate::observe::metrics::Labels;
-use crate::observe::series::{CONNECT_FAILURES, RETRIES};
+use crate::observe::series::{CONNECT_FAILURES, RETRIES, TLS_HANDSHAKES};
 use crate::retry::{self, Failure};
-use crate::upstream::connect::ConnectError;
 use crate::upstream::endpoint::ActiveGuard;
 use crate::upstream::pool::{self, AcquireError, UpstreamProtocol};
 use crate::upstream::usage::{Permit, Resource};
@@ -274,9 +273,14 @@ impl<'a> Attempts<'a> {
                 };
                 return Failed::Answer(reason, String::new());
             }
-            AcquireError::Connect(ConnectError::TimedOut { .. }) => Reason::UpstreamConnectTimeout,
-            AcquireError::Connect(ConnectError::Failed { .. } | ConnectError::Handshake { .. }) => {
-                Reason::UpstreamConnectFailure
+            AcquireError::Connect(error) => {
+                if let Some(refusal) = error.refusal() {
+                    let labels = Labels::none().with("side", "upstream").with("outcome", refusal.code());
+                    self.origin.worker.metrics.counter(TLS_HANDSHAKES, &labels).add(1);
+                    let name = &self.cluster.config().name;
+                    tracing::debug!(cluster = %name, %error, "an endpoint was refused");
+                }
+                error.reason()
             }
         };
         let labels = Labels::none().with("destination_service", &self.cluster.config().name);

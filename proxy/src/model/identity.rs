@@ -10,6 +10,7 @@ use outrider_proto::Path;
 use outrider_proto::outrider::config::v1 as pb;
 
 use super::parse;
+use crate::identity::spiffe::{self, SpiffeId};
 
 /// Shortest and longest life of an SVID that can be asked for.
 const MIN_TTL: Duration = Duration::from_secs(1);
@@ -164,8 +165,8 @@ fn files(value: &pb::identity::Files, path: &mut Path) -> Option<FilesSource> {
         }
         for (domain, name) in &value.federated_bundles {
             path.key(domain, |path| {
-                if domain.is_empty() || domain.contains('/') {
-                    path.fault("is not the name of a trust domain, without spiffe://");
+                if let Err(error) = spiffe::check_trust_domain(domain) {
+                    path.fault(format!("must be the name of a trust domain: {error}"));
                 }
                 if let Some(name) = file(name, "", path) {
                     federated.insert(domain.clone(), name);
@@ -191,10 +192,13 @@ fn workload_api(value: &pb::identity::WorkloadApi, path: &mut Path) -> Option<Wo
 }
 
 fn spiffe_id(text: &str, path: &mut Path) -> Option<String> {
-    if !text.is_empty() && !text.starts_with("spiffe://") {
-        path.fault_at("spiffe_id", "must be spiffe://TRUST-DOMAIN/PATH");
+    if text.is_empty() {
+        return None;
     }
-    Some(text.to_owned()).filter(|text| !text.is_empty())
+    if let Err(error) = SpiffeId::parse(text) {
+        path.fault_at("spiffe_id", format!("must be spiffe://TRUST-DOMAIN/PATH: {error}"));
+    }
+    Some(text.to_owned())
 }
 
 fn file(name: &str, field: &str, path: &mut Path) -> Option<PathBuf> {
@@ -217,7 +221,7 @@ mod tests {
         };
         let yaml = format!("outrider: {{identity: {identity}}}");
         let message: envoy::Bootstrap = json::from_yaml(&yaml).map_err(join)?;
-        Ok(Bootstrap::from_proto(&message).map_err(join)?.identity.expect("an identity source"))
+        Ok(Bootstrap::from_proto(message).map_err(join)?.identity.expect("an identity source"))
     }
 
     /// All fields set; each is seen in what is compiled.
@@ -290,7 +294,7 @@ mod tests {
             ),
             (
                 "{control: {address: 'http://localhost:1', token_file: /t, spiffe_id: a}}",
-                "outrider.identity.control.spiffe_id: must be spiffe://TRUST-DOMAIN/PATH",
+                "outrider.identity.control.spiffe_id: must be spiffe://TRUST-DOMAIN/PATH: the scheme is not \"spiffe\"",
             ),
             (
                 "{files: {certificate_chain: /c, private_key: /k}}",

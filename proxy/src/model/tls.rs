@@ -20,6 +20,7 @@ use crate::identity::config::{self, Tickets};
 use crate::identity::live::{Live, Material};
 use crate::identity::verify::{Expected, Verifier};
 use crate::identity::{PeerIdentity, Refusal, Revocations};
+use crate::model::parse;
 
 /// Application protocols of one context.
 const MAX_PROTOCOLS: usize = 16;
@@ -64,6 +65,7 @@ pub struct UpstreamTls {
 impl DownstreamTls {
     /// From a filter chain's transport socket.
     pub(super) fn from_proto(socket: &core::TransportSocket, path: &mut Path) -> Option<Self> {
+        parse::required(&socket.name, "name", path);
         path.field("typed_config", |path| {
             let Some(context) = socket.typed_config.as_ref().and_then(unpack::<pb::DownstreamTlsContext>)
             else {
@@ -109,6 +111,7 @@ impl DownstreamTls {
 impl UpstreamTls {
     /// From a cluster's transport socket.
     pub(super) fn from_proto(socket: &core::TransportSocket, path: &mut Path) -> Option<Self> {
+        parse::required(&socket.name, "name", path);
         path.field("typed_config", |path| {
             let Some(context) = socket.typed_config.as_ref().and_then(unpack::<pb::UpstreamTlsContext>)
             else {

@@ -119,6 +119,7 @@ reasons! {
     NoHealthyUpstream "no_healthy_upstream" 503 UH Upstream Again "The cluster has no endpoint that may be used." "Look at /clusters, and at the service's instances.";
     UpstreamConnectFailure "upstream_connect_failure" 503 UF Upstream Again "The endpoint refused the connection." "Look at the endpoint; the access log names it.";
     UpstreamConnectTimeout "upstream_connect_timeout" 503 UF Upstream Again "The endpoint did not answer within connect_timeout." "Look at the endpoint and at the network policies.";
+    UpstreamTlsRefused "upstream_tls_refused" 503 UF Upstream Again "TLS with the endpoint failed: it is not who it should be, or refused us." "Look at outrider_tls_handshakes_total, at the endpoint's certificate and at ours.";
     UpstreamReset "upstream_reset" 503 UC Upstream Again "The upstream ended the connection before it answered." "Look at the upstream's log; retry_on: reset hides it where that is safe.";
     UpstreamRefused "upstream_refused" 503 UR Upstream Again "The upstream refused or reset the stream before it answered." "Look at the upstream's limits; retry_on: refused-stream is safe.";
     OverflowConnections "overflow_max_connections" 503 UO Upstream Again "max_connections of the cluster is reached." "Raise the circuit breaker, or look at why connections stay open.";

@@ -109,6 +109,20 @@ pub const TCP_RECEIVED: Family = Family {
     kind: Kind::Counter,
     labels: &["direction", "listener", "destination_service"],
 };
+/// `outrider_tls_handshakes_total`
+pub const TLS_HANDSHAKES: Family = Family {
+    name: "outrider_tls_handshakes_total",
+    help: "TLS handshakes with clients by their outcome, and those with upstreams that were refused.",
+    kind: Kind::Counter,
+    labels: &["side", "outcome"],
+};
+/// `outrider_plaintext_connections_total`
+pub const PLAINTEXT: Family = Family {
+    name: "outrider_plaintext_connections_total",
+    help: "Connections in plaintext to listeners that have TLS too, by who made them.",
+    kind: Kind::Counter,
+    labels: &["listener", "source"],
+};
 /// `outrider_panics_total`
 pub const PANICS: Family = Family {
     name: "outrider_panics_total",
@@ -129,6 +143,8 @@ pub const ALL: &[Family] = &[
     CONNECTIONS_OPENED,
     CONNECTIONS_ACTIVE,
     DETECT,
+    TLS_HANDSHAKES,
+    PLAINTEXT,
     TCP_OPENED,
     TCP_CLOSED,
     TCP_SENT,

@@ -7,8 +7,6 @@ use std::time::Duration;
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
-use rustls::crypto::CryptoProvider;
-use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
@@ -17,6 +15,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::error::FetchError;
 use super::pem;
+use crate::identity::config::provider;
 use crate::model::identity::{ControlSource, ControlTransport};
 
 /// How long connecting may take, TLS included.
@@ -83,10 +82,7 @@ fn client_config(ca_file: &Path) -> Result<ClientConfig, FetchError> {
     for root in pem::certificates(ca_file)? {
         roots.add(root).map_err(|error| FetchError::file(ca_file, error))?;
     }
-    // The token that is sent is a secret for longer than the connection: post-quantum key exchange first.
-    let kx_groups = vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1];
-    let provider = CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() };
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| FetchError::file(ca_file, error))?
         .with_root_certificates(roots)

@@ -50,9 +50,11 @@ pub async fn fetch(source: &ControlSource, clock: &Clock) -> Result<Svid, FetchE
         return Err(Invalid::OtherEnd.into());
     }
     if let Some(wished) = &source.spiffe_id
-        && *wished != svid.spiffe_id
+        && wished != svid.spiffe_id.as_str()
     {
-        return Err(Invalid::OtherIdentity { wished: wished.clone(), found: svid.spiffe_id }.into());
+        return Err(
+            Invalid::OtherIdentity { wished: wished.clone(), found: svid.spiffe_id.to_string() }.into()
+        );
     }
     Ok(svid)
 }

@@ -110,5 +110,5 @@ async fn keep(task: Task) {
 }
 
 fn said(directory: &Path, svid: &Svid) {
-    tracing::info!(directory = %directory.display(), spiffe_id = svid.spiffe_id, "files are fresh");
+    tracing::info!(directory = %directory.display(), spiffe_id = %svid.spiffe_id, "files are fresh");
 }

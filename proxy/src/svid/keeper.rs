@@ -107,7 +107,7 @@ impl Keeper {
             return false;
         }
         let not_after = seconds(svid.not_after);
-        tracing::info!(spiffe_id = svid.spiffe_id, not_after_unix_s = not_after, "new identity");
+        tracing::info!(spiffe_id = %svid.spiffe_id, not_after_unix_s = not_after, "new identity");
         metrics::counter!("outrider_identity_renewals_total", "outcome" => "ok").increment(1);
         metrics::gauge!("outrider_identity_expiry_timestamp_seconds").set(not_after as f64);
         metrics::gauge!("outrider_identity_valid").set(1.0);

@@ -22,9 +22,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 
+use crate::identity::config::Credential;
+use crate::identity::{SpiffeId, Trust};
 use crate::model::identity::IdentitySource;
 use error::FetchError;
 use keeper::{Clock, Keeper};
@@ -36,15 +37,17 @@ pub type Bundles = BTreeMap<String, Vec<CertificateDer<'static>>>;
 #[derive(Debug)]
 pub struct Svid {
     /// The one URI SAN of the certificate.
-    pub spiffe_id: String,
+    pub spiffe_id: SpiffeId,
     /// The SVID, then its intermediates.
     pub chain: Vec<CertificateDer<'static>>,
     /// The key of the SVID: PKCS#8, or as the files have it.
     pub key: PrivateKeyDer<'static>,
-    /// The same two as rustls takes them.
-    pub certified_key: Arc<CertifiedKey>,
+    /// The same two as TLS configurations take them.
+    pub credential: Credential,
     /// Roots, of the own trust domain at least.
     pub bundles: Bundles,
+    /// The same as TLS configurations take them.
+    pub trust: Trust,
     /// When the SVID's life begins.
     pub not_before: SystemTime,
     /// The first moment at which it is no longer valid.

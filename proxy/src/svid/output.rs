@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Svid, check, pem};
+use super::{Svid, pem};
 
 /// The link to the newest version.
 const DATA: &str = "..data";
@@ -53,7 +53,7 @@ fn version_name() -> String {
 
 fn fill(version: &Path, svid: &Svid) -> Result<(), WriteError> {
     at(version, DirBuilder::new().mode(0o755).create(version))?;
-    let roots = check::trust_domain(&svid.spiffe_id).ok().and_then(|domain| svid.bundles.get(domain));
+    let roots = svid.bundles.get(svid.spiffe_id.trust_domain());
     let texts = [
         pem::write_certificates(&svid.chain),
         pem::write_key(&svid.key),

@@ -14,12 +14,13 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Streaming};
 
-use super::check::{Invalid, Material, trust_domain};
+use super::check::{Invalid, Material};
 use super::control::ATTEMPT_TIMEOUT;
 use super::error::FetchError;
 use super::keeper::{Clock, Keeper};
 use super::schedule::Backoff;
 use super::{Bundles, Svid};
+use crate::identity::{Refusal, SpiffeId};
 use crate::model::identity::WorkloadApiSource;
 
 /// Largest message, in bytes.
@@ -135,8 +136,10 @@ fn take(source: &WorkloadApiSource, response: X509svidResponse, clock: &Clock) -
         }
         (None, None) => return Err(Invalid::ChainLength(0).into()),
     };
-    let domain_of =
-        |id: &str| trust_domain(id).map(str::to_owned).map_err(|reason| Invalid::spiffe_id(id, reason));
+    let domain_of = |id: &str| match SpiffeId::parse(id) {
+        Ok(id) => Ok(id.trust_domain().to_owned()),
+        Err(error) => Err(Invalid::from(Refusal::BadSpiffeId(error))),
+    };
     let mut bundles = Bundles::new();
     for (id, roots) in &federated_bundles {
         bundles.insert(domain_of(id)?, split(roots)?);
@@ -144,8 +147,9 @@ fn take(source: &WorkloadApiSource, response: X509svidResponse, clock: &Clock) -
     bundles.insert(domain_of(&spiffe_id)?, split(&bundle)?);
     let key = PrivatePkcs8KeyDer::from(x509_svid_key).into();
     let svid = Material { chain: split(&x509_svid)?, key, bundles }.check(clock.now())?;
-    if svid.spiffe_id != spiffe_id {
-        return Err(Invalid::OtherIdentity { wished: spiffe_id, found: svid.spiffe_id }.into());
+    if svid.spiffe_id.as_str() != spiffe_id {
+        let found = svid.spiffe_id.to_string();
+        return Err(Invalid::OtherIdentity { wished: spiffe_id, found }.into());
     }
     Ok(svid)
 }
@@ -155,9 +159,7 @@ fn split(mut bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, Invalid> {
     let mut found = Vec::new();
     while !bytes.is_empty() {
         let cut = length(bytes).and_then(|length| bytes.split_at_checked(length));
-        let (first, rest) = cut.ok_or_else(|| {
-            Invalid::Unreadable("a list of certificates", "it ends within a certificate".to_owned())
-        })?;
+        let (first, rest) = cut.ok_or(Invalid::CutOff)?;
         found.push(CertificateDer::from(first.to_vec()));
         bytes = rest;
     }

@@ -17,7 +17,7 @@ use crate::control::store::{Change, Kind};
 use crate::model::bootstrap::AdsSource;
 
 /// The kinds in the order in which they are asked for: make before break.
-const KINDS: [Kind; 4] = [Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::Routes];
+const KINDS: [Kind; 5] = [Kind::Secret, Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::Routes];
 /// gRPC code of a refusal.
 const INVALID_ARGUMENT: i32 = 3;
 /// Longest refusal, in bytes; more faults are left unsaid.
@@ -82,7 +82,7 @@ impl Session {
             let wildcard = match kind {
                 Kind::Cluster => self.source.clusters,
                 Kind::Listener => self.source.listeners,
-                Kind::Endpoints | Kind::Routes => false,
+                Kind::Endpoints | Kind::Routes | Kind::Secret => false,
             };
             if wildcard || !names.is_empty() {
                 self.subscribed.insert(kind, names.clone());
@@ -104,7 +104,7 @@ impl Session {
     #[must_use]
     pub fn follow(&mut self, wanted: &Wanted) -> Vec<pb::DeltaDiscoveryRequest> {
         let mut requests = Vec::new();
-        for kind in [Kind::Endpoints, Kind::Routes] {
+        for kind in [Kind::Secret, Kind::Endpoints, Kind::Routes] {
             let now = names(kind, wanted);
             let before = self.subscribed.get(&kind).cloned().unwrap_or_default();
             if now == before {
@@ -163,7 +163,7 @@ impl Session {
     fn receive_one(&self, kind: Kind, wrapped: &pb::Resource, now: Instant, update: &mut Update) {
         let asked_for = match kind {
             Kind::Cluster | Kind::Listener => self.subscribed.contains_key(&kind),
-            Kind::Endpoints | Kind::Routes => {
+            Kind::Endpoints | Kind::Routes | Kind::Secret => {
                 self.subscribed.get(&kind).is_some_and(|names| names.contains(wrapped.name.as_str()))
             }
         };
@@ -255,6 +255,7 @@ fn names(kind: Kind, wanted: &Wanted) -> BTreeSet<Arc<str>> {
     match kind {
         Kind::Endpoints => wanted.endpoints.clone(),
         Kind::Routes => wanted.routes.clone(),
+        Kind::Secret => wanted.secrets.clone(),
         Kind::Cluster | Kind::Listener => BTreeSet::new(),
     }
 }

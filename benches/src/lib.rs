@@ -1,0 +1,12 @@
+//! The benchmark harness: what a sidecar costs, beside others, in one run on one machine.
+//!
+//! [`run`] goes through the table of [`scenario`]s; for each, every [`subject`] is configured and started, [`drive`] sends load through
+//! it, [`measure`] watches its processes from outside, and what comes of it is a [`report`]. Each of these knows only those
+//! after it. The minimal proxies that we compare with stand in `floors/`.
+
+pub mod drive;
+pub mod measure;
+pub mod report;
+pub mod run;
+pub mod scenario;
+pub mod subject;

@@ -1,0 +1,221 @@
+//! Starts a subject and waits until it serves.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{Kind, Mode, Setup, Side, Subject, certificates, envoy_form, haproxy, nginx};
+use crate::measure::{Cores, Family, spawn_on};
+
+/// How long a subject may take until it serves.
+const READY: Duration = Duration::from_secs(60);
+/// How long one may take to end before it is killed.
+const ENDING: Duration = Duration::from_secs(2);
+/// Between two looks at whether it serves.
+const LOOK: Duration = Duration::from_millis(2);
+/// For an answer to the first request.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// A subject at work. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Running {
+    /// Where it takes traffic.
+    pub target: SocketAddr,
+    /// From its start until the first good answer through it (for HTTP/2 and TCP: until it accepts).
+    pub ready: Duration,
+    child: Option<Child>,
+    scratch: Scratch,
+    /// The other one of a pair, which this one leads to.
+    behind: Option<Box<Running>>,
+}
+
+/// A folder that is removed with the value.
+#[derive(Debug)]
+struct Scratch(PathBuf);
+
+/// Configures a subject, starts it on its core, and waits until it serves.
+///
+/// # Errors
+/// When it cannot be started, ends, or does not serve in time; with the last line that it wrote.
+pub fn start(subject: &Subject, setup: &Setup, cores: Cores) -> Result<Running> {
+    if setup.mode != Mode::Pair(Side::Both) {
+        return one(subject, setup, cores, Path::new(""));
+    }
+    let certificates = Scratch::new()?;
+    certificates::write(&certificates.0)?;
+    let server = Setup { mode: Mode::Pair(Side::Server), ..*setup };
+    let server = one(subject, &server, cores, &certificates.0)?;
+    let client = Setup { mode: Mode::Pair(Side::Client), upstream: server.target, ..*setup };
+    let mut client = one(subject, &client, cores, &certificates.0)?;
+    client.behind = Some(Box::new(server));
+    Ok(client)
+}
+
+fn one(subject: &Subject, setup: &Setup, cores: Cores, certificates: &Path) -> Result<Running> {
+    let scratch = Scratch::new()?;
+    if subject.kind == Kind::Direct {
+        return Ok(Running {
+            target: setup.upstream,
+            ready: Duration::ZERO,
+            child: None,
+            scratch,
+            behind: None,
+        });
+    }
+    let (listen, admin) = (free_address()?, free_address()?);
+    let mut command = command(subject, setup, (listen, admin), (&scratch.0, certificates))?;
+    let log = fs::File::create(scratch.0.join("log"))?;
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let begin = Instant::now();
+    let child = Some(spawn_on(&mut command, cores.subject, cores.load)?);
+    let mut running = Running { target: listen, ready: Duration::ZERO, child, scratch, behind: None };
+    // With a control server somebody else says when the listener comes.
+    if setup.control.is_none() {
+        running.wait(&subject.name, setup.mode, begin)?;
+    }
+    Ok(running)
+}
+
+impl Running {
+    /// Its processes; none without a proxy.
+    #[must_use]
+    pub fn family(&self) -> Option<Family> {
+        let mut family = Family::of(self.child.as_ref()?.id());
+        if let Some(behind) = self.behind.as_ref().and_then(|behind| behind.family()) {
+            family.join(&behind);
+        }
+        Some(family)
+    }
+
+    fn wait(&mut self, name: &str, mode: Mode, begin: Instant) -> Result<()> {
+        while begin.elapsed() < READY {
+            if serves(self.target, mode) {
+                self.ready = begin.elapsed();
+                return Ok(());
+            }
+            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten()) {
+                bail!("{name} ended with {status}: {}", self.last_words());
+            }
+            std::thread::sleep(LOOK);
+        }
+        bail!("{name} does not serve after {} s: {}", READY.as_secs(), self.last_words())
+    }
+
+    /// The last line of its log, without the folder that it stands in.
+    fn last_words(&self) -> String {
+        let scratch = &self.scratch.0;
+        let text = fs::read_to_string(scratch.join("log")).unwrap_or_default();
+        let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+        line.replace(&format!("{}/", scratch.display()), "")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let family = Family::of(child.id());
+            let _ = kill_process(Pid::from_child(&child), Signal::TERM);
+            let end = Instant::now() + ENDING;
+            while Instant::now() < end && matches!(child.try_wait(), Ok(None)) {
+                std::thread::sleep(LOOK);
+            }
+            if matches!(child.try_wait(), Ok(None)) {
+                // Children first: once the parent is gone, their ids could belong to others.
+                for pid in family.pids().iter().rev().filter_map(|pid| i32::try_from(*pid).ok()) {
+                    let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, Signal::KILL));
+                }
+            }
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Scratch {
+    /// A fresh one that a worker under another user can read too.
+    fn new() -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("outrider-bench-{}-{number}", std::process::id()));
+        fs::create_dir_all(&folder).context("cannot make a folder for temporary files")?;
+        let scratch = Self(folder);
+        fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o755))?;
+        Ok(scratch)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn command(
+    subject: &Subject,
+    setup: &Setup,
+    (listen, admin): (SocketAddr, SocketAddr),
+    (scratch, certificates): (&Path, &Path),
+) -> Result<Command> {
+    let mut command = Command::new(&subject.path);
+    let file = scratch.join("config");
+    let write = |text: String| fs::write(&file, text).context("cannot write a configuration");
+    match subject.kind {
+        Kind::Direct => {}
+        Kind::Outrider => {
+            write(envoy_form::bootstrap(setup, listen, admin, certificates))?;
+            command.arg("--config").arg(&file).env("OUTRIDER_WORKERS", "1").env("OUTRIDER_LOG", "error");
+            command.env("OUTRIDER_DRAIN_TIMEOUT_MS", "0");
+        }
+        Kind::Envoy => {
+            let file = scratch.join("config.yaml");
+            fs::write(&file, envoy_form::bootstrap(setup, listen, admin, certificates))?;
+            command.args(["--concurrency", "1", "-l", "error", "--use-dynamic-base-id", "-c"]).arg(&file);
+        }
+        Kind::Haproxy => {
+            write(haproxy::config(setup, listen, certificates))?;
+            command.args(["-db", "-f"]).arg(&file);
+        }
+        Kind::Nginx => {
+            write(nginx::config(setup, (listen, scratch), certificates))?;
+            command.arg("-p").arg(scratch).args(["-e", "stderr", "-c"]).arg(&file);
+        }
+        Kind::Floor(_) => {
+            command.args([listen.to_string(), setup.upstream.to_string()]);
+        }
+        Kind::Launcher => {
+            command.env("OUTRIDER_BENCH_MODE", setup.mode.name());
+            command.env("OUTRIDER_BENCH_LISTEN", listen.to_string());
+            command.env("OUTRIDER_BENCH_UPSTREAM", setup.upstream.to_string());
+            command.env("OUTRIDER_BENCH_SCRATCH", scratch);
+        }
+    }
+    Ok(command)
+}
+
+/// An address on the loopback interface that is free now; the subject binds it at once.
+fn free_address() -> Result<SocketAddr> {
+    let socket = TcpListener::bind(("127.0.0.1", 0)).context("no free port")?;
+    socket.local_addr().context("no free port")
+}
+
+/// Whether it accepts and, where that can be told in one line, answers.
+fn serves(target: SocketAddr, mode: Mode) -> bool {
+    let Ok(mut stream) = TcpStream::connect_timeout(&target, ANSWER) else { return false };
+    match mode {
+        Mode::Http2 | Mode::Tcp | Mode::Pair(Side::Server) => true,
+        Mode::Http1 | Mode::WebSocket | Mode::Policy(_) | Mode::Pair(_) => {
+            let request = format!("GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
+            let asked =
+                stream.set_read_timeout(Some(ANSWER)).and_then(|()| stream.write_all(request.as_bytes()));
+            let mut start = [0; 12];
+            asked.and_then(|()| stream.read_exact(&mut start)).is_ok() && start.starts_with(b"HTTP/1.1 200")
+        }
+    }
+}
