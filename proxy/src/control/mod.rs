@@ -5,6 +5,7 @@
 
 pub mod change;
 pub mod dns;
+mod redact;
 pub mod secrets;
 pub mod store;
 
@@ -361,13 +362,14 @@ impl Control {
         let resources = |messages: Vec<Result<serde_json::Value, Fault>>| {
             serde_json::Value::Array(messages.into_iter().filter_map(Result::ok).collect())
         };
-        let dump = object!({
+        let mut dump = object!({
             "version": self.version,
             "listeners": resources(self.store.listeners().map(|message| json::to_json(&message)).collect()),
             "clusters": resources(self.store.clusters().map(|message| json::to_json(&message)).collect()),
             "routes": resources(self.store.routes().map(|message| json::to_json(&message)).collect()),
             "endpoints": resources(self.store.endpoints().map(|message| json::to_json(&message)).collect()),
         });
+        redact::private_keys(&mut dump);
         serde_json::to_string_pretty(&dump).unwrap_or_default()
     }
 
