@@ -156,10 +156,10 @@ impl Control {
     /// Applies what came over xDS. A listener whose address is taken is refused, the others are taken.
     pub fn apply(&mut self, changes: Vec<Change>) -> Applied {
         let mut refused = Vec::new();
+        let (mut secrets, mut others) = (false, false);
         for change in changes {
-            if change.kind() == Kind::Secret {
-                self.secrets.changed();
-            }
+            secrets |= change.kind() == Kind::Secret;
+            others |= change.kind() != Kind::Secret;
             self.revoked_changed |= change.kind() == Kind::Revocations;
             let name = change.name().to_owned();
             let bound = match change.bindable() {
@@ -177,7 +177,14 @@ impl Control {
         }
         let wanted = self.store.wanted();
         self.store.note_missing(&wanted);
-        self.publish_soon();
+        if secrets {
+            // Contexts follow their secrets without a new snapshot.
+            self.secrets.changed();
+            self.fill_secrets();
+        }
+        if others {
+            self.publish_soon();
+        }
         Applied { refused, wanted }
     }
 
