@@ -4,9 +4,12 @@
 //! it, [`measure`] watches its processes from outside, and what comes of it is a [`report`]. Each of these knows only those
 //! after it. The minimal proxies that we compare with stand in `floors/`.
 
+pub mod backend;
 pub mod drive;
+pub mod load;
 pub mod measure;
 pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod subject;
+pub mod wire;

@@ -1,10 +1,11 @@
 //! The `outrider-bench` binary.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use outrider_bench::drive::backend;
-use outrider_bench::run;
+use outrider_bench::{load, run};
 
 /// What a sidecar costs, beside others, on this machine.
 #[derive(Debug, Parser)]
@@ -20,6 +21,8 @@ enum Command {
     Run(run::Arguments),
     /// Shows the scenarios.
     List,
+    /// Sends load to a target, and shows throughput, errors and latency.
+    Load(load::cli::Arguments),
     /// Answers requests until it is killed; prints its ports as one line of JSON. `run` starts one by itself.
     Backend,
 }
@@ -27,6 +30,9 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Load(arguments) => {
+            load::cli::load(&arguments).and_then(|text| Ok(writeln!(std::io::stdout(), "{text}")?))
+        }
         Command::Backend => backend::serve(),
         Command::List => {
             run::list();
