@@ -13,7 +13,7 @@ use super::selfcheck::{Usage, Watch, limit};
 use super::stream::Dialer;
 use super::tcp::Frames;
 use super::websocket::Messages;
-use super::{MAX_BODY_BYTES, MAX_CONNECTIONS, MAX_STREAMS, Pace, Protocol, Spec, streams};
+use super::{MAX_BODY_BYTES, MAX_CONNECTIONS, MAX_STREAMS, Pace, Protocol, Spec, http2, streams};
 
 /// How long connections may take to be there before those that are begin.
 const SETUP: Duration = Duration::from_secs(10);
@@ -47,9 +47,6 @@ fn check(spec: &Spec) -> Result<(), LoadError> {
         }
         Protocol::Http1 | Protocol::Tcp | Protocol::WebSocket | Protocol::NewConnection => 1,
     };
-    if let Protocol::Http2 { .. } = spec.protocol {
-        return wrong("protocol", "plain HTTP/2 is not built yet; gRPC is".to_owned());
-    }
     if !(1..=MAX_STREAMS).contains(&streams) {
         return wrong("streams", format!("{streams} is not within 1 to {MAX_STREAMS}"));
     }
@@ -122,7 +119,8 @@ fn spawn(tasks: &mut JoinSet<()>, plan: &Arc<Plan>, meter: &Arc<Meter>) {
         Protocol::NewConnection => tasks.spawn(repeat::<Fresh>(plan, meter)),
         Protocol::Tcp => tasks.spawn(repeat::<Frames>(plan, meter)),
         Protocol::WebSocket => tasks.spawn(repeat::<Messages>(plan, meter)),
-        Protocol::Http2 { .. } | Protocol::GrpcUnary { .. } | Protocol::GrpcStream { .. } => {
+        Protocol::Http2 { .. } => tasks.spawn(http2::connection(plan, meter)),
+        Protocol::GrpcUnary { .. } | Protocol::GrpcStream { .. } => {
             tasks.spawn(streams::connection(plan, meter))
         }
     };

@@ -8,6 +8,7 @@
 pub mod cli;
 mod engine;
 mod http1;
+mod http2;
 mod idle;
 mod meter;
 mod outcome;

@@ -11,7 +11,7 @@ use super::meter::Failure;
 use super::outcome::{ErrorKind, LoadError};
 
 /// How long a connection may take, TLS and all.
-const CONNECT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT: Duration = Duration::from_secs(10);
 
 /// A connection.
 pub(super) type Stream = TcpStream;
