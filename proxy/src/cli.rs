@@ -8,6 +8,8 @@ use clap::{Parser, Subcommand};
 use crate::bootstrap::{self, Settings, StartError};
 use crate::run;
 
+mod fetch_svid;
+
 /// Exit code for a wrong configuration or command line.
 const WRONG: u8 = 2;
 
@@ -30,6 +32,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Keeps certificate files fresh for a workload that does mTLS itself.
+    FetchSvid(Box<fetch_svid::Arguments>),
 }
 
 /// Runs the command that the arguments ask for.
@@ -37,6 +41,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
+        Some(Command::FetchSvid(arguments)) => return fetch_svid::run(*arguments),
         Some(Command::Validate { config }) => {
             bootstrap::read(&config).map(|_| say(&format!("{}: OK", config.display())))
         }

@@ -1,10 +1,12 @@
 //! One downstream connection, top to bottom.
 //!
-//! original destination -> first bytes (where a chain depends on them) -> filter chain -> HTTP/1 | HTTP/2 | opaque
+//! original destination -> first bytes (where a chain depends on them) -> filter chain -> TLS (where it has any)
+//! -> HTTP/1 | HTTP/2 | opaque
 
 pub mod h1;
 pub mod h2;
 pub mod inspect;
+pub mod tls;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -20,7 +22,7 @@ use crate::model::http_chain::Codec;
 use crate::model::{ChainProtocol, HttpChain, Listener};
 use crate::observe::format::Record;
 use crate::observe::metrics::Labels;
-use crate::observe::series::LOCAL_REPLIES;
+use crate::observe::series::{LOCAL_REPLIES, PLAINTEXT};
 use crate::observe::{Flags, Reason};
 use crate::transport::Transport;
 use crate::worker::Worker;
@@ -45,17 +47,31 @@ pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker
         refuse(&transport, &listener, &worker, &inspected);
         return;
     };
+    let secured = match &chain.tls {
+        Some(tls) => match Box::pin(tls::accept(&mut transport, tls, &listener, &worker)).await {
+            Some(secured) => Some(secured),
+            None => return,
+        },
+        None => {
+            count_plaintext(&transport, &listener, &worker);
+            None
+        }
+    };
     match &chain.protocol {
         ChainProtocol::Tcp(tcp) => {
             let target = tcp::Target {
                 destination,
+                peer: secured.and_then(|secured| secured.peer),
                 server_name: inspected.server_name,
                 direction: listener.direction,
             };
-            tcp::serve(transport, tcp, target, &worker).await;
+            Box::pin(tcp::serve(transport, tcp, target, &worker)).await;
         }
         ChainProtocol::Http(http) => {
+            let chosen = secured.as_ref().and_then(tls::Secured::is_h2);
             let origin = Origin {
+                secure: secured.is_some(),
+                peer: secured.and_then(|secured| secured.peer),
                 worker: Rc::clone(&worker),
                 chain: Arc::clone(http),
                 direction: listener.direction,
@@ -64,25 +80,41 @@ pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker
                 destination,
                 server_name: inspected.server_name.map(Arc::from),
             };
-            serve_http(transport, http, origin, drain).await;
+            serve_http(transport, http, (origin, chosen), drain).await;
         }
     }
 }
 
-async fn serve_http(mut transport: Transport, chain: &HttpChain, origin: Origin, drain: Drain) {
-    let h2 = match chain.codec {
-        Codec::Http1 => false,
-        Codec::Http2 | Codec::Auto => match inspect::is_h2(&mut transport, chain, &drain).await {
+async fn serve_http(
+    mut transport: Transport,
+    chain: &HttpChain,
+    (origin, chosen): (Origin, Option<bool>),
+    drain: Drain,
+) {
+    let h2 = match (chain.codec, chosen) {
+        (Codec::Http1, _) => false,
+        (Codec::Auto, Some(h2)) => h2,
+        (Codec::Http2 | Codec::Auto, _) => match inspect::is_h2(&mut transport, chain, &drain).await {
             // Whoever speaks something else to an HTTP/2 port would not understand an answer.
             Some(false) if chain.codec == Codec::Http2 => return,
             Some(h2) => h2,
             None => return,
         },
     };
+    // Boxed, so that a connection that has not said anything yet does not hold the room for what it may say.
     if h2 {
-        h2::serve(transport, origin, drain).await;
+        Box::pin(h2::serve(transport, origin, drain)).await;
     } else {
-        h1::serve(transport, origin, drain).await;
+        Box::pin(h1::serve(transport, origin, drain)).await;
+    }
+}
+
+/// Who still speaks plaintext to a listener that has TLS, so that it can be turned off for all.
+fn count_plaintext(transport: &Transport, listener: &Listener, worker: &Worker) {
+    if listener.chains.all().any(|chain| chain.tls.is_some()) {
+        let source = transport.peer().ip().to_canonical().to_string();
+        let labels = Labels::none().with("listener", &listener.name).with("source", &source);
+        worker.metrics.counter(PLAINTEXT, &labels).add(1);
     }
 }
 

@@ -23,8 +23,10 @@ use crate::exchange::relay::Relayed;
 use crate::exchange::report::Report;
 use crate::exchange::timers::{LazyTimer, Timers};
 use crate::http::downstream::Downstream;
+use crate::http::heads::Heads;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::path::{self, Normalized};
+use crate::identity::PeerIdentity;
 use crate::model::route_table::VirtualHost;
 use crate::model::{ForwardAction, HttpChain, Route, RouteAction, RouteTable, Snapshot};
 use crate::observe::Reason;
@@ -48,6 +50,10 @@ pub struct Origin {
     pub destination: SocketAddr,
     /// By SNI.
     pub server_name: Option<Arc<str>>,
+    /// Whether the client's connection is encrypted.
+    pub secure: bool,
+    /// Who the client is, as its certificate has proven.
+    pub peer: Option<Rc<PeerIdentity>>,
 }
 
 /// How an exchange left its connection.
@@ -66,18 +72,18 @@ struct Routed<'a> {
     route: &'a Arc<Route>,
 }
 
-/// Answers one request.
+/// Answers one request; the response's head is empty before.
 pub async fn serve<D: Downstream>(
     down: &mut D,
-    request: &mut RequestHead,
+    Heads { request, response }: &mut Heads,
     timer: &mut LazyTimer,
     origin: &Origin,
 ) -> Outcome {
+    request.secure |= origin.secure;
     let snapshot = origin.worker.snapshot();
     let mut report = Report::begin(origin, prepare::client_address(request, origin));
-    let mut response = ResponseHead::default();
-    let outcome = answer(down, request, &mut response, timer, origin, (&snapshot, &mut report)).await;
-    report.finish(request, &response, origin);
+    let outcome = answer(down, request, response, timer, origin, (&snapshot, &mut report)).await;
+    report.finish(request, response, origin);
     outcome
 }
 
@@ -157,7 +163,7 @@ async fn forward<D: Downstream>(
             prepare::response(response, routed, weighted, request, origin, report);
             let relayed =
                 relay::response(down, &mut exchange, (request, response), &mut timers, report).await;
-            finish(*exchange, relayed, &cluster)
+            finish(exchange, relayed, &cluster)
         }
         Ending::Answer(reason, detail) => {
             reply::refuse(down, request, response, (reason, &detail, Some(routed)), report).await

@@ -4,16 +4,17 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
-use tokio::time::interval;
+use tokio::time::{Instant, interval, sleep_until};
 
 use crate::admin::{self, Admin, SharedState, State};
 use crate::bootstrap::{self, Settings, StartError};
+use crate::control::secrets::Own;
 use crate::control::{Control, Message, QUEUED_MESSAGES, TICK};
 use crate::model::bootstrap::Bootstrap;
-use crate::observe::logging;
+use crate::observe::{logging, series};
 use crate::runtime::Workers;
 use crate::runtime::workers::WorkerSettings;
-use crate::xds;
+use crate::{svid, xds};
 
 /// Runs the proxy until it is told to end.
 ///
@@ -27,9 +28,11 @@ pub fn run(settings: &Settings, bootstrap: Bootstrap) -> Result<(), StartError> 
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new()
         .install_recorder()
         .map_err(|error| failed("metrics", &error))?;
+    series::describe();
     let workers = Workers::start(&WorkerSettings {
         count: settings.workers,
         max_connections: settings.max_connections,
+        names_reason: settings.names_reason,
         drain_timeout: settings.drain_timeout,
     })
     .map_err(|error| failed("workers", &error))?;
@@ -47,6 +50,9 @@ pub fn run(settings: &Settings, bootstrap: Bootstrap) -> Result<(), StartError> 
                 .map_err(|error| failed(&format!("admin: cannot listen on {address}"), &error))?;
             tracing::info!(address = %bound, "admin endpoints listen");
         }
+        if let Some(source) = settings.identity.clone().or(bootstrap.identity.clone()) {
+            tokio::spawn(follow_identity(svid::start(source), messages.clone()));
+        }
         start_xds(bootstrap, &control, messages);
         let given_back_bytes = crate::sys::release_startup_code();
         tracing::debug!(given_back_bytes, "code of the start given back");
@@ -57,6 +63,19 @@ pub fn run(settings: &Settings, bootstrap: Bootstrap) -> Result<(), StartError> 
     control.join();
     tracing::info!("ended");
     Ok(())
+}
+
+/// Tells the control thread of every new identity, and of its end.
+async fn follow_identity(mut published: svid::Published, messages: mpsc::Sender<Message>) {
+    loop {
+        let own = published
+            .borrow_and_update()
+            .as_ref()
+            .map(|svid| Box::new(Own { credential: svid.credential.clone(), trust: svid.trust.clone() }));
+        if messages.send(Message::Identity(own)).await.is_err() || published.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 fn start_xds(bootstrap: Bootstrap, control: &Control, messages: mpsc::Sender<Message>) {
@@ -94,6 +113,7 @@ async fn serve(
             () = received(&mut interrupt) => Message::Drain,
             () = received(&mut hangup) => Message::Reload,
             _ = tick.tick() => Message::Tick,
+            () = until(control.due()) => Message::Publish,
         };
         if matches!(message, Message::Reload) {
             reload(control, settings);
@@ -101,6 +121,13 @@ async fn serve(
             state.set(State::Draining);
             return Ok(());
         }
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 

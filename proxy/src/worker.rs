@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::http::heads::HeadPool;
 use crate::model::Snapshot;
 use crate::observe::access_log::{AccessLogger, LogQueue};
 use crate::observe::metrics::Shard;
@@ -17,6 +18,8 @@ use crate::upstream::usage::UsageRegistry;
 pub struct Worker {
     /// Read buffers.
     pub buffers: Rc<BufferPool>,
+    /// Message heads.
+    pub heads: HeadPool,
     /// Upstream state.
     pub clusters: Clusters,
     /// Its metrics; the exporter reads them.
@@ -27,6 +30,8 @@ pub struct Worker {
     pub no_cluster: RequestSeries,
     /// Random draws; not for secrets.
     pub random: RefCell<fastrand::Rng>,
+    /// Whether answers of our own say their reason in a header.
+    pub names_reason: bool,
     /// Mirrored requests under way.
     pub mirrors: Cell<u32>,
     snapshot: RefCell<Arc<Snapshot>>,
@@ -35,15 +40,17 @@ pub struct Worker {
 impl Worker {
     /// A worker without configuration.
     #[must_use]
-    pub fn new(metrics: Shard, usage: Arc<UsageRegistry>, logs: LogQueue) -> Self {
+    pub fn new(metrics: Shard, usage: Arc<UsageRegistry>, logs: LogQueue, names_reason: bool) -> Self {
         let buffers = Rc::new(BufferPool::default());
         Self {
             clusters: Clusters::new(usage, Rc::clone(&buffers)),
             buffers,
+            heads: HeadPool::default(),
             metrics,
             logger: AccessLogger::new(logs),
             no_cluster: RequestSeries::default(),
             random: RefCell::new(fastrand::Rng::new()),
+            names_reason,
             mirrors: Cell::new(0),
             snapshot: RefCell::default(),
         }

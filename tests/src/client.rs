@@ -77,12 +77,16 @@ pub async fn connect(port: u16) -> TcpStream {
 }
 
 /// Sends bytes as they are and reads to the end of the connection.
+///
+/// # Panics
+/// When the other side leaves it open.
 pub async fn raw(port: u16, bytes: &[u8]) -> Vec<u8> {
     let mut stream = connect(port).await;
     // The other side may close while we still write; what it answered counts.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
-    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+    let ended = timeout(PATIENCE, stream.read_to_end(&mut answer)).await;
+    assert!(ended.is_ok(), "left open after {:?}", String::from_utf8_lossy(&answer));
     answer
 }
 
@@ -267,4 +271,38 @@ fn map(fields: &http::HeaderMap) -> Vec<(String, String)> {
         .collect();
     list.sort();
     list
+}
+
+/// Opens a WebSocket through the proxy, to a backend that echoes.
+///
+/// # Panics
+/// When the switch is refused.
+pub async fn websocket(port: u16) -> TcpStream {
+    let mut stream = connect(port).await;
+    let ask = b"GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    stream.write_all(ask).await.expect("a connection");
+    let head = read_head(&mut stream).await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    stream
+}
+
+/// Whether a tunnel still echoes.
+pub async fn echoes(stream: &mut TcpStream, word: &[u8]) -> bool {
+    let mut answer = vec![0; word.len()];
+    stream.write_all(word).await.is_ok()
+        && matches!(timeout(PATIENCE, stream.read_exact(&mut answer)).await, Ok(Ok(_)))
+        && answer == word
+}
+
+/// Reads one head, and not a byte more.
+///
+/// # Panics
+/// When the connection ends before it does.
+pub async fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let byte = timeout(PATIENCE, stream.read_u8()).await.expect("in time");
+        head.push(byte.unwrap_or_else(|error| panic!("{error} after {:?}", String::from_utf8_lossy(&head))));
+    }
+    String::from_utf8_lossy(&head).into_owned()
 }

@@ -19,11 +19,22 @@ pub struct Process {
     name: String,
 }
 
-/// A port that is free now. Two callers never get the same, and proxies bind it soon after.
+/// Below the ports that the system gives to outgoing connections, which could take one before its proxy does.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
+/// A port that is free now. Two callers in this process never get the same, two processes hardly ever.
 #[must_use]
 pub fn free_port() -> u16 {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
-    socket.local_addr().expect("its address").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(127);
+    for _ in PORTS {
+        let offset = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS.len() as u32;
+        let port = PORTS.start + u16::try_from(offset).expect("within the range");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port in {PORTS:?}");
 }
 
 /// A fresh directory for the files of one process.
@@ -66,10 +77,28 @@ impl Process {
     /// The same with more environment variables.
     #[must_use]
     pub fn outrider_with(config: &str, admin_port: u16, env: &[(&str, &str)]) -> Self {
+        Self::outrider_limited(config, admin_port, env, None)
+    }
+
+    /// The same with a limit on the files that it may have open (`prlimit` of util-linux sets it).
+    #[must_use]
+    pub fn outrider_limited(
+        config: &str,
+        admin_port: u16,
+        env: &[(&str, &str)],
+        open_files: Option<u32>,
+    ) -> Self {
         let directory = scratch("outrider");
         let file = directory.join("config.yaml");
         fs::write(&file, config).expect("the configuration");
-        let mut command = Command::new(proxy_binary());
+        let mut command = match open_files {
+            None => Command::new(proxy_binary()),
+            Some(limit) => {
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nofile={limit}:{limit}")).arg(proxy_binary());
+                command
+            }
+        };
         command.arg("--config").arg(&file).env("OUTRIDER_WORKERS", "2").envs(env.iter().copied());
         let mut process = Self::spawn(command, directory, "outrider-proxy");
         process.wait_ready(admin_port);

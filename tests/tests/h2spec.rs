@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use outrider_tests::backend::Backend;
+use outrider_tests::config;
 use outrider_tests::process::{Process, free_port};
 
 const VERSION: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
@@ -32,27 +33,8 @@ async fn the_conformance_suite_passes() {
         return;
     };
     let (backend, admin, port) = (Backend::start().await, free_port(), free_port());
-    let hcm = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-    let config = format!(
-        "admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {admin}}}}}}}
-static_resources:
-  listeners:
-  - name: web
-    address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
-    filter_chains:
-    - filters:
-      - name: http
-        typed_config:
-          \"@type\": {hcm}
-          stat_prefix: web
-          codec_type: HTTP2
-          http_filters: [{{name: r, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]
-          route_config: {{virtual_hosts: [{{name: v, domains: ['*'], routes: [{{match: {{prefix: /}}, route: {{cluster: be}}}}]}}]}}
-  clusters:
-  - {{name: be, load_assignment: {{cluster_name: be, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]}}}}
-",
-        backend.port
-    );
+    let clusters = [config::cluster("be", backend.port, "")];
+    let config = config::web(admin, port, "codec_type: HTTP2", &[config::TO_BE], &clusters);
     let mut proxy = Process::outrider(&config, admin);
     let output =
         Command::new(tool).args(["-h", "127.0.0.1", "-p", &port.to_string(), "-o", "4"]).output().unwrap();

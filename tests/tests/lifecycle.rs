@@ -4,62 +4,22 @@ use std::fs;
 use std::process::Command;
 
 use outrider_tests::backend::Backend;
-use outrider_tests::client::{self, Ask, PATIENCE, connect};
+use outrider_tests::client::{self, Ask, PATIENCE, connect, echoes, websocket};
+use outrider_tests::config;
 use outrider_tests::process::{Process, admin_get, admin_request, free_port, proxy_binary, scratch};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 fn config(admin: u16, port: u16, backend: u16, answer: &str) -> String {
-    let hcm = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-    format!(
-        "admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {admin}}}}}}}
-static_resources:
-  listeners:
-  - name: web
-    address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
-    filter_chains:
-    - filters:
-      - name: http
-        typed_config:
-          \"@type\": {hcm}
-          stat_prefix: web
-          upgrade_configs: [{{upgrade_type: websocket}}]
-          http_filters: [{{name: r, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]
-          route_config:
-            virtual_hosts:
-            - name: v
-              domains: ['*']
-              routes:
-              - {{match: {{path: /version}}, direct_response: {{status: 200, body: {{inline_string: '{answer}'}}}}}}
-              - {{match: {{prefix: /}}, route: {{cluster: be}}}}
-  clusters:
-  - {{name: be, load_assignment: {{cluster_name: be, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {backend}}}}}}}}}]}}]}}}}
-"
-    )
+    let version = format!(
+        "{{match: {{path: /version}}, direct_response: {{status: 200, body: {{inline_string: '{answer}'}}}}}}"
+    );
+    let http = "upgrade_configs: [{upgrade_type: websocket}]";
+    config::web(admin, port, http, &[&version, config::TO_BE], &[config::cluster("be", backend, "")])
 }
 
 fn version() -> Ask {
     Ask { path: "/version".into(), ..Ask::default() }
-}
-
-/// Opens a WebSocket that echoes.
-async fn websocket(port: u16) -> tokio::net::TcpStream {
-    let mut stream = connect(port).await;
-    let ask = b"GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
-    stream.write_all(ask).await.unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        assert!(timeout(PATIENCE, stream.read_buf(&mut head)).await.unwrap().unwrap() > 0);
-    }
-    assert!(head.starts_with(b"HTTP/1.1 101"));
-    stream
-}
-
-async fn echoes(stream: &mut tokio::net::TcpStream, word: &[u8]) -> bool {
-    let mut answer = vec![0; word.len()];
-    stream.write_all(word).await.is_ok()
-        && matches!(timeout(PATIENCE, stream.read_exact(&mut answer)).await, Ok(Ok(_)))
-        && answer == word
 }
 
 #[tokio::test]
@@ -211,4 +171,15 @@ async fn the_admin_port_refuses_web_pages_and_wrong_methods() {
     assert_eq!(value["listeners"][0]["name"], "web");
     assert!(admin_request(admin, "POST", "/logging?level=debug").unwrap().contains("level: debug"));
     assert!(admin_request(admin, "POST", "/logging?level=loud").unwrap().contains("400"));
+}
+
+#[tokio::test]
+async fn a_ready_proxy_knows_the_addresses_of_its_clusters() {
+    let (backend, admin, port) = (Backend::start().await, free_port(), free_port());
+    let names = config::cluster("be", backend.port, "type: STRICT_DNS, dns_lookup_family: V4_ONLY");
+    let names = names.replace("127.0.0.1", "localhost");
+    // A name that does not exist holds nobody up.
+    let nowhere = config::cluster("nowhere", 1, "type: STRICT_DNS").replace("127.0.0.1", "nowhere.invalid");
+    let _proxy = Process::outrider(&config::web(admin, port, "", &[config::TO_BE], &[names, nowhere]), admin);
+    assert_eq!(client::h1(port, &Ask::default()).await.status, 200, "the very first request");
 }

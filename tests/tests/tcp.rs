@@ -2,16 +2,13 @@
 
 use outrider_tests::backend::Backend;
 use outrider_tests::client::{self, Ask, PATIENCE, connect};
+use outrider_tests::config::{HCM, ROUTER};
 use outrider_tests::process::{Process, admin_get, free_port};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 const TCP: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
-const HCM: &str =
-    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
-
 fn tcp_chain(rule: &str, cluster: &str) -> String {
     format!(
         "{{filter_chain_match: {rule}, filters: [{{name: t, typed_config: {{\"@type\": {TCP}, stat_prefix: {cluster}, cluster: {cluster}}}}}]}}"

@@ -10,7 +10,7 @@ const MAX_LINES: usize = 460;
 /// make one layer and may know each other.
 const LAYERS: &[&[&str]] = &[
     &["sys", "drain", "detect"],
-    &["transport"],
+    &["transport", "identity"],
     // A log line needs a request's head, a header change needs a format: messages, model and records know each other.
     &["http", "observe", "model"],
     &["route", "retry"],
@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["connection"],
     &["runtime"],
     &["control"],
+    &["svid"],
     &["bootstrap", "xds", "admin"],
     &["run"],
     &["cli"],

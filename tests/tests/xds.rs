@@ -7,15 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use outrider_tests::backend::Backend;
-use outrider_tests::client::{self, Ask, PATIENCE, connect};
+use outrider_tests::client::{self, Ask, PATIENCE, echoes, websocket};
+use outrider_tests::config::{self, HCM, ROUTER};
 use outrider_tests::process::{Process, admin_get, free_port, scratch};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::timeout;
-
-const HCM: &str =
-    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
 
 /// The control server, built by Go once; `None` where there is no Go. In CI its absence is an error.
 fn control_plane() -> Option<PathBuf> {
@@ -54,7 +49,6 @@ impl Lab {
     async fn start() -> Option<Self> {
         let binary = control_plane()?;
         let (admin, xds, control, port) = (free_port(), free_port(), free_port(), free_port());
-        let options = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
         let config = format!(
             "node: {{id: test, cluster: test}}
 admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {admin}}}}}}}
@@ -63,11 +57,9 @@ dynamic_resources:
   cds_config: {{ads: {{}}, resource_api_version: V3}}
   ads_config: {{api_type: DELTA_GRPC, transport_api_version: V3, grpc_services: [{{envoy_grpc: {{cluster_name: xds}}}}]}}
 static_resources:
-  clusters:
-  - name: xds
-    typed_extension_protocol_options: {{envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {{\"@type\": {options}, explicit_http_config: {{http2_protocol_options: {{}}}}}}}}
-    load_assignment: {{cluster_name: xds, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {xds}}}}}}}}}]}}]}}
-"
+  clusters: [{}]
+",
+            config::cluster("xds", xds, config::HTTP2)
         );
         let proxy = Process::outrider(&config, admin);
         let backend = Backend::start().await;
@@ -219,24 +211,6 @@ impl Load {
     }
 }
 
-async fn websocket(port: u16) -> tokio::net::TcpStream {
-    let mut stream = connect(port).await;
-    let ask = b"GET /ws HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
-    stream.write_all(ask).await.unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        assert!(timeout(PATIENCE, stream.read_buf(&mut head)).await.unwrap().unwrap() > 0);
-    }
-    stream
-}
-
-async fn echoes(stream: &mut tokio::net::TcpStream) -> bool {
-    let mut answer = [0; 5];
-    stream.write_all(b"hello").await.is_ok()
-        && matches!(timeout(PATIENCE, stream.read_exact(&mut answer)).await, Ok(Ok(_)))
-        && answer == *b"hello"
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn changes_under_load_fail_no_request_and_end_no_stream() {
     let Some(lab) = Lab::start().await else { return };
@@ -274,7 +248,7 @@ async fn changes_under_load_fail_no_request_and_end_no_stream() {
         load.more(50).await;
     }
     assert!(
-        echoes(&mut stream).await,
+        echoes(&mut stream, b"hello").await,
         "a stream lives through route, cluster and unrelated listener changes"
     );
     let done = load.stop().await;

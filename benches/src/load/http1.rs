@@ -31,6 +31,7 @@ impl Client for Kept {
 
     async fn exchange(&mut self, plan: &Plan) -> Result<Moved, Failure> {
         self.stream.write_all(&self.request).await.map_err(Failure::broken)?;
+        self.stream.flush().await.map_err(Failure::broken)?;
         let bytes_in = self.answer(plan.spec.response_bytes as u64).await?;
         Ok(Moved { bytes_in, bytes_out: self.request.len() as u64 })
     }

@@ -198,6 +198,10 @@ impl Connection {
                     self.client.send_bodies();
                 }
             }
+            // TLS may hold on to what was written.
+            if let Poll::Ready(Err(error)) = Pin::new(&mut self.stream).poll_flush(cx) {
+                return Poll::Ready(Err(Failure::broken(error)));
+            }
             let mut room = ReadBuf::new(self.buffer.get_mut(self.end..).unwrap_or_default());
             match Pin::new(&mut self.stream).poll_read(cx, &mut room) {
                 Poll::Pending => Poll::Pending,

@@ -17,6 +17,7 @@ mod selfcheck;
 mod stream;
 mod streams;
 mod tcp;
+mod tls;
 mod websocket;
 
 use std::net::SocketAddr;

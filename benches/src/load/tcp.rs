@@ -33,6 +33,7 @@ impl Client for Frames {
 
     async fn exchange(&mut self, plan: &Plan) -> Result<Moved, Failure> {
         self.stream.write_all(&self.frame).await.map_err(Failure::broken)?;
+        self.stream.flush().await.map_err(Failure::broken)?;
         let mut left = plan.spec.response_bytes;
         while left > 0 {
             let most = left.min(self.buffer.len());

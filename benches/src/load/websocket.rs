@@ -37,6 +37,7 @@ impl Client for Messages {
         }
         head.push_str("\r\n");
         stream.write_all(head.as_bytes()).await.map_err(Failure::broken)?;
+        stream.flush().await.map_err(Failure::broken)?;
         upgraded(&mut stream).await?;
         let message = vec![b'x'; plan.spec.request_bytes];
         let mut frame = Vec::with_capacity(MAX_HEAD_BYTES + message.len());
@@ -51,6 +52,7 @@ impl Client for Messages {
 
     async fn exchange(&mut self, _: &Plan) -> Result<Moved, Failure> {
         self.stream.write_all(&self.frame).await.map_err(Failure::broken)?;
+        self.stream.flush().await.map_err(Failure::broken)?;
         let mut end = 0;
         let (head, begin) = loop {
             let room = self.buffer.get_mut(end..).unwrap_or_default();

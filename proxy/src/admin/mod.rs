@@ -1,5 +1,7 @@
 //! The operator's HTTP endpoints, on the control thread and a port of their own.
 
+pub mod process;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -16,10 +18,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
-use tracing_subscriber::filter::LevelFilter;
 
 use crate::control::{Message, Question};
-use crate::observe::logging::LevelHandle;
+use crate::observe::logging::{self, LevelError, LevelHandle};
 
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 64;
@@ -35,8 +36,9 @@ GET  /config_dump        all resources, as JSON
 GET  /clusters           clusters and endpoints
 GET  /listeners          listeners and their addresses
 GET  /server_info        version and state
-GET  /logging            level of the proxy's own log
-POST /logging?level=L    sets it: error, warn, info, debug, trace, off
+GET  /logging            levels of the proxy's own log
+POST /logging?level=L    sets all: error, warn, info, debug, trace, off
+POST /logging?MODULE=L   sets that of one module
 POST /drain              finishes what is under way, then ends
 ";
 
@@ -174,7 +176,7 @@ async fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Byt
         }
         "/stats/prometheus" | "/metrics" => match ask(admin, Question::Metrics).await {
             Some(workers) => {
-                let all = format!("{workers}{}{}", process_metrics(), admin.recorder.render());
+                let all = format!("{workers}{}{}", process::render(), admin.recorder.render());
                 typed(StatusCode::OK, "text/plain; version=0.0.4", all)
             }
             None => busy(),
@@ -204,19 +206,15 @@ fn foreign(request: &Request<Incoming>) -> Option<&'static str> {
 
 fn logging(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Bytes>> {
     if request.method() == Method::POST {
-        let level = request.uri().query().and_then(|query| query.strip_prefix("level=")).unwrap_or_default();
-        let Ok(level) = level.parse::<LevelFilter>() else {
-            return text(
-                StatusCode::BAD_REQUEST,
-                "level must be one of error, warn, info, debug, trace, off\n",
-            );
-        };
-        if admin.level.reload(level).is_err() {
-            return busy();
+        let (name, level) = request.uri().query().unwrap_or_default().split_once('=').unwrap_or_default();
+        let module = (!matches!(name, "level" | "")).then_some(name);
+        match logging::set(&admin.level, module, level) {
+            Ok(()) => {}
+            Err(LevelError::Gone) => return busy(),
+            Err(error) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
         }
     }
-    let level = admin.level.with_current(ToString::to_string).unwrap_or_default();
-    text(StatusCode::OK, format!("level: {level}\n"))
+    text(StatusCode::OK, logging::describe(&admin.level))
 }
 
 async fn ask(admin: &Admin, question: Question) -> Option<String> {
@@ -230,24 +228,6 @@ async fn asked(admin: &Admin, question: Question, kind: &'static str) -> Respons
         Some(answer) => typed(StatusCode::OK, kind, answer),
         None => busy(),
     }
-}
-
-/// Memory, files and time of the process, under Prometheus' usual names.
-fn process_metrics() -> String {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let field =
-        |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
-    let rss_kb: u64 = field("VmRSS:").trim_end_matches(" kB").parse().unwrap_or(0);
-    let threads: u64 = field("Threads:").parse().unwrap_or(0);
-    let files = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
-    format!(
-        "# TYPE process_resident_memory_bytes gauge\nprocess_resident_memory_bytes {}\n\
-         # TYPE process_threads gauge\nprocess_threads {threads}\n\
-         # TYPE process_open_fds gauge\nprocess_open_fds {files}\n\
-         # TYPE outrider_build_info gauge\noutrider_build_info{{version=\"{}\"}} 1\n",
-        rss_kb * 1024,
-        env!("CARGO_PKG_VERSION")
-    )
 }
 
 fn busy() -> Response<Full<Bytes>> {

@@ -7,6 +7,8 @@ use std::time::Duration;
 use outrider_proto::{Fault, json};
 
 use crate::model::bootstrap::Bootstrap;
+use crate::model::identity::IdentitySource;
+use crate::svid::options::Options;
 
 /// Largest start-up file, in bytes.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
@@ -26,6 +28,8 @@ pub struct Settings {
     pub workers: usize,
     /// Downstream connections of each worker.
     pub max_connections: usize,
+    /// Whether answers of our own say their reason in the `outrider-error` header.
+    pub names_reason: bool,
     /// Where the operator's endpoints listen, if not where the file says.
     pub admin: Option<SocketAddr>,
     /// How long connections may take to end.
@@ -34,6 +38,8 @@ pub struct Settings {
     pub log_level: String,
     /// Whether it is JSON.
     pub log_json: bool,
+    /// Where the workload's identity comes from, if not from where the file says.
+    pub identity: Option<IdentitySource>,
 }
 
 /// Why the proxy cannot start; one line each.
@@ -74,6 +80,14 @@ impl Settings {
                 "OUTRIDER_LOG: \"{log_level}\" is none of error, warn, info, debug, trace, off"
             ));
         }
+        let names_reason = match env("OUTRIDER_ERROR_HEADER").as_deref() {
+            None | Some("on") => true,
+            Some("off") => false,
+            Some(other) => {
+                wrong.push(format!("OUTRIDER_ERROR_HEADER: \"{other}\" is none of on, off"));
+                true
+            }
+        };
         let log_json = match env("OUTRIDER_LOG_FORMAT").as_deref() {
             None | Some("text") => false,
             Some("json") => true,
@@ -82,6 +96,10 @@ impl Settings {
                 false
             }
         };
+        let identity = Options::from_env(&env).source().unwrap_or_else(|faults| {
+            wrong.extend(faults.iter().map(|fault| format!("OUTRIDER_IDENTITY_*: {fault}")));
+            None
+        });
         if !wrong.is_empty() {
             return Err(StartError(wrong));
         }
@@ -89,10 +107,12 @@ impl Settings {
             config,
             workers,
             max_connections: (most / workers).max(1),
+            names_reason,
             admin,
             drain_timeout: Duration::from_millis(drain as u64),
             log_level,
             log_json,
+            identity,
         })
     }
 }
@@ -157,10 +177,11 @@ mod tests {
             "OUTRIDER_WORKERS" => Some("0".to_owned()),
             "OUTRIDER_LOG" => Some("loud".to_owned()),
             "OUTRIDER_ADMIN_ADDRESS" => Some("here".to_owned()),
+            "OUTRIDER_ERROR_HEADER" => Some("maybe".to_owned()),
             _ => None,
         };
         let wrong = Settings::from_env(PathBuf::from("x"), env).unwrap_err().0;
-        assert_eq!(wrong.len(), 3, "{wrong:?}");
+        assert_eq!(wrong.len(), 4, "{wrong:?}");
         assert!(wrong[0].starts_with("OUTRIDER_WORKERS: \"0\" is not a number from 1 to 256"));
     }
 

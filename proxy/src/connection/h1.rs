@@ -11,12 +11,13 @@ use crate::drain::Drain;
 use crate::exchange::report::Report;
 use crate::exchange::timers::LazyTimer;
 use crate::exchange::{self, Origin, Outcome, reply};
-use crate::http::body::{BodySink as _, Pump};
+use crate::http::body::Pump;
 use crate::http::downstream::Downstream as _;
 use crate::http::h1::link::H1Link;
 use crate::http::h1::request::{HeadError, HeadLimits};
 use crate::http::h1::server::{H1Server, NoRequest};
-use crate::http::message::{BodyLength, RequestHead, ResponseHead};
+use crate::http::heads::Heads;
+use crate::http::message::{BodyLength, RequestHead};
 use crate::observe::Reason;
 use crate::transport::Transport;
 
@@ -25,18 +26,19 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves a connection to its end.
 pub async fn serve(transport: Transport, origin: Origin, drain: Drain) {
-    let chain = Rc::new(limits(&origin));
+    let limits = (limits(&origin), origin.chain.request_headers_timeout);
     let link = H1Link::new(transport, Rc::clone(&origin.worker.buffers));
     let mut server = H1Server::new(link);
-    let (mut head, mut timer) = (RequestHead::default(), LazyTimer::default());
+    let mut timer = LazyTimer::default();
     let opened = Instant::now();
     let mut served = 0_u32;
-    loop {
-        match next(&mut server, &chain, &mut head, (&mut timer, opened), (&origin, &drain)).await {
+    while begun(&mut server, (&mut timer, opened), (&origin, &drain)).await {
+        let mut heads = origin.worker.heads.lend();
+        match next(&mut server, &limits, &mut heads.request, &mut timer).await {
             Next::Request => {}
             Next::Close => break,
             Next::Refuse(reason, detail) => {
-                refuse(&mut server, &head, (reason, &detail), &origin).await;
+                refuse(&mut server, &mut heads, (reason, &detail), &origin).await;
                 break;
             }
         }
@@ -45,7 +47,8 @@ pub async fn serve(transport: Transport, origin: Origin, drain: Drain) {
         if last || drain.has_begun() {
             server.close_after_response();
         }
-        let outcome = exchange::serve(&mut server, &mut head, &mut timer, &origin).await;
+        let outcome = exchange::serve(&mut server, &mut heads, &mut timer, &origin).await;
+        origin.worker.heads.give_back(heads);
         if outcome == Outcome::Broken || !server.may_continue() {
             break;
         }
@@ -69,19 +72,17 @@ enum Next {
     Refuse(Reason, String),
 }
 
-/// Waits for the next request and reads its head.
-async fn next(
+/// Waits for the first byte of the next request; `false` when the connection is to end.
+async fn begun(
     server: &mut H1Server,
-    limits: &HeadLimits,
-    head: &mut RequestHead,
     (timer, opened): (&mut LazyTimer, Instant),
     (origin, drain): (&Origin, &Drain),
-) -> Next {
+) -> bool {
     let chain = &origin.chain;
     let idle_end = chain.idle_timeout.map(|limit| Instant::now() + limit);
     let life_end = chain.max_connection_duration.map(|limit| opened + limit);
     let mut draining = std::pin::pin!(drain.begun());
-    let begun = poll_fn(|cx| {
+    poll_fn(|cx| {
         if let Poll::Ready(begun) = server.poll_begun(cx) {
             return Poll::Ready(begun.is_ok());
         }
@@ -92,11 +93,18 @@ async fn next(
             Some(end) => timer.poll_until(cx, end).map(|()| false),
             None => Poll::Pending,
         }
-    });
-    if !begun.await {
-        return Next::Close;
-    }
-    let deadline = chain.request_headers_timeout.map(|limit| Instant::now() + limit);
+    })
+    .await
+}
+
+/// Reads the head of the next request.
+async fn next(
+    server: &mut H1Server,
+    (limits, patience): &(HeadLimits, Option<Duration>),
+    head: &mut RequestHead,
+    timer: &mut LazyTimer,
+) -> Next {
+    let deadline = patience.map(|limit| Instant::now() + limit);
     poll_fn(|cx| {
         match server.poll_head(cx, limits, head) {
             Poll::Ready(Ok(())) => return Poll::Ready(Next::Request),
@@ -131,22 +139,20 @@ fn reason(error: HeadError) -> Reason {
 /// Answers what was never a request, closes after it, and records it as one.
 async fn refuse(
     server: &mut H1Server,
-    head: &RequestHead,
+    Heads { request, response }: &mut Heads,
     (reason, detail): (Reason, &str),
     origin: &Origin,
 ) {
     let mut report = Report::begin(origin, origin.remote);
-    let mut response = ResponseHead::default();
     server.close_after_response();
-    let body =
-        reply::head(&RequestHead::default(), &mut response, (reason, reason.status()), detail, &mut report);
+    let body = reply::head(&RequestHead::default(), response, (reason, reason.status()), detail, &mut report);
     response.body = BodyLength::Known(body.len() as u64);
     report.status = response.status.as_u16();
-    if server.send_head(&response).is_ok() {
+    if server.send_head(response).is_ok() {
         let (mut pump, mut source) = (Pump::default(), reply::Whole(body));
-        let _ = poll_fn(|cx| pump.poll(cx, &mut source, server)).await;
-        let _ = poll_fn(|cx| server.poll_flush(cx)).await;
+        // The end of a body flushes it.
+        let _ = timeout(report.patience, poll_fn(|cx| pump.poll(cx, &mut source, server))).await;
         report.sent_bytes = pump.bytes();
     }
-    report.finish(head, &response, origin);
+    report.finish(request, response, origin);
 }

@@ -18,7 +18,8 @@ use crate::http::body::Pump;
 use crate::http::downstream::Downstream as _;
 use crate::http::h2::convert::{self, HeadError};
 use crate::http::h2::server::H2Server;
-use crate::http::message::{BodyLength, RequestHead, ResponseHead};
+use crate::http::heads::Heads;
+use crate::http::message::{BodyLength, RequestHead};
 use crate::observe::Reason;
 use crate::observe::metrics::Labels;
 use crate::observe::series::PANICS;
@@ -173,41 +174,47 @@ async fn stream(
     respond: SendResponse<Bytes>,
     origin: Rc<Origin>,
 ) {
-    let mut head = RequestHead::default();
+    let mut heads = origin.worker.heads.lend();
     let ended = recv.is_end_stream();
-    let converted = convert::request_in(&request, ended, origin.chain.max_headers, &mut head);
+    let converted = convert::request_in(&request, ended, origin.chain.max_headers, &mut heads.request);
     drop(request);
     let mut server = H2Server::new(recv, respond);
     match converted {
         Ok(()) => {
             let mut timer = LazyTimer::default();
-            let outcome = Box::pin(exchange::serve(&mut server, &mut head, &mut timer, &origin)).await;
+            let outcome = Box::pin(exchange::serve(&mut server, &mut heads, &mut timer, &origin)).await;
             if outcome == Outcome::Broken && !server.is_sent_whole() {
                 server.abort();
             }
         }
-        Err(error) => refuse(&mut server, &head, error, &origin).await,
+        Err(error) => refuse(&mut server, &mut heads, error, &origin).await,
     }
+    origin.worker.heads.give_back(heads);
 }
 
-async fn refuse(server: &mut H2Server, head: &RequestHead, error: HeadError, origin: &Origin) {
+async fn refuse(
+    server: &mut H2Server,
+    Heads { request, response }: &mut Heads,
+    error: HeadError,
+    origin: &Origin,
+) {
     let reason = match error {
         HeadError::TooManyHeaders => Reason::HeadersTooLarge,
         HeadError::NoAuthority
+        | HeadError::Switched
         | HeadError::HostMismatch
         | HeadError::BadAuthority
         | HeadError::BadPath
         | HeadError::BadContentLength => Reason::BadRequest,
     };
     let mut report = Report::begin(origin, origin.remote);
-    let mut response = ResponseHead::default();
     let plain = RequestHead::default();
-    let body = reply::head(&plain, &mut response, (reason, reason.status()), &error.to_string(), &mut report);
+    let body = reply::head(&plain, response, (reason, reason.status()), &error.to_string(), &mut report);
     response.body = BodyLength::Known(body.len() as u64);
     report.status = response.status.as_u16();
-    if server.send_head(&response).is_ok() {
+    if server.send_head(response).is_ok() {
         let (mut pump, mut source) = (Pump::default(), reply::Whole(body));
-        let _ = poll_fn(|cx| pump.poll(cx, &mut source, server)).await;
+        let _ = timeout(report.patience, poll_fn(|cx| pump.poll(cx, &mut source, server))).await;
     }
-    report.finish(head, &response, origin);
+    report.finish(request, response, origin);
 }

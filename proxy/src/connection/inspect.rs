@@ -121,8 +121,14 @@ pub async fn is_h2(transport: &mut Transport, chain: &HttpChain, drain: &Drain) 
 
 /// Reads what there is; 0 is the end.
 async fn read_more(transport: &mut Transport, seen: &mut BytesMut) -> usize {
-    let mut space = [0_u8; READ_BYTES];
-    let count = poll_fn(|cx| transport.poll_read_into(cx, &mut space)).await.unwrap_or(0);
-    seen.extend_from_slice(space.get(..count).unwrap_or_default());
-    count
+    poll_fn(|cx| {
+        // Inside the poll, so that a connection that waits does not carry it along.
+        let mut space = [0_u8; READ_BYTES];
+        transport.poll_read_into(cx, &mut space).map(|read| {
+            let count = read.unwrap_or(0);
+            seen.extend_from_slice(space.get(..count).unwrap_or_default());
+            count
+        })
+    })
+    .await
 }

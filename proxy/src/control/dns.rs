@@ -23,8 +23,8 @@ const MAX_ADDRESSES: usize = 256;
 pub struct Resolved {
     /// The cluster.
     pub cluster: Arc<str>,
-    /// Its endpoints.
-    pub endpoints: EndpointSet,
+    /// Its endpoints; `None` when they could not be found out.
+    pub endpoints: Option<EndpointSet>,
 }
 
 /// The look-ups under way, one task for each cluster.
@@ -101,13 +101,12 @@ async fn resolve(
                 Err(_) => failed = true,
             }
         }
-        if !failed {
-            endpoints.sort_by_key(|endpoint| endpoint.address);
-            endpoints.dedup_by_key(|endpoint| endpoint.address);
-            let resolved = Resolved { cluster: Arc::clone(&cluster), endpoints: EndpointSet { endpoints } };
-            if messages.send(Message::Resolved(resolved)).await.is_err() {
-                return;
-            }
+        endpoints.sort_by_key(|endpoint| endpoint.address);
+        endpoints.dedup_by_key(|endpoint| endpoint.address);
+        let endpoints = (!failed).then_some(EndpointSet { endpoints });
+        let resolved = Resolved { cluster: Arc::clone(&cluster), endpoints };
+        if messages.send(Message::Resolved(resolved)).await.is_err() {
+            return;
         }
         sleep(refresh).await;
     }
@@ -154,8 +153,13 @@ mod tests {
             // Once more changes nothing; were it a new task, its answer would come before the next one's.
             resolver.follow([(&name, &hosts, hour, family)].into_iter());
             let Some(Message::Resolved(resolved)) = messages.recv().await else { panic!("an answer") };
-            let addresses: Vec<String> =
-                resolved.endpoints.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
+            let addresses: Vec<String> = resolved
+                .endpoints
+                .unwrap()
+                .endpoints
+                .iter()
+                .map(|endpoint| endpoint.address.to_string())
+                .collect();
             assert_eq!(addresses, expected, "{family:?}");
         }
     }

@@ -3,7 +3,9 @@
 //! Resources come from the start-up file and over xDS, endpoints of names from DNS; together they become a
 //! snapshot, which is published to the workers.
 
+pub mod change;
 pub mod dns;
+pub mod secrets;
 pub mod store;
 
 use std::collections::BTreeSet;
@@ -16,10 +18,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::model::bootstrap::Bootstrap;
+use crate::model::tls::Secret;
 use crate::model::{Cluster, Discovery, Listener};
 use crate::observe::metrics;
 use crate::runtime::{Published, Sockets, Workers};
-use store::{Change, Store};
+use secrets::{Own, Secrets};
+use store::{Change, Kind, Store};
+
+/// Shortest time between two publications of what comes over xDS: a burst of updates becomes a few snapshots.
+const PUBLISH_EVERY: Duration = Duration::from_millis(50);
 
 /// Messages that may wait for the control thread.
 pub const QUEUED_MESSAGES: usize = 64;
@@ -29,6 +36,8 @@ pub const QUEUED_MESSAGES: usize = 64;
 pub enum Message {
     /// Resources came over xDS; the answer says which were refused, and what is wanted now.
     Apply(Vec<Change>, oneshot::Sender<Applied>),
+    /// The workload's own identity has changed; `None` when it has ended.
+    Identity(Option<Box<Own>>),
     /// A name was resolved.
     Resolved(dns::Resolved),
     /// The operator wants to know something.
@@ -39,6 +48,8 @@ pub enum Message {
     Reload,
     /// Something may have run out of time.
     Tick,
+    /// What has changed shall be published.
+    Publish,
 }
 
 /// What became of changes.
@@ -57,6 +68,8 @@ pub struct Wanted {
     pub endpoints: BTreeSet<Arc<str>>,
     /// Of route configurations.
     pub routes: BTreeSet<Arc<str>>,
+    /// Of certificates and roots.
+    pub secrets: BTreeSet<Arc<str>>,
 }
 
 /// What an operator can ask.
@@ -79,8 +92,13 @@ pub struct Control {
     sockets: Sockets,
     workers: Workers,
     dns: dns::Resolver,
+    secrets: Secrets,
     version: u64,
     draining: bool,
+    /// When the workers were told last, and when they are to be told next, if there is news.
+    published: Option<Instant>,
+    due: Option<Instant>,
+    was_ready: bool,
 }
 
 impl Control {
@@ -92,8 +110,12 @@ impl Control {
             sockets: Sockets::new(worker_count),
             workers,
             dns: dns::Resolver::new(messages),
+            secrets: Secrets::default(),
             version: 0,
             draining: false,
+            published: None,
+            due: None,
+            was_ready: false,
         }
     }
 
@@ -121,10 +143,18 @@ impl Control {
                 Err(found) => faults.extend(found),
             }
         }
+        let mut secrets = Vec::new();
+        for secret in &bootstrap.secrets {
+            match Secret::from_proto(secret) {
+                Ok(secret) => secrets.push(secret),
+                Err(found) => faults.extend(found),
+            }
+        }
         if !faults.is_empty() {
             self.publish();
             return Err(faults);
         }
+        self.secrets.replace_static(secrets);
         self.store.replace_static(changes);
         self.publish();
         Ok(())
@@ -134,11 +164,14 @@ impl Control {
     pub fn apply(&mut self, changes: Vec<Change>) -> Applied {
         let mut refused = Vec::new();
         for change in changes {
+            if change.kind() == Kind::Secret {
+                self.secrets.changed();
+            }
             let name = change.name().to_owned();
             let bound = match change.bindable() {
                 Some(listener) => match listener.unknown_cluster(|name| self.store.has_cluster(name)) {
                     Some(name) => Err(unknown_cluster(name)),
-                    None => self.sockets.bind(listener).map(|_| ()),
+                    None => self.bind(listener),
                 },
                 None => Ok(()),
             };
@@ -148,8 +181,35 @@ impl Control {
                 refused.push((name, faults));
             }
         }
-        self.publish();
-        Applied { refused, wanted: self.store.wanted() }
+        let wanted = self.store.wanted();
+        self.store.note_missing(&wanted);
+        self.publish_soon();
+        Applied { refused, wanted }
+    }
+
+    /// Binds a listener's address. What waits to be published may free the address, so it goes first then.
+    fn bind(&mut self, listener: &Listener) -> Result<(), String> {
+        let mut bound = self.sockets.bind(listener);
+        if bound.is_err() && self.due.is_some() {
+            self.publish();
+            bound = self.sockets.bind(listener);
+        }
+        bound.map(|_| ())
+    }
+
+    /// Publishes now, or with what else comes until [`PUBLISH_EVERY`] has passed since the last time.
+    fn publish_soon(&mut self) {
+        let now = Instant::now();
+        match self.published.map(|last| last + PUBLISH_EVERY).filter(|due| *due > now) {
+            Some(due) => self.due = Some(due),
+            None => self.publish(),
+        }
+    }
+
+    /// When [`Message::Publish`] is due, if it is.
+    #[must_use]
+    pub const fn due(&self) -> Option<Instant> {
+        self.due
     }
 
     /// Handles one message; `false` when the proxy shall end.
@@ -169,9 +229,18 @@ impl Control {
                 let _ = answer.send(self.answer(question));
             }
             Message::Tick => {
-                if self.store.expire(Instant::now()) {
+                let now = Instant::now();
+                if self.secrets.look(now) {
+                    self.fill_secrets();
+                }
+                if self.store.expire(now) {
                     self.publish();
                 }
+            }
+            Message::Publish => self.publish(),
+            Message::Identity(own) => {
+                self.secrets.set_own(own.map(|own| *own));
+                self.fill_secrets();
             }
             Message::Drain => {
                 self.drain();
@@ -195,22 +264,34 @@ impl Control {
 
     /// Whether all that the listeners want has come, so that traffic can be served.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
-        !self.draining && self.store.is_settled()
+    pub fn is_ready(&mut self) -> bool {
+        // For the first time only when the workers know it too.
+        let ready = self.store.is_settled() && (self.was_ready || self.due.is_none());
+        self.was_ready |= ready;
+        ready && !self.draining
+    }
+
+    /// Gives TLS contexts what they want.
+    fn fill_secrets(&mut self) {
+        let (listeners, clusters) = self.store.compiled();
+        self.secrets.fill(listeners, clusters, &|name| self.store.secret(name));
     }
 
     fn publish(&mut self) {
+        self.fill_secrets();
         self.version += 1;
         let snapshot = Arc::new(self.store.assemble(self.version));
         // The sockets of a listener that is waiting for its routes are kept for it.
         self.sockets.keep(|name| snapshot.listeners.contains_key(name) || self.store.has_listener(name));
-        let names = snapshot.clusters.values().filter_map(|entry| match &entry.config.discovery {
+        let names = self.store.strict_dns().filter_map(|cluster| match &cluster.discovery {
             Discovery::StrictDns { hosts, refresh, family } => {
-                Some((&entry.config.name, hosts, *refresh, *family))
+                Some((&cluster.name, hosts, *refresh, *family))
             }
             Discovery::Static(_) | Discovery::Eds(_) | Discovery::OriginalDst => None,
         });
         self.dns.follow(names);
+        self.published = Some(Instant::now());
+        self.due = None;
         self.workers.publish(Published { snapshot, sockets: self.sockets.all(), draining: self.draining });
     }
 

@@ -1,6 +1,6 @@
 //! All resources, where they came from, and the snapshot that they make together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +9,19 @@ use outrider_proto::envoy::config::cluster::v3 as pb_cluster;
 use outrider_proto::envoy::config::endpoint::v3 as pb_endpoint;
 use outrider_proto::envoy::config::listener::v3 as pb_listener;
 use outrider_proto::envoy::config::route::v3 as pb_route;
+use outrider_proto::envoy::extensions::transport_sockets::tls::v3 as pb_tls;
 use tokio::time::Instant;
 
 use super::Wanted;
+pub use super::change::{Change, Kind, Resource};
 use super::dns::Resolved;
+use crate::model::tls::{CertificateSource, Secret, SecretKind, TlsSettings, TrustSource};
 use crate::model::{Cluster, ClusterEntry, Discovery, EndpointSet, Listener, RouteTable, Snapshot};
 
 /// How long a resource that others refer to is waited for before it counts as missing (xDS: 15 s).
 pub const MISSING_AFTER: Duration = Duration::from_secs(15);
+/// How long the first answer to a cluster's names is waited for.
+pub const UNRESOLVED_AFTER: Duration = Duration::from_secs(5);
 
 /// A resource as it came and as it was compiled.
 #[derive(Debug)]
@@ -29,83 +34,6 @@ struct Kept<M, C> {
 
 type Resources<M, C> = BTreeMap<Arc<str>, Kept<M, C>>;
 
-/// One change that came over xDS.
-#[derive(Debug)]
-pub enum Change {
-    /// A resource is there, until the moment given.
-    Set(Box<Resource>, Option<Instant>),
-    /// A resource is still there, until the moment given.
-    Extend(Kind, Arc<str>, Option<Instant>),
-    /// A resource is gone, or never was.
-    Remove(Kind, Arc<str>),
-}
-
-/// A compiled resource with its message.
-#[derive(Debug)]
-pub enum Resource {
-    /// A listener.
-    Listener(pb_listener::Listener, Listener),
-    /// A cluster.
-    Cluster(pb_cluster::Cluster, Cluster),
-    /// A route configuration.
-    Routes(pb_route::RouteConfiguration, RouteTable),
-    /// A load assignment.
-    Endpoints(pb_endpoint::ClusterLoadAssignment, EndpointSet),
-}
-
-/// The kinds of resources.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// Clusters.
-    Cluster,
-    /// Load assignments.
-    Endpoints,
-    /// Listeners.
-    Listener,
-    /// Route configurations.
-    Routes,
-}
-
-impl Change {
-    /// A listener that stays.
-    #[must_use]
-    pub fn listener(message: pb_listener::Listener, compiled: Listener) -> Self {
-        Self::Set(Box::new(Resource::Listener(message, compiled)), None)
-    }
-
-    /// A cluster that stays.
-    #[must_use]
-    pub fn cluster(message: pb_cluster::Cluster, compiled: Cluster) -> Self {
-        Self::Set(Box::new(Resource::Cluster(message, compiled)), None)
-    }
-
-    /// The name of what changes.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Set(resource, _) => match &**resource {
-                Resource::Listener(_, listener) => &listener.name,
-                Resource::Cluster(_, cluster) => &cluster.name,
-                Resource::Routes(_, table) => &table.name,
-                Resource::Endpoints(message, _) => &message.cluster_name,
-            },
-            Self::Extend(_, name, _) | Self::Remove(_, name) => name,
-        }
-    }
-
-    /// The listener whose address must be bound first.
-    #[must_use]
-    pub fn bindable(&self) -> Option<&Listener> {
-        match self {
-            Self::Set(resource, _) => match &**resource {
-                Resource::Listener(_, listener) => Some(listener),
-                Resource::Cluster(..) | Resource::Routes(..) | Resource::Endpoints(..) => None,
-            },
-            Self::Extend(..) | Self::Remove(..) => None,
-        }
-    }
-}
-
 /// All resources.
 #[derive(Debug, Default)]
 pub struct Store {
@@ -113,10 +41,14 @@ pub struct Store {
     clusters: Resources<pb_cluster::Cluster, Cluster>,
     routes: Resources<pb_route::RouteConfiguration, RouteTable>,
     endpoints: Resources<pb_endpoint::ClusterLoadAssignment, EndpointSet>,
+    secrets: Resources<pb_tls::Secret, Secret>,
     /// Endpoints of names, by cluster.
     resolved: BTreeMap<Arc<str>, Arc<EndpointSet>>,
-    /// Since when a resource that is referred to is missing.
+    /// Since when a resource that is referred to is missing; for a cluster, the addresses of its names.
     missing: BTreeMap<(Kind, Arc<str>), Instant>,
+    /// Route configurations whose TTL ran out: unlike those that a server took away too early, they are not used
+    /// until their listener changes.
+    lapsed_routes: BTreeSet<Arc<str>>,
     current: Arc<Snapshot>,
 }
 
@@ -141,7 +73,7 @@ impl Store {
                         let name = Arc::clone(&compiled.name);
                         put(&mut self.clusters, name, message, compiled, (None, true));
                     }
-                    Resource::Routes(..) | Resource::Endpoints(..) => {}
+                    Resource::Routes(..) | Resource::Endpoints(..) | Resource::Secret(..) => {}
                 }
             }
         }
@@ -186,12 +118,17 @@ impl Store {
                 }
                 let name = Arc::clone(&compiled.name);
                 self.missing.remove(&(Kind::Routes, Arc::clone(&name)));
+                self.lapsed_routes.remove(&name);
                 put(&mut self.routes, name, message, compiled, (expires, false));
             }
             Resource::Endpoints(message, compiled) => {
                 let name: Arc<str> = message.cluster_name.as_str().into();
                 self.missing.remove(&(Kind::Endpoints, Arc::clone(&name)));
                 put(&mut self.endpoints, name, message, compiled, (expires, false));
+            }
+            Resource::Secret(message, compiled) => {
+                let name = Arc::clone(&compiled.name);
+                put(&mut self.secrets, name, message, compiled, (expires, false));
             }
         }
         Ok(())
@@ -203,6 +140,7 @@ impl Store {
             Kind::Endpoints => self.endpoints.get_mut(name).map(|kept| &mut kept.expires),
             Kind::Listener => self.listeners.get_mut(name).map(|kept| &mut kept.expires),
             Kind::Routes => self.routes.get_mut(name).map(|kept| &mut kept.expires),
+            Kind::Secret => self.secrets.get_mut(name).map(|kept| &mut kept.expires),
         };
         if let Some(slot) = slot {
             *slot = expires;
@@ -222,32 +160,48 @@ impl Store {
                 self.routes.remove(name);
                 self.missing.insert((kind, Arc::clone(name)), long_ago);
             }
+            // Who had it goes on with it, and comes up with nothing after a restart.
+            Kind::Secret => {
+                self.secrets.remove(name);
+            }
         }
     }
 
-    /// Takes note of the addresses of a cluster's names; whether they are news.
+    /// Takes note of the addresses of a cluster's names; whether they are news. That there were none to be had is
+    /// news the first time.
     pub fn resolved(&mut self, resolved: Resolved) -> bool {
-        if self.resolved.get(&resolved.cluster).is_some_and(|known| **known == resolved.endpoints) {
+        let Resolved { cluster, endpoints } = resolved;
+        let endpoints = match endpoints {
+            Some(endpoints) => endpoints,
+            None if self.resolved.contains_key(&cluster) => return false,
+            None => EndpointSet::default(),
+        };
+        if self.resolved.get(&cluster).is_some_and(|known| **known == endpoints) {
             return false;
         }
-        self.resolved.insert(resolved.cluster, Arc::new(resolved.endpoints));
+        self.resolved.insert(cluster, Arc::new(endpoints));
         true
     }
 
     /// Forgets what has expired and stops waiting for what did not come; whether anything changed.
     pub fn expire(&mut self, now: Instant) -> bool {
-        let before = (self.listeners.len(), self.clusters.len(), self.routes.len(), self.endpoints.len());
-        let lives = |expires: Option<Instant>| expires.is_none_or(|expires| expires > now);
-        self.listeners.retain(|_, kept| lives(kept.expires));
-        self.clusters.retain(|_, kept| lives(kept.expires));
-        self.routes.retain(|_, kept| lives(kept.expires));
-        self.endpoints.retain(|_, kept| lives(kept.expires));
-        let after = (self.listeners.len(), self.clusters.len(), self.routes.len(), self.endpoints.len());
-        let ran_out = |since: &Instant| {
-            let age = now.saturating_duration_since(*since);
-            age >= MISSING_AFTER && age < MISSING_AFTER + 4 * super::TICK
+        let mut expired = lapsed(Kind::Listener, &self.listeners, now);
+        expired.extend(lapsed(Kind::Cluster, &self.clusters, now));
+        expired.extend(lapsed(Kind::Routes, &self.routes, now));
+        expired.extend(lapsed(Kind::Endpoints, &self.endpoints, now));
+        expired.extend(lapsed(Kind::Secret, &self.secrets, now));
+        for (kind, name) in &expired {
+            tracing::info!(?kind, %name, "the resource's TTL has run out");
+            self.remove(*kind, name);
+            if *kind == Kind::Routes {
+                self.lapsed_routes.insert(Arc::clone(name));
+            }
+        }
+        let ran_out = |((kind, _), since): (&(Kind, Arc<str>), &Instant)| {
+            let (age, limit) = (now.saturating_duration_since(*since), patience(*kind));
+            age >= limit && age < limit + 4 * super::TICK
         };
-        before != after || self.missing.values().any(ran_out)
+        !expired.is_empty() || self.missing.iter().any(ran_out)
     }
 
     /// What others refer to.
@@ -258,7 +212,31 @@ impl Store {
             Discovery::Static(_) | Discovery::StrictDns { .. } | Discovery::OriginalDst => None,
         });
         let routes = self.listeners.values().flat_map(|kept| kept.compiled.named_routes().cloned());
-        Wanted { endpoints: endpoints.collect(), routes: routes.collect() }
+        let contexts = self.contexts();
+        Wanted {
+            endpoints: endpoints.collect(),
+            routes: routes.collect(),
+            secrets: contexts.flat_map(secrets_of).collect(),
+        }
+    }
+
+    fn contexts(&self) -> impl Iterator<Item = &TlsSettings> {
+        let listeners = self.listeners.values().flat_map(|kept| kept.compiled.chains.all());
+        let down = listeners.filter_map(|chain| chain.tls.as_ref().map(|tls| &tls.settings));
+        let clusters = self.clusters.values();
+        down.chain(clusters.filter_map(|kept| kept.compiled.tls.as_ref().map(|tls| &tls.settings)))
+    }
+
+    /// Everything that may hold a TLS context, and the secrets that came over ADS.
+    pub fn compiled(&self) -> (impl Iterator<Item = &Arc<Listener>>, impl Iterator<Item = &Arc<Cluster>>) {
+        let listeners = self.listeners.values().map(|kept| &kept.compiled);
+        (listeners, self.clusters.values().map(|kept| &kept.compiled))
+    }
+
+    /// A secret that came over ADS.
+    #[must_use]
+    pub fn secret(&self, name: &str) -> Option<SecretKind> {
+        self.secrets.get(name).map(|kept| kept.compiled.kind.clone())
     }
 
     /// Puts everything together. A listener or cluster that still waits for its routes or endpoints stays as it was
@@ -267,6 +245,9 @@ impl Store {
         let wanted = self.wanted();
         self.routes.retain(|name, _| wanted.routes.contains(name));
         self.endpoints.retain(|name, _| wanted.endpoints.contains(name));
+        self.secrets.retain(|name, _| wanted.secrets.contains(name));
+        self.lapsed_routes.retain(|name| wanted.routes.contains(name));
+        self.resolved.retain(|name, _| self.clusters.contains_key(name));
         self.note_missing(&wanted);
         let mut snapshot = Snapshot { version, ..Snapshot::default() };
         for (name, kept) in &self.clusters {
@@ -274,7 +255,10 @@ impl Store {
                 Discovery::Eds(eds) => {
                     self.endpoints.contains_key(eds) || self.is_given_up(Kind::Endpoints, eds)
                 }
-                Discovery::Static(_) | Discovery::StrictDns { .. } | Discovery::OriginalDst => true,
+                Discovery::StrictDns { .. } => {
+                    self.resolved.contains_key(name) || self.is_given_up(Kind::Cluster, name)
+                }
+                Discovery::Static(_) | Discovery::OriginalDst => true,
             };
             let entry = match self.current.clusters.get(name) {
                 Some(previous) if !ready => previous.clone(),
@@ -300,7 +284,7 @@ impl Store {
         }
         // A listener that stays as it was may still need routes that its successor does not.
         for listener in snapshot.listeners.values() {
-            for name in listener.named_routes() {
+            for name in listener.named_routes().filter(|name| !self.lapsed_routes.contains(*name)) {
                 if let Some(table) = self.current.route_tables.get(name) {
                     snapshot.route_tables.entry(Arc::clone(name)).or_insert_with(|| Arc::clone(table));
                 }
@@ -315,12 +299,20 @@ impl Store {
         snapshot
     }
 
-    fn note_missing(&mut self, wanted: &Wanted) {
+    /// Takes note of what is referred to and not there, and since when.
+    pub fn note_missing(&mut self, wanted: &Wanted) {
         let (routes, endpoints) = (&self.routes, &self.endpoints);
+        let resolved = &self.resolved;
+        let unresolved: BTreeSet<Arc<str>> = self
+            .strict_dns()
+            .map(|cluster| Arc::clone(&cluster.name))
+            .filter(|name| !resolved.contains_key(name))
+            .collect();
         let needed = |kind: Kind, name: &Arc<str>| match kind {
             Kind::Routes => wanted.routes.contains(name) && !routes.contains_key(name),
             Kind::Endpoints => wanted.endpoints.contains(name) && !endpoints.contains_key(name),
-            Kind::Cluster | Kind::Listener => false,
+            Kind::Cluster => unresolved.contains(name),
+            Kind::Listener | Kind::Secret => false,
         };
         self.missing.retain(|(kind, name), _| needed(*kind, name));
         let now = Instant::now();
@@ -330,10 +322,19 @@ impl Store {
         for name in wanted.endpoints.iter().filter(|name| needed(Kind::Endpoints, name)) {
             self.missing.entry((Kind::Endpoints, Arc::clone(name))).or_insert(now);
         }
+        for name in &unresolved {
+            self.missing.entry((Kind::Cluster, Arc::clone(name))).or_insert(now);
+        }
     }
 
     fn is_given_up(&self, kind: Kind, name: &Arc<str>) -> bool {
-        self.missing.get(&(kind, Arc::clone(name))).is_some_and(|since| since.elapsed() >= MISSING_AFTER)
+        self.missing.get(&(kind, Arc::clone(name))).is_some_and(|since| since.elapsed() >= patience(kind))
+    }
+
+    /// The clusters whose endpoints are names.
+    pub fn strict_dns(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        let all = self.clusters.values().map(|kept| &kept.compiled);
+        all.filter(|cluster| matches!(cluster.discovery, Discovery::StrictDns { .. }))
     }
 
     fn endpoints_of(&self, cluster: &Cluster) -> Arc<EndpointSet> {
@@ -349,7 +350,7 @@ impl Store {
     /// Whether nothing that is referred to is still waited for.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.missing.values().all(|since| since.elapsed() >= MISSING_AFTER)
+        self.missing.iter().all(|((kind, _), since)| since.elapsed() >= patience(*kind))
     }
 
     /// Whether there is a listener of this name, published or not.
@@ -391,6 +392,33 @@ impl Store {
     }
 }
 
+/// The secrets of ADS that a context names.
+fn secrets_of(settings: &TlsSettings) -> impl Iterator<Item = Arc<str>> + use<> {
+    let certificate = match &settings.certificate {
+        Some(CertificateSource::Named(name, true)) => Some(Arc::clone(name)),
+        _ => None,
+    };
+    let trust = match &settings.trust {
+        Some(TrustSource::Named(name, true)) => Some(Arc::clone(name)),
+        _ => None,
+    };
+    certificate.into_iter().chain(trust)
+}
+
+/// How long something of this kind is waited for.
+const fn patience(kind: Kind) -> Duration {
+    match kind {
+        Kind::Cluster => UNRESOLVED_AFTER,
+        Kind::Endpoints | Kind::Listener | Kind::Routes | Kind::Secret => MISSING_AFTER,
+    }
+}
+
+/// The resources whose TTL has run out.
+fn lapsed<M, C>(kind: Kind, resources: &Resources<M, C>, now: Instant) -> Vec<(Kind, Arc<str>)> {
+    let dead = resources.iter().filter(|(_, kept)| kept.expires.is_some_and(|expires| expires <= now));
+    dead.map(|(name, _)| (kind, Arc::clone(name))).collect()
+}
+
 /// Keeps a resource; the same message again changes nothing but its time.
 fn put<M: PartialEq, C>(
     resources: &mut Resources<M, C>,
@@ -406,3 +434,6 @@ fn put<M: PartialEq, C>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,9 +22,8 @@ use crate::model::cluster::ProtocolChoice;
 use crate::observe::Flags;
 use crate::observe::Reason;
 use crate::observe::metrics::Labels;
-use crate::observe::series::{CONNECT_FAILURES, RETRIES};
+use crate::observe::series::{CONNECT_FAILURES, RETRIES, TLS_HANDSHAKES};
 use crate::retry::{self, Failure};
-use crate::upstream::connect::ConnectError;
 use crate::upstream::endpoint::ActiveGuard;
 use crate::upstream::pool::{self, AcquireError, UpstreamProtocol};
 use crate::upstream::usage::{Permit, Resource};
@@ -51,7 +50,7 @@ pub struct Established {
 #[derive(Debug)]
 pub enum Ending {
     /// A response that is to be passed on.
-    Response(Box<Established>),
+    Response(Established),
     /// The proxy must answer itself, for this reason.
     Answer(Reason, String),
     /// Nobody is there to be answered.
@@ -75,20 +74,22 @@ pub struct Attempts<'a> {
 enum Failed {
     /// It may be worth another.
     Attempt(Failure, Reason, String),
-    /// Another attempt would end the same.
-    Final(Ending),
+    /// Another attempt would end the same: the client is answered with this.
+    Answer(Reason, String),
+    /// There is nobody left to answer.
+    Gone(Reason),
 }
 
 impl<'a> Attempts<'a> {
     /// No attempt made yet.
-    pub(super) const fn new(
+    pub(super) fn new(
         cluster: &'a Rc<ClusterState>,
         routed: &'a Routed<'a>,
         action: &'a ForwardAction,
         mirrors: Mirrors,
         origin: &'a Origin,
     ) -> Self {
-        let replay = Some(Replay::new(true, mirrors));
+        let replay = Some(Replay::new(true, mirrors, Rc::clone(&origin.worker.buffers)));
         Self { cluster, routed, action, origin, replay, tried: None, retries: 0, resends: 0, retrying: None }
     }
 
@@ -118,11 +119,12 @@ impl<'a> Attempts<'a> {
                     if !self.may_retry(report) {
                         return Ending::Response(established);
                     }
-                    self.replay = Some(self.discard(*established).await);
+                    self.replay = Some(self.discard(established).await);
                     self.wait(timers).await;
                     continue;
                 }
-                Err(Failed::Final(ending)) => return ending,
+                Err(Failed::Answer(reason, detail)) => return Ending::Answer(reason, detail),
+                Err(Failed::Gone(reason)) => return Ending::Gone(reason),
                 Err(Failed::Attempt(failure, reason, detail)) => (failure, reason, detail),
             };
             if !self.again_after(failure, request, report) {
@@ -195,14 +197,14 @@ impl<'a> Attempts<'a> {
         response: &mut ResponseHead,
         timers: &mut Timers<'_>,
         report: &mut Report,
-    ) -> Result<Box<Established>, Failed> {
+    ) -> Result<Established, Failed> {
         timers.attempt(self.action.retry.as_ref().and_then(|policy| policy.per_try_timeout));
         let picked = {
             let mut random = self.origin.worker.random.borrow_mut();
             self.cluster.pick(self.origin.destination, self.tried, &mut random)
         };
         let Some(endpoint) = picked else {
-            return Err(Failed::Final(Ending::Answer(Reason::NoHealthyUpstream, String::new())));
+            return Err(Failed::Answer(Reason::NoHealthyUpstream, String::new()));
         };
         self.tried = Some(endpoint.address());
         report.upstream = self.tried;
@@ -211,14 +213,18 @@ impl<'a> Attempts<'a> {
         if let Err(error) = link.send_head(request) {
             return Err(failed(error));
         }
-        let mut replay = self.replay.take().unwrap_or_else(|| Replay::new(false, Mirrors::default()));
+        let mut replay = self.replay.take().unwrap_or_else(|| {
+            Replay::new(false, Mirrors::default(), Rc::clone(&self.origin.worker.buffers))
+        });
         replay.rewind();
-        let needs_replay = self.action.retry.is_some() || retry::is_idempotent(&request.method);
+        // A stream of HTTP/2 may be refused, or left behind by a GOAWAY, whatever its method.
+        let may_be_refused = matches!(link, UpstreamLink::H2(_));
+        let needs_replay =
+            may_be_refused || self.action.retry.is_some() || retry::is_idempotent(&request.method);
         if !needs_replay {
             replay.stop_keeping();
         }
-        let mut established =
-            Box::new(Established { link, endpoint, pump: Pump::default(), replay, _active: active });
+        let mut established = Established { link, endpoint, pump: Pump::default(), replay, _active: active };
         let failed = poll_fn(|cx| poll_head(cx, down, request, response, (&mut established, timers))).await;
         report.received_bytes = established.pump.bytes();
         match failed {
@@ -249,7 +255,7 @@ impl<'a> Attempts<'a> {
                 return Poll::Ready(acquired.map_err(|error| self.not_acquired(&error)));
             }
             if bodiless && down.poll_closed(cx).is_ready() {
-                return Poll::Ready(Err(Failed::Final(Ending::Gone(Reason::DownstreamGone))));
+                return Poll::Ready(Err(Failed::Gone(Reason::DownstreamGone)));
             }
             timers.poll(cx).map(|reason| Err(late(reason)))
         });
@@ -265,11 +271,16 @@ impl<'a> Attempts<'a> {
                     Resource::Requests => Reason::OverflowRequests,
                     Resource::Retries => Reason::OverflowRetries,
                 };
-                return Failed::Final(Ending::Answer(reason, String::new()));
+                return Failed::Answer(reason, String::new());
             }
-            AcquireError::Connect(ConnectError::TimedOut { .. }) => Reason::UpstreamConnectTimeout,
-            AcquireError::Connect(ConnectError::Failed { .. } | ConnectError::Handshake { .. }) => {
-                Reason::UpstreamConnectFailure
+            AcquireError::Connect(error) => {
+                if let Some(refusal) = error.refusal() {
+                    let labels = Labels::none().with("side", "upstream").with("outcome", refusal.code());
+                    self.origin.worker.metrics.counter(TLS_HANDSHAKES, &labels).add(1);
+                    let name = &self.cluster.config().name;
+                    tracing::debug!(cluster = %name, %error, "an endpoint was refused");
+                }
+                error.reason()
             }
         };
         let labels = Labels::none().with("destination_service", &self.cluster.config().name);
@@ -315,32 +326,40 @@ fn poll_head<D: Downstream>(
             timers.active();
         }
     }
-    match link.poll_response(cx, &request.method, response) {
-        Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
-        Poll::Ready(Err(error)) => return Poll::Ready(Err(failed(error))),
-        Poll::Pending => {}
+    while let Poll::Ready(polled) = link.poll_response(cx, &request.method, response) {
+        if polled.is_err() || !response.is_interim() {
+            return Poll::Ready(polled.map_err(failed));
+        }
+        timers.active();
+        down.send_interim(response);
+        // A client that is gone is noticed below.
+        let _ = down.poll_flush(cx);
     }
     if (pump.is_done() || waits_for_tunnel) && down.poll_closed(cx).is_ready() {
-        return Poll::Ready(Err(Failed::Final(Ending::Gone(Reason::DownstreamGone))));
+        return Poll::Ready(Err(Failed::Gone(Reason::DownstreamGone)));
     }
-    timers.poll(cx).map(|reason| Err(late(reason)))
+    let starved = pump.is_starved();
+    timers.poll(cx).map(|reason| {
+        let by_client = starved && reason == Reason::StreamIdle;
+        Err(late(if by_client { Reason::RequestIdle } else { reason }))
+    })
 }
 
 fn late(reason: Reason) -> Failed {
     if reason == Reason::PerTryTimeout {
         Failed::Attempt(Failure::PerTryTimeout, reason, String::new())
     } else {
-        Failed::Final(Ending::Answer(reason, String::new()))
+        Failed::Answer(reason, String::new())
     }
 }
 
 fn bad_body(error: &SourceError) -> Failed {
-    Failed::Final(match error {
-        SourceError::Malformed(_) => Ending::Answer(Reason::BadRequest, error.to_string()),
+    match error {
+        SourceError::Malformed(_) => Failed::Answer(Reason::BadRequest, error.to_string()),
         SourceError::Truncated | SourceError::Reset(_) | SourceError::Io(_) => {
-            Ending::Gone(Reason::DownstreamGone)
+            Failed::Gone(Reason::DownstreamGone)
         }
-    })
+    }
 }
 
 fn failed(error: UpstreamError) -> Failed {
@@ -353,7 +372,7 @@ fn failed(error: UpstreamError) -> Failed {
         UpstreamError::Refused => (Failure::Refused, Reason::UpstreamRefused),
         UpstreamError::Reset(_) => (Failure::Reset, Reason::UpstreamRefused),
         UpstreamError::Protocol(_) => (Failure::Invalid, Reason::UpstreamProtocolError),
-        UpstreamError::Unsayable(_) => return Failed::Final(Ending::Answer(Reason::NotSayable, detail)),
+        UpstreamError::Unsayable(_) => return Failed::Answer(Reason::NotSayable, detail),
     };
     Failed::Attempt(failure, reason, detail)
 }

@@ -123,7 +123,12 @@ async fn send(
         if !up.is_done() && up.poll(cx, &mut body, &mut link)?.is_pending() {
             let _ = link.poll_flush(cx)?;
         }
-        link.poll_response(cx, &request.method, &mut response).map_err(|_| SinkLost)
+        while let Poll::Ready(polled) = link.poll_response(cx, &request.method, &mut response) {
+            if polled.is_err() || !response.is_interim() {
+                return Poll::Ready(polled.map_err(|_| SinkLost));
+            }
+        }
+        Poll::Pending
     })
     .await
     .ok()?;

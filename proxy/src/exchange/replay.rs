@@ -1,5 +1,6 @@
 //! The beginning of a request body, kept for as long as an attempt may have to be made again.
 
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use super::mirror::Mirrors;
 use crate::http::body::{BodySource, Chunk, SourceError};
 use crate::http::headers::Headers;
+use crate::transport::BufferPool;
 
 /// Body bytes that are kept; a longer body is sent once.
 pub const MAX_REPLAY_BYTES: usize = 64 * 1024;
@@ -22,13 +24,14 @@ pub struct Replay {
     position: usize,
     /// Who else gets a copy of the body.
     pub mirrors: Mirrors,
+    pool: Rc<BufferPool>,
 }
 
 impl Replay {
     /// Keeps bytes only if it is told that they may be needed.
     #[must_use]
-    pub const fn new(keeping: bool, mirrors: Mirrors) -> Self {
-        Self { kept: Vec::new(), keeping, consumed: 0, position: 0, mirrors }
+    pub const fn new(keeping: bool, mirrors: Mirrors, pool: Rc<BufferPool>) -> Self {
+        Self { kept: Vec::new(), keeping, consumed: 0, position: 0, mirrors, pool }
     }
 
     /// Whether another attempt can send the body from its beginning.
@@ -46,8 +49,7 @@ impl Replay {
     pub fn stop_keeping(&mut self) {
         self.keeping = false;
         if self.position >= self.kept.len() {
-            self.kept = Vec::new();
-            self.position = 0;
+            self.forget();
         }
     }
 
@@ -64,13 +66,26 @@ impl Replay {
         self.consumed = self.consumed.saturating_add(bytes.len() as u64);
         self.mirrors.send(bytes);
         if self.keeping && self.kept.len() + bytes.len() <= MAX_REPLAY_BYTES {
+            if self.kept.capacity() == 0 {
+                self.kept = self.pool.lend_output();
+            }
             self.kept.extend_from_slice(bytes);
             self.position = self.kept.len();
         } else if self.keeping {
             self.keeping = false;
-            self.kept = Vec::new();
-            self.position = 0;
+            self.forget();
         }
+    }
+
+    fn forget(&mut self) {
+        self.pool.give_back_output(std::mem::take(&mut self.kept));
+        self.position = 0;
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        self.forget();
     }
 }
 

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use tokio::time::timeout;
 
 use super::report::Report;
 use super::{Outcome, Routed};
@@ -14,7 +15,7 @@ use crate::http::headers::Headers;
 use crate::http::message::{BodyLength, RequestHead, ResponseHead};
 use crate::model::Route;
 use crate::model::route::{DirectAction, RedirectAction, RedirectPath};
-use crate::observe::Reason;
+use crate::observe::{Flags, Reason};
 
 /// The header that carries the reason code.
 pub const REASON_HEADER: &[u8] = b"outrider-error";
@@ -71,7 +72,9 @@ pub fn head(
         // Writing into a string cannot fail.
         let _ = write!(text, " ({detail})");
     }
-    response.headers.append(REASON_HEADER, reason.code().as_bytes());
+    if report.names_reason {
+        response.headers.append(REASON_HEADER, reason.code().as_bytes());
+    }
     if request.is_grpc() {
         response.status = StatusCode::OK;
         response.headers.append(b"content-type", b"application/grpc");
@@ -202,9 +205,17 @@ pub(super) async fn send_body<D: Downstream>(
         return Outcome::Broken;
     }
     let (mut pump, mut source) = (Pump::default(), Whole(if bodiless { Bytes::new() } else { body }));
-    let sent = poll_fn(|cx| pump.poll(cx, &mut source, down)).await;
+    let sent = timeout(report.patience, poll_fn(|cx| pump.poll(cx, &mut source, down))).await;
     report.sent_bytes = pump.bytes();
-    if sent.is_ok() { Outcome::Complete } else { Outcome::Broken }
+    match sent {
+        Ok(Ok(())) => Outcome::Complete,
+        Ok(Err(_)) => Outcome::Broken,
+        Err(_) => {
+            report.flags = report.flags.with(Flags::SI);
+            down.abort();
+            Outcome::Broken
+        }
+    }
 }
 
 /// A body that is there as a whole.

@@ -14,6 +14,9 @@ use crate::observe::metrics::Labels;
 use crate::observe::series::{LOCAL_REPLIES, Outcome};
 use crate::observe::{Flags, Reason};
 
+/// How long a client may take to read an answer of ours where `stream_idle_timeout` is off.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(300);
+
 /// The notes of one exchange.
 #[derive(Debug)]
 pub struct Report {
@@ -22,6 +25,10 @@ pub struct Report {
     local: Option<SocketAddr>,
     remote: Option<SocketAddr>,
     started_at: SystemTime,
+    /// How long the client may take to read an answer of ours.
+    pub patience: Duration,
+    /// Whether an answer of ours says its reason in a header.
+    pub names_reason: bool,
     /// When the response head was there.
     pub response_after: Option<Duration>,
     /// The route.
@@ -53,6 +60,8 @@ impl Report {
             local: Some(origin.local),
             remote: Some(client),
             started_at: SystemTime::now(),
+            patience: origin.chain.stream_idle_timeout.unwrap_or(LONGEST_PATIENCE),
+            names_reason: origin.worker.names_reason,
             response_after: None,
             route: None,
             cluster: None,

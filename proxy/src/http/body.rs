@@ -117,6 +117,8 @@ pub enum PumpError {
 pub struct Pump {
     state: PumpState,
     bytes: u64,
+    /// The source had nothing when it was last asked.
+    starved: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,13 +133,19 @@ impl Pump {
     /// A pump that has nothing to do: the message has no body and its end went with its head.
     #[must_use]
     pub const fn done() -> Self {
-        Self { state: PumpState::Done, bytes: 0 }
+        Self { state: PumpState::Done, bytes: 0, starved: false }
     }
 
     /// Body bytes moved so far.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Whether it is the source that is waited for, not the sink.
+    #[must_use]
+    pub const fn is_starved(&self) -> bool {
+        self.starved
     }
 
     /// Whether the end of the body was passed on.
@@ -157,6 +165,7 @@ impl Pump {
         sink: &mut K,
     ) -> Poll<Result<(), PumpError>> {
         loop {
+            self.starved = false;
             match self.state {
                 PumpState::Moving => match source.poll_chunk(cx)? {
                     Poll::Ready(Chunk::Data) => {
@@ -165,6 +174,7 @@ impl Pump {
                     }
                     Poll::Ready(Chunk::End) => self.state = PumpState::Ending,
                     Poll::Pending => {
+                        self.starved = true;
                         // What was held back must not wait for bytes that may never come.
                         let _ = sink.poll_flush(cx)?;
                         return Poll::Pending;

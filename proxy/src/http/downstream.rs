@@ -13,6 +13,10 @@ pub trait Downstream: BodySource + BodySink {
     /// When the client cannot be reached any more.
     fn send_head(&mut self, head: &ResponseHead) -> Result<(), SinkError>;
 
+    /// Puts an interim response (1xx) on its way, before the final one. One that the client's version does not know,
+    /// or that the client is too slow for, is left out: nothing depends on it (RFC 9110 section 15.2).
+    fn send_interim(&mut self, head: &ResponseHead);
+
     /// Waits for the client to go away, once its request has been read whole.
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 

@@ -141,6 +141,12 @@ impl Default for ResponseHead {
 }
 
 impl ResponseHead {
+    /// Whether another head follows this one (RFC 9110 section 15.2); after 101 none does.
+    #[must_use]
+    pub fn is_interim(&self) -> bool {
+        self.status.is_informational() && self.status != StatusCode::SWITCHING_PROTOCOLS
+    }
+
     /// Makes it ready for the next response, keeping the memory.
     pub fn clear(&mut self) {
         self.status = StatusCode::OK;

@@ -9,6 +9,7 @@ pub mod downstream;
 pub mod h1;
 pub mod h2;
 pub mod headers;
+pub mod heads;
 pub mod message;
 pub mod path;
 

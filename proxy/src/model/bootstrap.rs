@@ -7,8 +7,10 @@ use outrider_proto::envoy::config::core::v3 as core;
 use outrider_proto::{Fault, Path};
 
 use super::cluster::Cluster;
+use super::identity::IdentitySource;
 use super::listener::Listener;
 use super::parse;
+use super::tls::Secret;
 
 /// A checked bootstrap. The resources are kept as messages: what is published is compiled from them by the same
 /// code as what comes over xDS.
@@ -22,8 +24,12 @@ pub struct Bootstrap {
     pub listeners: Vec<outrider_proto::envoy::config::listener::v3::Listener>,
     /// Clusters of the file.
     pub clusters: Vec<outrider_proto::envoy::config::cluster::v3::Cluster>,
+    /// Secrets of the file.
+    pub secrets: Vec<outrider_proto::envoy::extensions::transport_sockets::tls::v3::Secret>,
     /// What comes over ADS, if anything.
     pub ads: Option<AdsSource>,
+    /// Where the workload's identity comes from, if it has one.
+    pub identity: Option<IdentitySource>,
 }
 
 /// Which resources come over ADS, and from where.
@@ -66,6 +72,9 @@ impl Bootstrap {
         for (index, cluster) in resources.clusters.iter().enumerate() {
             collect(format!("clusters[{index}]"), Cluster::from_proto(cluster).map(|_| ()));
         }
+        for (index, secret) in resources.secrets.iter().enumerate() {
+            collect(format!("secrets[{index}]"), Secret::from_proto(secret).map(|_| ()));
+        }
         check_unique(&resources, &mut path);
         let admin = value.admin.as_ref().and_then(|admin| {
             path.field("admin", |path| {
@@ -77,12 +86,17 @@ impl Bootstrap {
             .dynamic_resources
             .as_ref()
             .and_then(|dynamic| path.field("dynamic_resources", |path| ads(dynamic, &resources, path)));
+        let identity = value.outrider.as_ref().and_then(|own| own.identity.as_ref()).and_then(|identity| {
+            path.field("outrider.identity", |path| IdentitySource::from_proto(identity, path))
+        });
         let bootstrap = Self {
             node: value.node.clone().unwrap_or_default(),
             admin,
             listeners: resources.listeners,
             clusters: resources.clusters,
+            secrets: resources.secrets,
             ads,
+            identity,
         };
         match path.finish(Some(bootstrap)) {
             Ok(bootstrap) if faults.is_empty() => Ok(bootstrap),
@@ -98,6 +112,14 @@ fn check_unique(resources: &pb::bootstrap::StaticResources, path: &mut Path) {
         if !names.insert(&cluster.name) {
             path.item("static_resources.clusters", index, |path| {
                 path.fault(format!("\"{}\" is there twice", cluster.name))
+            });
+        }
+    }
+    let mut names = std::collections::HashSet::new();
+    for (index, secret) in resources.secrets.iter().enumerate() {
+        if !names.insert(&secret.name) {
+            path.item("static_resources.secrets", index, |path| {
+                path.fault(format!("\"{}\" is there twice", secret.name))
             });
         }
     }

@@ -12,6 +12,7 @@ use pb::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, LbConfig
 use super::endpoint::{self, EndpointSet, NamedEndpoint};
 use super::http_chain::Http2Settings;
 use super::parse;
+use super::tls::UpstreamTls;
 
 /// Envoy's default of `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,6 +44,8 @@ pub struct Cluster {
     pub idle_timeout: Option<Duration>,
     /// Requests on one connection.
     pub max_requests_per_connection: Option<u32>,
+    /// How its endpoints are spoken to; plaintext without.
+    pub tls: Option<UpstreamTls>,
 }
 
 /// Where endpoints come from.
@@ -143,8 +146,16 @@ impl Cluster {
             path.fault_at("connect_timeout", "must be longer than 0");
         }
         let http = http_options(value, path);
+        let tls = value
+            .transport_socket
+            .as_ref()
+            .map(|socket| path.field("transport_socket", |path| UpstreamTls::from_proto(socket, path)));
         Some(Self {
             connect_timeout,
+            tls: match tls {
+                Some(tls) => Some(tls?),
+                None => None,
+            },
             balancer: balancer(value, path),
             limits: limits(value, path),
             protocol: http.protocol,

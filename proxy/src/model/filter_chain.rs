@@ -13,6 +13,7 @@ use rustc_hash::FxHashMap;
 use super::http_chain::HttpChain;
 use super::parse;
 use super::tcp_chain::TcpChain;
+use super::tls::DownstreamTls;
 
 /// Combinations of prefix, server name and application protocol that one chain may match.
 const MAX_CLAIMS: usize = 10_000;
@@ -25,6 +26,8 @@ type Claim = (Option<u16>, Option<(IpAddr, u8)>, Option<String>, String, Option<
 pub struct FilterChain {
     /// Its name; may be empty.
     pub name: Arc<str>,
+    /// Its encryption; plaintext without.
+    pub tls: Option<DownstreamTls>,
     /// Its terminal filter.
     pub protocol: ChainProtocol,
 }
@@ -171,7 +174,13 @@ impl FilterChain {
                 }
             })
         });
-        Some(Self { name: value.name.as_str().into(), protocol: protocol? })
+        let tls = match &value.transport_socket {
+            Some(socket) => {
+                Some(path.field("transport_socket", |path| DownstreamTls::from_proto(socket, path))?)
+            }
+            None => None,
+        };
+        Some(Self { name: value.name.as_str().into(), tls, protocol: protocol? })
     }
 }
 

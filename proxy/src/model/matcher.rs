@@ -55,7 +55,7 @@ impl Case {
 }
 
 impl StringMatcher {
-    pub(super) fn from_proto(value: &pbm::StringMatcher, path: &mut Path) -> Option<Self> {
+    pub(crate) fn from_proto(value: &pbm::StringMatcher, path: &mut Path) -> Option<Self> {
         use pbm::string_matcher::MatchPattern;
         let case = if value.ignore_case { Case::Ignored } else { Case::Sensitive };
         let bytes = |text: &String| text.as_bytes().into();

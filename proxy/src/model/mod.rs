@@ -10,6 +10,7 @@ pub mod endpoint;
 pub mod filter_chain;
 pub mod headers;
 pub mod http_chain;
+pub mod identity;
 pub mod listener;
 pub mod matcher;
 pub mod parse;
@@ -19,6 +20,7 @@ pub mod route_index;
 pub mod route_table;
 pub mod snapshot;
 pub mod tcp_chain;
+pub mod tls;
 
 pub use cluster::{Balancer, Cluster, Discovery};
 pub use endpoint::{Endpoint, EndpointSet};

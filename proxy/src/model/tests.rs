@@ -45,7 +45,8 @@ fn compiled(config: &Value) -> Result<String, String> {
     let bootstrap = Bootstrap::from_proto(&bootstrap).map_err(|faults| format!("{faults:?}"))?;
     let listeners: Vec<_> = bootstrap.listeners.iter().map(Listener::from_proto).collect();
     let clusters: Vec<_> = bootstrap.clusters.iter().map(Cluster::from_proto).collect();
-    Ok(format!("{:#?} {:#?} {listeners:#?} {clusters:#?}", bootstrap.admin, bootstrap.ads))
+    let Bootstrap { admin, ads, identity, .. } = bootstrap;
+    Ok(format!("{admin:#?} {ads:#?} {identity:#?} {listeners:#?} {clusters:#?}"))
 }
 
 fn short(message: &str) -> &str {

@@ -1,23 +1,28 @@
 //! Access log lines, batched per worker and written by one thread.
 //!
-//! A worker never waits for a disk: a batch goes to the writer over a bounded queue, and when that is full the
-//! batch is dropped and counted.
+//! A worker never waits for a disk: a batch goes to the writer over a bounded queue, and when that is full its lines
+//! are dropped and counted. The writer looks before each batch whether the path still is the file that it has open,
+//! so a file that was moved away (by logrotate, for one) is left alone and a new one begun; no signal is needed.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::Write as _;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use super::format::Record;
+use super::series::ACCESS_LOG_DROPPED;
 use crate::model::access_log::AccessLog;
 
 /// A batch is handed over when it is this large, in bytes.
 const BATCH_BYTES: usize = 32 * 1024;
 /// Batches that may wait for the writer.
 const QUEUED_BATCHES: usize = 64;
+/// Files that the writer keeps open; when there are more, all are closed and opened again as they are needed.
+const MAX_OPEN_FILES: usize = 64;
 
 type Batch = (Arc<str>, Vec<u8>);
 
@@ -39,45 +44,18 @@ impl LogQueue {
     }
 }
 
-fn write_all(batches: &Receiver<Batch>) {
-    let mut files: HashMap<Arc<str>, File> = HashMap::new();
-    while let Ok((destination, bytes)) = batches.recv() {
-        if let Err(error) = write(&mut files, &destination, &bytes) {
-            metrics::counter!("outrider_access_log_dropped_total").increment(1);
-            tracing::debug!(path = %destination, %error, "access log not written");
-            // Opened anew with the next batch: the file may have been moved away or the disk full.
-            files.remove(&destination);
-        }
-    }
-}
-
-fn write(files: &mut HashMap<Arc<str>, File>, destination: &Arc<str>, bytes: &[u8]) -> std::io::Result<()> {
-    if &**destination == "/dev/stdout" {
-        return std::io::stdout().lock().write_all(bytes);
-    }
-    if !files.contains_key(destination) || !std::path::Path::new(&**destination).exists() {
-        let file = OpenOptions::new().create(true).append(true).open(&**destination)?;
-        files.insert(Arc::clone(destination), file);
-    }
-    match files.get_mut(destination) {
-        Some(file) => file.write_all(bytes),
-        None => Ok(()),
-    }
-}
-
 /// One worker's batches.
 #[derive(Debug)]
 pub struct AccessLogger {
     queue: LogQueue,
     batches: RefCell<Vec<Batch>>,
-    dropped: Cell<u64>,
 }
 
 impl AccessLogger {
     /// A logger without lines.
     #[must_use]
     pub const fn new(queue: LogQueue) -> Self {
-        Self { queue, batches: RefCell::new(Vec::new()), dropped: Cell::new(0) }
+        Self { queue, batches: RefCell::new(Vec::new()) }
     }
 
     /// Adds a line.
@@ -108,9 +86,9 @@ impl AccessLogger {
     }
 
     fn hand_over(&self, batch: Batch) {
-        if self.queue.0.try_send(batch).is_err() {
-            self.dropped.set(self.dropped.get() + 1);
-            metrics::counter!("outrider_access_log_dropped_total").increment(1);
+        use std::sync::mpsc::TrySendError::{Disconnected, Full};
+        if let Err(Full((_, bytes)) | Disconnected((_, bytes))) = self.queue.0.try_send(batch) {
+            count_dropped(&bytes);
         }
     }
 }
@@ -121,41 +99,104 @@ impl Drop for AccessLogger {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::observe::format::{LineFormat, Template};
+/// Counts the lines of which these bytes hold the end; the last one may be without it.
+fn count_dropped(bytes: &[u8]) {
+    let ended = memchr::memchr_iter(b'\n', bytes).count();
+    let open = usize::from(!bytes.is_empty() && !bytes.ends_with(b"\n"));
+    metrics::counter!(ACCESS_LOG_DROPPED).increment((ended + open) as u64);
+}
 
-    #[test]
-    fn what_was_handed_over_is_written_before_the_writer_ends() {
-        let file = std::env::temp_dir().join(format!("outrider-access-log-{}", std::process::id()));
-        let _ = std::fs::remove_file(&file);
-        let log = AccessLog {
-            destination: file.to_string_lossy().into(),
-            format: LineFormat::Text(Template::parse("%RESPONSE_CODE%\n").unwrap()),
-        };
-        let (queue, writer) = LogQueue::start().unwrap();
-        let logger = AccessLogger::new(queue);
-        // More than one batch of lines.
-        for status in 0..20_000_u16 {
-            logger.write(&log, &Record { status, ..Record::default() });
+fn write_all(batches: &Receiver<Batch>) {
+    let mut files = HashMap::new();
+    while let Ok((destination, bytes)) = batches.recv() {
+        if &*destination == "/dev/stdout" {
+            let mut lines = std::io::stdout().lock();
+            if let Err((left, error)) = write_some(&mut lines, &bytes) {
+                count_dropped(left);
+                tracing::debug!(path = %destination, %error, "access log not written");
+            }
+            continue;
         }
-        assert_eq!(logger.dropped.get(), 0);
-        drop(logger);
-        writer.join().unwrap();
-        let lines: Vec<u16> =
-            std::fs::read_to_string(&file).unwrap().lines().map(|line| line.parse().unwrap()).collect();
-        let _ = std::fs::remove_file(&file);
-        assert!(lines.iter().copied().eq(0..20_000));
-    }
-
-    #[test]
-    fn a_destination_that_cannot_be_written_stops_nobody() {
-        let log = AccessLog { destination: "/nowhere/at/all".into(), format: LineFormat::envoy_default() };
-        let (queue, writer) = LogQueue::start().unwrap();
-        let logger = AccessLogger::new(queue);
-        logger.write(&log, &Record::default());
-        drop(logger);
-        writer.join().unwrap();
+        if files.len() >= MAX_OPEN_FILES && !files.contains_key(&destination) {
+            files.clear();
+        }
+        files.entry(destination).or_insert_with_key(LogFile::new).write(&bytes);
     }
 }
+
+/// A file that lines are added to.
+struct LogFile {
+    path: Arc<str>,
+    open: Option<File>,
+    /// The last write failed. Warned of once, until one succeeds.
+    failing: bool,
+    /// The last write ended within a line.
+    torn: bool,
+}
+
+impl LogFile {
+    fn new(path: &Arc<str>) -> Self {
+        Self { path: Arc::clone(path), open: None, failing: false, torn: false }
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let outcome = self.try_write(bytes);
+        let path = &*self.path;
+        match outcome {
+            Ok(()) if self.failing => tracing::info!(path, "access log is written again"),
+            Ok(()) => {}
+            Err((left, ref error)) => {
+                count_dropped(left);
+                if !self.failing {
+                    tracing::warn!(path, %error, "access log not written; its lines are dropped and counted");
+                }
+            }
+        }
+        self.failing = outcome.is_err();
+    }
+
+    fn try_write<'a>(&mut self, bytes: &'a [u8]) -> Result<(), (&'a [u8], std::io::Error)> {
+        if !self.is_current() {
+            let opened = OpenOptions::new().create(true).append(true).open(&*self.path);
+            self.open = Some(opened.map_err(|error| (bytes, error))?);
+            self.torn = false;
+        }
+        let Some(file) = &mut self.open else { return Ok(()) };
+        if self.torn {
+            file.write_all(b"\n").map_err(|error| (bytes, error))?;
+            self.torn = false;
+        }
+        let written = write_some(file, bytes);
+        if let Err((left, _)) = &written {
+            let done = bytes.len() - left.len();
+            self.torn = bytes.get(..done).is_some_and(|done| !done.is_empty() && !done.ends_with(b"\n"));
+        }
+        written
+    }
+
+    /// Whether the open file is still the one that the path names.
+    fn is_current(&self) -> bool {
+        let opened = self.open.as_ref().and_then(|file| file.metadata().ok());
+        let named = std::fs::metadata(&*self.path).ok();
+        opened
+            .zip(named)
+            .is_some_and(|(opened, named)| (opened.dev(), opened.ino()) == (named.dev(), named.ino()))
+    }
+}
+
+/// Writes all, or says what is left.
+fn write_some<'a>(to: &mut impl Write, bytes: &'a [u8]) -> Result<(), (&'a [u8], std::io::Error)> {
+    let mut left = bytes;
+    while !left.is_empty() {
+        match to.write(left) {
+            Ok(0) => return Err((left, ErrorKind::WriteZero.into())),
+            Ok(count) => left = left.get(count..).unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err((left, error)),
+        }
+    }
+    to.flush().map_err(|error| (left, error))
+}
+
+#[cfg(test)]
+mod tests;

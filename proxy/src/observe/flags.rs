@@ -1,4 +1,4 @@
-//! Envoy's response flags.
+//! Envoy's response flags (`%RESPONSE_FLAGS%`), written in the order in which Envoy numbers them.
 
 use std::fmt;
 
@@ -16,23 +16,30 @@ macro_rules! flags {
 }
 
 flags! {
-    UH 0 "UH" "No healthy upstream.";
-    UF 1 "UF" "Connecting to the upstream failed.";
-    UO 2 "UO" "A circuit breaker was open.";
-    NR 3 "NR" "No route, or no filter chain.";
-    URX 4 "URX" "The retry limit was reached.";
-    UT 5 "UT" "The route's timeout ran out.";
-    LR 6 "LR" "We reset the stream.";
-    UR 7 "UR" "The upstream reset the stream.";
-    UC 8 "UC" "The upstream ended the connection.";
-    DC 9 "DC" "The client went away.";
-    SI 10 "SI" "The stream was idle for too long.";
-    DPE 11 "DPE" "The client broke the protocol.";
-    UPE 12 "UPE" "The upstream broke the protocol.";
-    UMSDR 13 "UMSDR" "The stream took longer than it may.";
-    DT 14 "DT" "The connection lived longer than it may.";
-    NC 15 "NC" "The cluster does not exist.";
-    OM 16 "OM" "The proxy is short of a resource.";
+    LH 0 "LH" "The upstream failed its health check.";
+    UH 1 "UH" "No healthy upstream.";
+    UT 2 "UT" "The route's timeout ran out.";
+    LR 3 "LR" "We reset the stream.";
+    UR 4 "UR" "The upstream reset the stream.";
+    UF 5 "UF" "Connecting to the upstream failed.";
+    UC 6 "UC" "The upstream ended the connection.";
+    UO 7 "UO" "A circuit breaker was open.";
+    NR 8 "NR" "No route, or no filter chain.";
+    DI 9 "DI" "A fault delayed the request.";
+    FI 10 "FI" "A fault aborted the request.";
+    RL 11 "RL" "The request was over a rate limit.";
+    UAEX 12 "UAEX" "The request was denied by authorization.";
+    RLSE 13 "RLSE" "The rate limit service failed.";
+    DC 14 "DC" "The client went away.";
+    URX 15 "URX" "The retry limit was reached.";
+    SI 16 "SI" "The stream was idle for too long.";
+    IH 17 "IH" "A header that must be strict was not.";
+    DPE 18 "DPE" "The client broke the protocol.";
+    UMSDR 19 "UMSDR" "The stream took longer than it may.";
+    DT 20 "DT" "The connection lived longer than it may.";
+    UPE 21 "UPE" "The upstream broke the protocol.";
+    NC 22 "NC" "The cluster does not exist.";
+    OM 23 "OM" "The proxy is short of a resource.";
 }
 
 impl Flags {
@@ -75,5 +82,14 @@ mod tests {
     fn flags_are_written_as_envoy_does() {
         assert_eq!(Flags::NONE.to_string(), "-");
         assert_eq!(Flags::URX.with(Flags::UF).to_string(), "UF,URX");
+        assert!(Flags::URX.with(Flags::UF).has(Flags::UF));
+        assert!(!Flags::URX.has(Flags::URX.with(Flags::UF)));
+    }
+
+    #[test]
+    fn the_short_names_are_envoys() {
+        let all = Flags::ALL.iter().fold(Flags::NONE, |all, (flag, _)| all.with(*flag));
+        let names = "LH,UH,UT,LR,UR,UF,UC,UO,NR,DI,FI,RL,UAEX,RLSE,DC,URX,SI,IH,DPE,UMSDR,DT,UPE,NC,OM";
+        assert_eq!(all.to_string(), names);
     }
 }

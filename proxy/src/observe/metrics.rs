@@ -2,15 +2,33 @@
 //!
 //! A cell has one writer, so adding is a load and a store, without a lock on the bus. Handles are made when a
 //! series is first needed, behind the worker's own lock, and kept by whoever records.
+//!
+//! A series ends when its names have left the configuration: once no worker holds a handle and nothing was added for
+//! `EXPIRY`, it is shown one last time and forgotten by all workers at once, so that its sum never goes backwards.
+//! Series without names from the configuration are kept for good.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Series of one family and worker; further ones are counted together under `overflow="true"`.
 pub const MAX_SERIES_PER_FAMILY: usize = 10_000;
+
+/// How long a series that nobody holds must be the same before it is forgotten.
+const EXPIRY: Duration = Duration::from_secs(600);
+
+/// Labels whose values come from the configuration, and so may leave with it.
+const CONFIGURED: &[&str] = &["listener", "destination_service"];
+
+/// `outrider_metrics_series_dropped_total`
+pub const SERIES_DROPPED: Family = Family {
+    name: "outrider_metrics_series_dropped_total",
+    help: "Times that a series was not made because its family is full; it is counted under overflow=\"true\".",
+    kind: Kind::Counter,
+    labels: &["family"],
+};
 
 /// Upper bounds of the duration buckets, in microseconds: OpenTelemetry's for HTTP, with finer ones below.
 const BOUNDS_US: [u64; 17] = [
@@ -77,6 +95,29 @@ impl Histogram {
     }
 }
 
+/// How a family counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Durations by bucket.
+    Histogram,
+}
+
+impl Kind {
+    /// The name in the exposition.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
 /// A family: its name, what it counts and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Family {
@@ -84,6 +125,16 @@ pub struct Family {
     pub name: &'static str,
     /// What it counts.
     pub help: &'static str,
+    /// How.
+    pub kind: Kind,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+}
+
+impl Family {
+    fn expires(&self) -> bool {
+        self.labels.iter().any(|label| CONFIGURED.contains(label))
+    }
 }
 
 #[derive(Debug)]
@@ -93,7 +144,53 @@ enum Cells {
     Histogram(Arc<HistogramCells>),
 }
 
-type Series = BTreeMap<Family, BTreeMap<Box<str>, Cells>>;
+impl Cells {
+    /// Whether somebody may still write. It is told without a race: who let go of a handle has written before.
+    fn is_held(&mut self) -> bool {
+        match self {
+            Self::Counter(cell) | Self::Gauge(cell) => Arc::get_mut(cell).is_none(),
+            Self::Histogram(cells) => Arc::get_mut(cells).is_none(),
+        }
+    }
+
+    /// Changes with every write.
+    fn mark(&self) -> u64 {
+        match self {
+            Self::Counter(cell) | Self::Gauge(cell) => cell.load(Ordering::Relaxed),
+            Self::Histogram(cells) => {
+                let counts = cells.buckets.iter().map(|cell| cell.load(Ordering::Relaxed));
+                counts.fold(0, u64::wrapping_add)
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    cells: Cells,
+    /// The mark at the last scrape that found it changed or held, and when that was.
+    seen: Option<(u64, Instant)>,
+}
+
+impl Entry {
+    const fn new(cells: Cells) -> Self {
+        Self { cells, seen: None }
+    }
+
+    fn is_stale(&mut self, now: Instant) -> bool {
+        let mark = self.cells.mark();
+        let same_since = self.seen.filter(|(seen, _)| *seen == mark).map(|(_, since)| since);
+        match same_since {
+            Some(since) if !self.cells.is_held() => now.duration_since(since) >= EXPIRY,
+            _ => {
+                self.seen = Some((mark, now));
+                false
+            }
+        }
+    }
+}
+
+type Series = BTreeMap<Family, BTreeMap<Box<str>, Entry>>;
 
 /// The series of one worker.
 #[derive(Clone, Debug, Default)]
@@ -152,11 +249,21 @@ impl Shard {
         take: impl Fn(&Cells) -> Option<Arc<T>>,
         make: impl FnOnce() -> Cells,
     ) -> Option<Arc<T>> {
-        let mut series = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut series = self.lock();
         let of_family = series.entry(family).or_default();
         let full = of_family.len() >= MAX_SERIES_PER_FAMILY && !of_family.contains_key(labels.0.as_str());
         let key = if full { "overflow=\"true\"" } else { labels.0.as_str() };
-        take(of_family.entry(key.into()).or_insert_with(make))
+        let found = take(&of_family.entry(key.into()).or_insert_with(|| Entry::new(make())).cells);
+        drop(series);
+        // The family that counts them has a label of our own names only, and is never full.
+        if full && family != SERIES_DROPPED {
+            self.counter(SERIES_DROPPED, &Labels::none().with("family", family.name)).add(1);
+        }
+        found
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Series> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -195,26 +302,65 @@ impl Labels {
 /// The sums over all workers, in the text format of Prometheus.
 #[must_use]
 pub fn render(shards: &[Shard]) -> String {
-    let mut merged: BTreeMap<Family, BTreeMap<Box<str>, Sum>> = BTreeMap::new();
+    render_at(shards, Instant::now())
+}
+
+type Sums = BTreeMap<Family, BTreeMap<Box<str>, (Sum, bool)>>;
+
+fn render_at(shards: &[Shard], now: Instant) -> String {
+    let mut merged = Sums::new();
     for shard in shards {
-        let series = shard.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for (family, of_family) in &*series {
+        for (family, of_family) in &mut *shard.lock() {
             let sums = merged.entry(*family).or_default();
-            for (labels, cells) in of_family {
-                sums.entry(labels.clone()).or_insert_with(|| Sum::like(cells)).add(cells);
+            for (labels, entry) in of_family {
+                let stale = family.expires() && entry.is_stale(now);
+                match sums.get_mut(labels) {
+                    Some((sum, all_stale)) => {
+                        sum.add(&entry.cells);
+                        *all_stale &= stale;
+                    }
+                    None => {
+                        let mut sum = Sum::like(&entry.cells);
+                        sum.add(&entry.cells);
+                        sums.insert(labels.clone(), (sum, stale));
+                    }
+                }
             }
         }
     }
+    forget_stale(shards, &merged, now);
     let mut out = String::new();
     for (family, sums) in &merged {
-        let kind = sums.values().next().map_or("untyped", Sum::kind);
         // Writing into a string cannot fail.
-        let _ = writeln!(out, "# HELP {} {}\n# TYPE {} {kind}", family.name, family.help, family.name);
-        for (labels, sum) in sums {
-            sum.render(family.name, labels, &mut out);
+        let (name, help, kind) = (family.name, family.help, family.kind.name());
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (labels, (sum, _)) in sums {
+            sum.render(name, labels, &mut out);
         }
     }
     out
+}
+
+/// Takes away the series that are stale in all shards, in all of them or in none.
+fn forget_stale(shards: &[Shard], merged: &Sums, now: Instant) {
+    let stale: Vec<(&Family, &str)> = merged
+        .iter()
+        .flat_map(|(family, sums)| sums.iter().map(move |(labels, (_, stale))| (family, &**labels, *stale)))
+        .filter_map(|(family, labels, stale)| stale.then_some((family, labels)))
+        .collect();
+    if stale.is_empty() {
+        return;
+    }
+    // All at once, so that none can come back to life between two of them. Workers lock no more than their own.
+    let mut locked: Vec<_> = shards.iter().map(Shard::lock).collect();
+    for (family, labels) in stale {
+        let mut entries = locked.iter_mut().filter_map(|series| series.get_mut(family)?.get_mut(labels));
+        if entries.all(|entry| entry.is_stale(now)) {
+            for series in &mut locked {
+                series.get_mut(family).map(|of_family| of_family.remove(labels));
+            }
+        }
+    }
 }
 
 enum Sum {
@@ -229,14 +375,6 @@ impl Sum {
             Cells::Counter(_) => Self::Counter(0),
             Cells::Gauge(_) => Self::Gauge(0),
             Cells::Histogram(_) => Self::Histogram(Box::default(), 0),
-        }
-    }
-
-    const fn kind(&self) -> &'static str {
-        match self {
-            Self::Counter(_) => "counter",
-            Self::Gauge(_) => "gauge",
-            Self::Histogram(..) => "histogram",
         }
     }
 
@@ -279,47 +417,4 @@ impl Sum {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const COUNT: Family = Family { name: "a_total", help: "A." };
-    const SECONDS: Family = Family { name: "b_seconds", help: "B." };
-
-    #[test]
-    fn workers_are_added_up() {
-        let shards = [Shard::default(), Shard::default()];
-        let labels = Labels::none().with("x", "q\"\\\n");
-        for shard in &shards {
-            shard.counter(COUNT, &labels).add(2);
-            shard.counter(COUNT, &labels).add(1);
-            shard.histogram(SECONDS, &Labels::none()).record(Duration::from_micros(600));
-        }
-        let text = render(&shards);
-        assert!(text.contains("# TYPE a_total counter\na_total{x=\"q\\\"\\\\\\n\"} 6\n"), "{text}");
-        assert!(
-            text.contains("b_seconds_bucket{le=\"0.0005\"} 0\nb_seconds_bucket{le=\"0.001\"} 2\n"),
-            "{text}"
-        );
-        assert!(text.contains("b_seconds_sum 0.0012\nb_seconds_count 2\n"), "{text}");
-    }
-
-    #[test]
-    fn gauges_count_what_is_held() {
-        let shard = Shard::default();
-        let gauge = shard.gauge(COUNT, &Labels::none());
-        let (one, two) = (gauge.hold(), gauge.hold());
-        drop(one);
-        assert!(render(std::slice::from_ref(&shard)).contains("a_total 1\n"));
-        drop(two);
-        assert!(render(&[shard]).contains("a_total 0\n"));
-    }
-
-    #[test]
-    fn cardinality_is_bounded_and_says_so() {
-        let shard = Shard::default();
-        for n in 0..MAX_SERIES_PER_FAMILY + 5 {
-            shard.counter(COUNT, &Labels::none().with("n", &n.to_string())).add(1);
-        }
-        assert!(render(&[shard]).contains("a_total{overflow=\"true\"} 5\n"));
-    }
-}
+mod tests;

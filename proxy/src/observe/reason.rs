@@ -8,7 +8,7 @@ use http::StatusCode;
 use super::flags::Flags;
 
 macro_rules! reasons {
-    ($($name:ident $code:literal $status:literal $flag:ident $cause:literal $cure:literal;)*) => {
+    ($($name:ident $code:literal $status:literal $flag:ident $blame:ident $repeat:ident $cause:literal $cure:literal;)*) => {
         /// Why the proxy answered or ended a request itself.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum Reason {
@@ -35,6 +35,18 @@ macro_rules! reasons {
                 match self { $(Self::$name => Flags::$flag,)* }
             }
 
+            /// Who can mend it.
+            #[must_use]
+            pub const fn blame(self) -> Blame {
+                match self { $(Self::$name => Blame::$blame,)* }
+            }
+
+            /// Whether the same request may fare better when it is sent again. It may have been acted on before.
+            #[must_use]
+            pub const fn repeat(self) -> Repeat {
+                match self { $(Self::$name => Repeat::$repeat,)* }
+            }
+
             /// What happened.
             #[must_use]
             pub const fn cause(self) -> &'static str {
@@ -50,44 +62,79 @@ macro_rules! reasons {
     };
 }
 
+/// Who can mend what ended a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// Whoever sent the request.
+    Downstream,
+    /// Whom the request went to.
+    Upstream,
+    /// Whoever wrote the configuration.
+    Configuration,
+    /// Nobody: the configuration forbids it on purpose.
+    Policy,
+}
+
+impl Blame {
+    /// The name in documents.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Downstream => "client",
+            Self::Upstream => "upstream",
+            Self::Configuration => "configuration",
+            Self::Policy => "policy",
+        }
+    }
+}
+
+/// Whether the same request may fare better later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// It may: what stood in its way passes.
+    Again,
+    /// It will not.
+    Never,
+}
+
 reasons! {
-    BadRequest "bad_request" 400 DPE "The request is malformed or ambiguous." "Mend the client; the body of the answer says what is wrong.";
-    BadPath "bad_path" 400 DPE "The path is ambiguous: an escaped slash, a malformed escape, no UTF-8." "Mend the client, or set path_with_escaped_slashes_action or normalize_path.";
-    UnderscoreHeader "underscore_header" 400 DPE "A header name holds an underscore and headers_with_underscores_action is REJECT_REQUEST." "Rename the header.";
-    UpgradeNotAllowed "upgrade_not_allowed" 403 NONE "The protocol upgrade is not allowed." "Add it to upgrade_configs.";
-    ConnectNotRouted "connect_not_routed" 404 NR "CONNECT and TRACE are not forwarded." "Talk to the service directly.";
-    RouteNotFound "route_not_found" 404 NR "No virtual host or no route matches the request." "Look at the host and the path, and at the routes in /config_dump.";
-    RoutesMissing "routes_missing" 404 NR "The listener names a route configuration that has not come yet." "Look at the control server, and at outrider_xds_rejects_total.";
-    RequestTimeout "request_timeout" 408 DPE "The request did not come in within request_headers_timeout or request_timeout." "Look at the client and its network.";
-    BodyTooLarge "body_too_large" 413 DPE "The request body is larger than allowed." "Send less.";
-    UriTooLong "uri_too_long" 414 DPE "The request line is longer than 16 KiB." "Send a shorter URI.";
-    ExpectationFailed "expectation_failed" 417 DPE "Expect holds something other than 100-continue." "Mend the client.";
-    Http10NotAccepted "http10_not_accepted" 426 DPE "HTTP/1.0 is not accepted here." "Use HTTP/1.1, or set accept_http_10.";
-    HeadersTooLarge "headers_too_large" 431 DPE "The head is larger than max_request_headers_kb or has more fields than max_headers_count." "Send fewer or smaller headers, or raise the limit.";
-    UnknownCoding "unknown_transfer_coding" 501 DPE "A transfer coding other than chunked." "Mend the client.";
-    VersionNotSupported "version_not_supported" 505 DPE "An HTTP version other than 1.0, 1.1 and 2." "Mend the client.";
-    UpstreamProtocolError "upstream_protocol_error" 502 UPE "The upstream sent what is no valid response." "Look at the upstream; the access log names it.";
-    NotSayable "not_sayable" 502 NONE "The request cannot be expressed in the upstream's protocol." "Look at the cluster's protocol options.";
-    ClusterNotFound "cluster_not_found" 503 NC "The route names a cluster that does not exist." "Create the cluster, or mend the route.";
-    NoHealthyUpstream "no_healthy_upstream" 503 UH "The cluster has no endpoint that may be used." "Look at /clusters, and at the service's instances.";
-    UpstreamConnectFailure "upstream_connect_failure" 503 UF "The endpoint refused the connection." "Look at the endpoint; the access log names it.";
-    UpstreamConnectTimeout "upstream_connect_timeout" 503 UF "The endpoint did not answer within connect_timeout." "Look at the endpoint and at the network policies.";
-    UpstreamReset "upstream_reset" 503 UC "The upstream ended the connection before it answered." "Look at the upstream's log; retry_on: reset hides it where that is safe.";
-    UpstreamRefused "upstream_refused" 503 UR "The upstream refused or reset the stream before it answered." "Look at the upstream's limits; retry_on: refused-stream is safe.";
-    OverflowConnections "overflow_max_connections" 503 UO "max_connections of the cluster is reached." "Raise the circuit breaker, or look at why connections stay open.";
-    OverflowPending "overflow_max_pending_requests" 503 UO "max_pending_requests of the cluster is reached." "Raise the circuit breaker, or add endpoints.";
-    OverflowRequests "overflow_max_requests" 503 UO "max_requests of the cluster is reached." "Raise the circuit breaker, or add endpoints.";
-    OverflowRetries "overflow_max_retries" 503 UO "max_retries of the cluster is reached." "Look at the upstream: it fails more than the retries allow.";
-    RouteTimeout "route_timeout" 504 UT "The response was not complete within the route's timeout." "Look at the upstream, or raise the timeout.";
-    PerTryTimeout "per_try_timeout" 504 UT "No response within per_try_timeout, and no retry was left." "Look at the upstream, or raise the timeout.";
-    StreamIdle "stream_idle_timeout" 504 SI "No byte in either direction within stream_idle_timeout." "Look at the slower side, or raise the timeout.";
-    MaxStreamDuration "max_stream_duration" 504 UMSDR "The request and its response took longer than max_stream_duration." "Raise the limit, or look at the slower side.";
-    DirectResponse "direct_response" 200 NONE "The route holds the answer itself." "Nothing is wrong.";
-    Redirect "redirect" 301 NONE "The route or the path normalisation sends the client elsewhere." "Nothing is wrong.";
-    UpstreamBodyFailed "upstream_body_failed" 502 UC "The upstream ended in the middle of its response; the client saw it cut." "Look at the upstream; the access log names it.";
-    DownstreamGone "downstream_gone" 499 DC "The client went away before it had its response. Only in logs and metrics." "Look at the client's timeouts.";
-    NoFilterChain "no_filter_chain" 400 NR "No filter chain matches the connection, which was closed. Only in logs and metrics." "Look at the filter_chain_match of the listener.";
-    Panic "panic" 500 LR "A defect of the proxy ended this connection. Only in logs and metrics." "Report it with the log.";
+    BadRequest "bad_request" 400 DPE Downstream Never "The request is malformed or ambiguous." "Mend the client; the body of the answer says what is wrong.";
+    BadPath "bad_path" 400 DPE Downstream Never "The path is ambiguous: an escaped slash, a malformed escape, no UTF-8." "Mend the client, or set path_with_escaped_slashes_action or normalize_path.";
+    UnderscoreHeader "underscore_header" 400 DPE Downstream Never "A header name holds an underscore and headers_with_underscores_action is REJECT_REQUEST." "Rename the header.";
+    UpgradeNotAllowed "upgrade_not_allowed" 403 NONE Policy Never "The protocol upgrade is not allowed." "Add it to upgrade_configs.";
+    ConnectNotRouted "connect_not_routed" 404 NR Downstream Never "CONNECT and TRACE are not forwarded." "Talk to the service directly.";
+    RouteNotFound "route_not_found" 404 NR Configuration Never "No virtual host or no route matches the request." "Look at the host and the path, and at the routes in /config_dump.";
+    RoutesMissing "routes_missing" 404 NR Configuration Again "The listener names a route configuration that has not come yet." "Look at the control server, and at outrider_xds_rejects_total.";
+    RequestTimeout "request_timeout" 408 DPE Downstream Again "The request did not come in within request_headers_timeout or request_timeout." "Look at the client and its network.";
+    RequestIdle "request_idle_timeout" 408 SI Downstream Again "No byte of the request's body came within stream_idle_timeout." "Look at the client and its network.";
+    UriTooLong "uri_too_long" 414 DPE Downstream Never "The request line is longer than 16 KiB." "Send a shorter URI.";
+    ExpectationFailed "expectation_failed" 417 DPE Downstream Never "Expect holds something other than 100-continue." "Mend the client.";
+    Http10NotAccepted "http10_not_accepted" 426 DPE Downstream Never "HTTP/1.0 is not accepted here." "Use HTTP/1.1, or set accept_http_10.";
+    HeadersTooLarge "headers_too_large" 431 DPE Downstream Never "The head is larger than max_request_headers_kb or has more fields than max_headers_count." "Send fewer or smaller headers, or raise the limit.";
+    UnknownCoding "unknown_transfer_coding" 501 DPE Downstream Never "A transfer coding other than chunked." "Mend the client.";
+    VersionNotSupported "version_not_supported" 505 DPE Downstream Never "An HTTP version other than 1.0, 1.1 and 2." "Mend the client.";
+    UpstreamProtocolError "upstream_protocol_error" 502 UPE Upstream Never "The upstream sent what is no valid response." "Look at the upstream; the access log names it.";
+    NotSayable "not_sayable" 502 NONE Configuration Never "The request cannot be expressed in the upstream's protocol." "Look at the cluster's protocol options.";
+    ClusterNotFound "cluster_not_found" 503 NC Configuration Again "The route names a cluster that does not exist." "Create the cluster, or mend the route.";
+    NoHealthyUpstream "no_healthy_upstream" 503 UH Upstream Again "The cluster has no endpoint that may be used." "Look at /clusters, and at the service's instances.";
+    UpstreamConnectFailure "upstream_connect_failure" 503 UF Upstream Again "The endpoint refused the connection." "Look at the endpoint; the access log names it.";
+    UpstreamConnectTimeout "upstream_connect_timeout" 503 UF Upstream Again "The endpoint did not answer within connect_timeout." "Look at the endpoint and at the network policies.";
+    UpstreamTlsRefused "upstream_tls_refused" 503 UF Upstream Again "TLS with the endpoint failed: it is not who it should be, or refused us." "Look at outrider_tls_handshakes_total, at the endpoint's certificate and at ours.";
+    UpstreamReset "upstream_reset" 503 UC Upstream Again "The upstream ended the connection before it answered." "Look at the upstream's log; retry_on: reset hides it where that is safe.";
+    UpstreamRefused "upstream_refused" 503 UR Upstream Again "The upstream refused or reset the stream before it answered." "Look at the upstream's limits; retry_on: refused-stream is safe.";
+    OverflowConnections "overflow_max_connections" 503 UO Upstream Again "max_connections of the cluster is reached." "Raise the circuit breaker, or look at why connections stay open.";
+    OverflowPending "overflow_max_pending_requests" 503 UO Upstream Again "max_pending_requests of the cluster is reached." "Raise the circuit breaker, or add endpoints.";
+    OverflowRequests "overflow_max_requests" 503 UO Upstream Again "max_requests of the cluster is reached." "Raise the circuit breaker, or add endpoints.";
+    OverflowRetries "overflow_max_retries" 503 UO Upstream Again "max_retries of the cluster is reached." "Look at the upstream: it fails more than the retries allow.";
+    RouteTimeout "route_timeout" 504 UT Upstream Again "The response was not complete within the route's timeout." "Look at the upstream, or raise the timeout.";
+    PerTryTimeout "per_try_timeout" 504 UT Upstream Again "No response within per_try_timeout, and no retry was left." "Look at the upstream, or raise the timeout.";
+    StreamIdle "stream_idle_timeout" 504 SI Upstream Again "No byte in either direction within stream_idle_timeout." "Look at the slower side, or raise the timeout.";
+    MaxStreamDuration "max_stream_duration" 504 UMSDR Policy Never "The request and its response took longer than max_stream_duration." "Raise the limit, or look at the slower side.";
+    DirectResponse "direct_response" 200 NONE Configuration Never "The route holds the answer itself." "Nothing is wrong.";
+    Redirect "redirect" 301 NONE Configuration Never "The route or the path normalisation sends the client elsewhere." "Nothing is wrong.";
+    UpstreamBodyFailed "upstream_body_failed" 502 UC Upstream Again "The upstream ended in the middle of its response; the client saw it cut." "Look at the upstream; the access log names it.";
+    DownstreamGone "downstream_gone" 499 DC Downstream Never "The client went away before it had its response. Only in logs and metrics." "Look at the client's timeouts.";
+    NoFilterChain "no_filter_chain" 400 NR Configuration Never "No filter chain matches the connection, which was closed. Only in logs and metrics." "Look at the filter_chain_match of the listener.";
 }
 
 impl Reason {
@@ -102,14 +149,19 @@ impl Reason {
 #[must_use]
 pub fn as_markdown() -> String {
     let mut out = String::from(
-        "# Reason codes\n\nEvery answer that the proxy makes itself carries one of these codes: in the `outrider-error` header, in the access \
+        "# Reason codes\n\nEvery answer that the proxy makes itself carries one of these codes: in the `outrider-error` header (`OUTRIDER_ERROR_HEADER=off` leaves it out), in the access \
          log as `%RESPONSE_CODE_DETAILS%`, and in `outrider_local_replies_total{reason}`. This page is made from \
          `proxy/src/observe/reason.rs`; `UPDATE_DOCS=1 cargo test -p outrider-proxy` writes it anew.\n\n\
-         | code | status | flag | cause | what to do |\n|---|---|---|---|---|\n",
+         \"Whose\" says who can mend it. \"Again\" says whether the same request may fare better later; the upstream may \
+         have acted on it, so what is not idempotent is not for repeating unseen.\n\n\
+         | code | status | flag | whose | again | cause | what to do |\n|---|---|---|---|---|---|---|\n",
     );
     for reason in Reason::ALL {
         let (code, status, flag) = (reason.code(), reason.status_number(), reason.flag());
-        out.push_str(&format!("| `{code}` | {status} | {flag} | {} | {} |\n", reason.cause(), reason.cure()));
+        let (whose, again) = (reason.blame().name(), reason.repeat() == Repeat::Again);
+        let again = if again { "yes" } else { "no" };
+        let (cause, cure) = (reason.cause(), reason.cure());
+        out.push_str(&format!("| `{code}` | {status} | {flag} | {whose} | {again} | {cause} | {cure} |\n"));
     }
     out
 }
@@ -124,6 +176,35 @@ mod tests {
         for reason in Reason::ALL {
             assert!(seen.insert(reason.code()));
             assert_eq!(reason.status().as_u16(), reason.status_number());
+        }
+    }
+
+    #[test]
+    fn every_reason_is_given_somewhere() {
+        let sources = crate::observe::sources();
+        for reason in Reason::ALL {
+            let name = format!("Reason::{reason:?}");
+            let given = |(path, text): &(String, String)| {
+                !path.starts_with("observe/") && text.split(&name).skip(1).any(|after| !is_word(after))
+            };
+            assert!(sources.iter().any(given), "{name} is listed but never given");
+        }
+    }
+
+    fn is_word(text: &str) -> bool {
+        text.starts_with(|letter: char| letter.is_alphanumeric() || letter == '_')
+    }
+
+    #[test]
+    fn codes_flags_and_blame_agree() {
+        for reason in Reason::ALL {
+            let code = reason.code();
+            assert!(
+                code.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+            );
+            let by_client = matches!(reason.status().as_u16(), 400..=499) && reason.flag() == Flags::DPE;
+            assert!(!by_client || reason.blame() == Blame::Downstream, "{code}");
+            assert!(reason.cause().ends_with('.') && reason.cure().ends_with('.'), "{code}");
         }
     }
 

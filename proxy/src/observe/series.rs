@@ -5,58 +5,226 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::flags::Flags;
-use super::metrics::{Counter, Family, Gauge, Histogram, Labels, Shard};
+use super::metrics::{Counter, Family, Gauge, Histogram, Kind, Labels, SERIES_DROPPED, Shard};
+use super::reason::Reason;
 
 /// Combinations of listener, status and flags that a cluster keeps handles for; further ones are looked up.
 const MAX_CACHED: usize = 64;
 
 /// `outrider_requests_total`
-pub const REQUESTS: Family = Family { name: "outrider_requests_total", help: "Requests by their outcome." };
+pub const REQUESTS: Family = Family {
+    name: "outrider_requests_total",
+    help: "Requests by their outcome.",
+    kind: Kind::Counter,
+    labels: &["direction", "listener", "destination_service", "response_code", "response_flags"],
+};
 /// `outrider_request_duration_seconds`
 pub const DURATION: Family = Family {
     name: "outrider_request_duration_seconds",
     help: "From the first byte of a request to the last of its response.",
+    kind: Kind::Histogram,
+    labels: &["direction", "listener", "destination_service"],
 };
 /// `outrider_request_bytes_total`
-pub const REQUEST_BYTES: Family =
-    Family { name: "outrider_request_bytes_total", help: "Body bytes from clients." };
+pub const REQUEST_BYTES: Family = Family {
+    name: "outrider_request_bytes_total",
+    help: "Body bytes from clients.",
+    kind: Kind::Counter,
+    labels: &["direction", "listener", "destination_service"],
+};
 /// `outrider_response_bytes_total`
-pub const RESPONSE_BYTES: Family =
-    Family { name: "outrider_response_bytes_total", help: "Body bytes to clients." };
+pub const RESPONSE_BYTES: Family = Family {
+    name: "outrider_response_bytes_total",
+    help: "Body bytes to clients.",
+    kind: Kind::Counter,
+    labels: &["direction", "listener", "destination_service"],
+};
 /// `outrider_local_replies_total`
 pub const LOCAL_REPLIES: Family = Family {
     name: "outrider_local_replies_total",
     help: "Requests that the proxy answered or ended itself.",
+    kind: Kind::Counter,
+    labels: &["reason"],
 };
 /// `outrider_retries_total`
-pub const RETRIES: Family = Family { name: "outrider_retries_total", help: "Attempts after the first." };
+pub const RETRIES: Family = Family {
+    name: "outrider_retries_total",
+    help: "Attempts after the first.",
+    kind: Kind::Counter,
+    labels: &["destination_service"],
+};
 /// `outrider_upstream_connect_failures_total`
-pub const CONNECT_FAILURES: Family =
-    Family { name: "outrider_upstream_connect_failures_total", help: "Connections that could not be made." };
+pub const CONNECT_FAILURES: Family = Family {
+    name: "outrider_upstream_connect_failures_total",
+    help: "Connections that could not be made.",
+    kind: Kind::Counter,
+    labels: &["destination_service"],
+};
 /// `outrider_downstream_connections_opened_total`
-pub const CONNECTIONS_OPENED: Family =
-    Family { name: "outrider_downstream_connections_opened_total", help: "Connections accepted." };
+pub const CONNECTIONS_OPENED: Family = Family {
+    name: "outrider_downstream_connections_opened_total",
+    help: "Connections accepted.",
+    kind: Kind::Counter,
+    labels: &["listener"],
+};
 /// `outrider_downstream_connections_active`
-pub const CONNECTIONS_ACTIVE: Family =
-    Family { name: "outrider_downstream_connections_active", help: "Connections open now." };
+pub const CONNECTIONS_ACTIVE: Family = Family {
+    name: "outrider_downstream_connections_active",
+    help: "Connections open now.",
+    kind: Kind::Gauge,
+    labels: &["listener"],
+};
 /// `outrider_detect_total`
-pub const DETECT: Family =
-    Family { name: "outrider_detect_total", help: "Protocols found by looking at first bytes." };
+pub const DETECT: Family = Family {
+    name: "outrider_detect_total",
+    help: "Protocols found by looking at first bytes.",
+    kind: Kind::Counter,
+    labels: &["outcome"],
+};
 /// `outrider_tcp_connections_opened_total`
-pub const TCP_OPENED: Family =
-    Family { name: "outrider_tcp_connections_opened_total", help: "Opaque connections begun." };
+pub const TCP_OPENED: Family = Family {
+    name: "outrider_tcp_connections_opened_total",
+    help: "Opaque connections begun.",
+    kind: Kind::Counter,
+    labels: &["direction", "listener", "destination_service"],
+};
 /// `outrider_tcp_connections_closed_total`
-pub const TCP_CLOSED: Family =
-    Family { name: "outrider_tcp_connections_closed_total", help: "Opaque connections ended." };
+pub const TCP_CLOSED: Family = Family {
+    name: "outrider_tcp_connections_closed_total",
+    help: "Opaque connections ended.",
+    kind: Kind::Counter,
+    labels: &["direction", "listener", "destination_service"],
+};
 /// `outrider_tcp_sent_bytes_total`
-pub const TCP_SENT: Family =
-    Family { name: "outrider_tcp_sent_bytes_total", help: "Bytes to opaque clients." };
+pub const TCP_SENT: Family = Family {
+    name: "outrider_tcp_sent_bytes_total",
+    help: "Bytes to opaque clients.",
+    kind: Kind::Counter,
+    labels: &["direction", "listener", "destination_service"],
+};
 /// `outrider_tcp_received_bytes_total`
-pub const TCP_RECEIVED: Family =
-    Family { name: "outrider_tcp_received_bytes_total", help: "Bytes from opaque clients." };
+pub const TCP_RECEIVED: Family = Family {
+    name: "outrider_tcp_received_bytes_total",
+    help: "Bytes from opaque clients.",
+    kind: Kind::Counter,
+    labels: &["direction", "listener", "destination_service"],
+};
+/// `outrider_tls_handshakes_total`
+pub const TLS_HANDSHAKES: Family = Family {
+    name: "outrider_tls_handshakes_total",
+    help: "TLS handshakes with clients by their outcome, and those with upstreams that were refused.",
+    kind: Kind::Counter,
+    labels: &["side", "outcome"],
+};
+/// `outrider_plaintext_connections_total`
+pub const PLAINTEXT: Family = Family {
+    name: "outrider_plaintext_connections_total",
+    help: "Connections in plaintext to listeners that have TLS too, by who made them.",
+    kind: Kind::Counter,
+    labels: &["listener", "source"],
+};
 /// `outrider_panics_total`
-pub const PANICS: Family =
-    Family { name: "outrider_panics_total", help: "Connections ended by a defect of the proxy." };
+pub const PANICS: Family = Family {
+    name: "outrider_panics_total",
+    help: "Connections ended by a defect of the proxy.",
+    kind: Kind::Counter,
+    labels: &[],
+};
+
+/// The families of the workers.
+pub const ALL: &[Family] = &[
+    REQUESTS,
+    DURATION,
+    REQUEST_BYTES,
+    RESPONSE_BYTES,
+    LOCAL_REPLIES,
+    RETRIES,
+    CONNECT_FAILURES,
+    CONNECTIONS_OPENED,
+    CONNECTIONS_ACTIVE,
+    DETECT,
+    TLS_HANDSHAKES,
+    PLAINTEXT,
+    TCP_OPENED,
+    TCP_CLOSED,
+    TCP_SENT,
+    TCP_RECEIVED,
+    PANICS,
+    SERIES_DROPPED,
+];
+
+/// `outrider_access_log_dropped_total`
+pub const ACCESS_LOG_DROPPED: &str = "outrider_access_log_dropped_total";
+
+const fn family(
+    name: &'static str,
+    kind: Kind,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Family {
+    Family { name, help, kind, labels }
+}
+
+/// The families away from the data path, which go over the `metrics` facade.
+pub const SLOW: &[Family] = &[
+    family(ACCESS_LOG_DROPPED, Kind::Counter, &[], "Access log lines lost: the disk was full or slow."),
+    family(
+        "outrider_downstream_connections_refused_total",
+        Kind::Counter,
+        &[],
+        "Connections closed at once because a worker has as many as it may.",
+    ),
+    family(
+        "outrider_identity_expiry_timestamp_seconds",
+        Kind::Gauge,
+        &[],
+        "When the workload's identity ends, or the last one ended, in seconds since 1970.",
+    ),
+    family(
+        "outrider_identity_renewal_failures_in_a_row",
+        Kind::Gauge,
+        &[],
+        "Attempts to renew the identity that failed since the last that did not.",
+    ),
+    family(
+        "outrider_identity_renewals_total",
+        Kind::Counter,
+        &["outcome"],
+        "Attempts to get an identity: ok, refused, unreachable, invalid (what came cannot be used), local (a file or a key).",
+    ),
+    family("outrider_identity_valid", Kind::Gauge, &[], "Whether the workload has an identity now."),
+    family(
+        "outrider_reloads_total",
+        Kind::Counter,
+        &["outcome"],
+        "Times that the start-up file was read again.",
+    ),
+    family("outrider_xds_connected", Kind::Gauge, &[], "Whether the control server is connected."),
+    family(
+        "outrider_xds_stream_failures_total",
+        Kind::Counter,
+        &[],
+        "Streams to the control server that ended.",
+    ),
+    family("outrider_xds_updates_total", Kind::Counter, &["type"], "Responses of the control server."),
+    family(
+        "outrider_xds_rejects_total",
+        Kind::Counter,
+        &["type"],
+        "Responses with something that was refused.",
+    ),
+];
+
+/// Tells the facade's recorder what its families count; once, when the recorder is there.
+pub fn describe() {
+    for family in SLOW {
+        match family.kind {
+            Kind::Counter => metrics::describe_counter!(family.name, family.help),
+            Kind::Gauge => metrics::describe_gauge!(family.name, family.help),
+            Kind::Histogram => metrics::describe_histogram!(family.name, family.help),
+        }
+    }
+}
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug)]
@@ -172,3 +340,28 @@ impl ListenerSeries {
         }
     }
 }
+
+/// The handles for the proxy's own answers in one worker, each made when its reason is first given.
+#[derive(Debug)]
+pub struct ReasonSeries(RefCell<Vec<Option<Counter>>>);
+
+impl Default for ReasonSeries {
+    fn default() -> Self {
+        Self(RefCell::new(vec![None; Reason::ALL.len()]))
+    }
+}
+
+impl ReasonSeries {
+    /// Counts one answer. Allocates and locks only the first time for each reason.
+    pub fn count(&self, shard: &Shard, reason: Reason) {
+        let mut handles = self.0.borrow_mut();
+        let Some(handle) = handles.get_mut(reason as usize) else { return };
+        let make = || shard.counter(LOCAL_REPLIES, &Labels::none().with("reason", reason.code()));
+        handle.get_or_insert_with(make).add(1);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod exposition;
+#[cfg(test)]
+mod tests;

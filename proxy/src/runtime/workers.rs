@@ -43,6 +43,8 @@ pub struct WorkerSettings {
     pub count: usize,
     /// Downstream connections of each.
     pub max_connections: usize,
+    /// Whether answers of our own say their reason in a header.
+    pub names_reason: bool,
     /// How long connections of a changed listener, and of a proxy that is ending, may take.
     pub drain_timeout: Duration,
 }
@@ -74,7 +76,7 @@ impl Workers {
             let (news, usage, logs, settings) =
                 (publish.subscribe(), Arc::clone(&usage), logs.clone(), settings.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let worker = Rc::new(Worker::new(shard, usage, logs));
+                let worker = Rc::new(Worker::new(shard, usage, logs, settings.names_reason));
                 let listeners = Listeners::new(
                     Rc::clone(&worker),
                     index,

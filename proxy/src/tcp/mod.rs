@@ -10,10 +10,13 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
+use crate::identity::PeerIdentity;
 use crate::model::TcpChain;
 use crate::observe::format::Record;
 use crate::observe::metrics::{Counter, Labels};
-use crate::observe::series::{CONNECT_FAILURES, TCP_CLOSED, TCP_OPENED, TCP_RECEIVED, TCP_SENT};
+use crate::observe::series::{
+    CONNECT_FAILURES, TCP_CLOSED, TCP_OPENED, TCP_RECEIVED, TCP_SENT, TLS_HANDSHAKES,
+};
 use crate::observe::{Flags, Reason};
 use crate::transport::Transport;
 use crate::upstream::clusters::Place;
@@ -30,6 +33,8 @@ pub struct Target {
     pub destination: SocketAddr,
     /// By SNI.
     pub server_name: Option<String>,
+    /// Who the client is, as its certificate has proven.
+    pub peer: Option<Rc<PeerIdentity>>,
     /// Which way the listener's traffic goes.
     pub direction: &'static str,
 }
@@ -138,11 +143,15 @@ async fn connect(
             }
             Err(AcquireError::Overflow(_)) => return Err(Reason::OverflowConnections),
             Err(AcquireError::Connect(error)) => {
+                if let Some(refusal) = error.refusal() {
+                    let labels = Labels::none().with("side", "upstream").with("outcome", refusal.code());
+                    worker.metrics.counter(TLS_HANDSHAKES, &labels).add(1);
+                }
                 let labels = Labels::none().with("destination_service", &cluster.config().name);
                 worker.metrics.counter(CONNECT_FAILURES, &labels).add(1);
                 tracing::debug!(cluster = %cluster.config().name, %error, "opaque connection not passed on");
                 if *attempts >= chain.max_connect_attempts {
-                    return Err(Reason::UpstreamConnectFailure);
+                    return Err(error.reason());
                 }
             }
         }

@@ -120,6 +120,7 @@ impl Direction {
                         Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                         Poll::Pending => {
                             self.buffer.release(pool);
+                            ready!(Pin::new(&mut *to).poll_flush(cx))?;
                             return Poll::Pending;
                         }
                     }

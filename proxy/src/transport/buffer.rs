@@ -15,14 +15,35 @@ const SMALL_BUFFERS_KEPT: usize = 64;
 /// Free large buffers that a worker keeps.
 const LARGE_BUFFERS_KEPT: usize = 8;
 
+/// Free outputs that a worker keeps.
+const OUTPUTS_KEPT: usize = 64;
+/// Outputs that grew beyond this are not kept, in bytes.
+const MAX_OUTPUT_KEPT_BYTES: usize = 32 * 1024;
+
 /// The free buffers of one worker.
 #[derive(Debug, Default)]
 pub struct BufferPool {
     small: RefCell<Vec<Box<[u8]>>>,
     large: RefCell<Vec<Box<[u8]>>>,
+    outputs: RefCell<Vec<Vec<u8>>>,
 }
 
 impl BufferPool {
+    /// An empty vector to write into.
+    #[must_use]
+    pub fn lend_output(&self) -> Vec<u8> {
+        self.outputs.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes a vector back; what is in it is forgotten.
+    pub fn give_back_output(&self, mut output: Vec<u8>) {
+        let mut kept = self.outputs.borrow_mut();
+        if kept.len() < OUTPUTS_KEPT && (1..=MAX_OUTPUT_KEPT_BYTES).contains(&output.capacity()) {
+            output.clear();
+            kept.push(output);
+        }
+    }
+
     fn lend(&self, size_bytes: usize) -> Box<[u8]> {
         let shelf = if size_bytes <= SMALL_BUFFER_BYTES { &self.small } else { &self.large };
         shelf.borrow_mut().pop().unwrap_or_else(|| vec![0; size_bytes].into_boxed_slice())
@@ -56,6 +77,12 @@ impl Buffer {
         self.storage.get(self.start..self.end).unwrap_or_default()
     }
 
+    /// The unread bytes, to be decoded where they are.
+    #[must_use]
+    pub fn unread_mut(&mut self) -> &mut [u8] {
+        self.storage.get_mut(self.start..self.end).unwrap_or_default()
+    }
+
     /// How many bytes are unread.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -66,6 +93,11 @@ impl Buffer {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    #[cfg(test)]
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.storage.is_empty()
     }
 
     /// Marks bytes as read; more than there are is the same as all.
@@ -110,6 +142,37 @@ impl Buffer {
     #[must_use]
     pub fn is_full(&self) -> bool {
         !self.storage.is_empty() && self.end == self.storage.len()
+    }
+
+    /// Adds bytes behind the unread ones; says how many found room, which are all until [`LARGE_BUFFER_BYTES`] wait.
+    pub fn push(&mut self, mut bytes: &[u8], pool: &BufferPool) -> usize {
+        let before = bytes.len();
+        while !bytes.is_empty() {
+            let space = self.space(pool);
+            let count = space.len().min(bytes.len());
+            let (now, later) = bytes.split_at_checked(count).unwrap_or_default();
+            match space.get_mut(..count) {
+                Some(space) if count > 0 => space.copy_from_slice(now),
+                _ => break,
+            }
+            self.filled(count);
+            bytes = later;
+        }
+        before - bytes.len()
+    }
+
+    /// At least `count` bytes of space behind the unread ones; fewer only when [`LARGE_BUFFER_BYTES`] do not hold it.
+    pub fn room(&mut self, count: usize, pool: &BufferPool) -> &mut [u8] {
+        if self.storage.is_empty() {
+            self.storage =
+                pool.lend(if count <= SMALL_BUFFER_BYTES { SMALL_BUFFER_BYTES } else { LARGE_BUFFER_BYTES });
+        }
+        while self.storage.len() - self.end < count
+            && (self.start > 0 || self.storage.len() < LARGE_BUFFER_BYTES)
+        {
+            self.make_room(pool);
+        }
+        self.storage.get_mut(self.end..).unwrap_or_default()
     }
 
     fn make_room(&mut self, pool: &BufferPool) {

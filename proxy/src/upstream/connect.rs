@@ -2,12 +2,18 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
+use rustls::pki_types::{ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::transport::Transport;
+use crate::identity::{PeerIdentity, Refusal};
+use crate::model::Cluster;
+use crate::model::tls::UpstreamTls;
+use crate::observe::Reason;
+use crate::transport::{BufferPool, Transport};
 
 /// Why there is no connection.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -28,6 +34,14 @@ pub enum ConnectError {
         /// The cluster's `connect_timeout`.
         limit: Duration,
     },
+    /// The endpoint is not who it should be, or does not want us.
+    #[error("TLS handshake with {address}: {refusal}")]
+    Tls {
+        /// The endpoint.
+        address: SocketAddr,
+        /// Why.
+        refusal: Refusal,
+    },
     /// The HTTP/2 preface could not be exchanged.
     #[error("HTTP/2 handshake with {address}: {message}")]
     Handshake {
@@ -42,16 +56,64 @@ impl ConnectError {
     pub(super) fn failed(address: SocketAddr, error: &io::Error) -> Self {
         Self::Failed { address, message: error.to_string() }
     }
+
+    /// Why TLS refused, if it did.
+    #[must_use]
+    pub const fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Tls { refusal, .. } => Some(*refusal),
+            Self::Failed { .. } | Self::TimedOut { .. } | Self::Handshake { .. } => None,
+        }
+    }
+
+    /// What a request that needed the connection is answered.
+    #[must_use]
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::TimedOut { .. } => Reason::UpstreamConnectTimeout,
+            Self::Tls { .. } => Reason::UpstreamTlsRefused,
+            Self::Failed { .. } | Self::Handshake { .. } => Reason::UpstreamConnectFailure,
+        }
+    }
 }
 
-/// Opens a TCP connection. Cancel-safe: dropping the future closes the socket.
+/// Opens a connection, encrypted where the cluster says so. Cancel-safe: dropping the future closes the socket.
 ///
 /// # Errors
-/// When the endpoint cannot be reached in time.
-pub async fn connect(address: SocketAddr, limit: Duration) -> Result<Transport, ConnectError> {
-    match timeout(limit, TcpStream::connect(address)).await {
-        Ok(Ok(stream)) => Transport::new(stream).map_err(|error| ConnectError::failed(address, &error)),
-        Ok(Err(error)) => Err(ConnectError::failed(address, &error)),
-        Err(_) => Err(ConnectError::TimedOut { address, limit }),
-    }
+/// When the endpoint cannot be reached in time, or is not who it should be.
+pub async fn connect(
+    cluster: &Cluster,
+    address: SocketAddr,
+    buffers: &Rc<BufferPool>,
+) -> Result<Transport, ConnectError> {
+    let limit = cluster.connect_timeout;
+    let connected = timeout(limit, async {
+        let failed = |error: io::Error| ConnectError::failed(address, &error);
+        let stream = TcpStream::connect(address).await.map_err(failed)?;
+        let mut transport = Transport::new(stream).map_err(failed)?;
+        if let Some(tls) = &cluster.tls {
+            let secured = Box::pin(encrypt(&mut transport, tls, buffers)).await;
+            secured.map_err(|refusal| ConnectError::Tls { address, refusal })?;
+        }
+        Ok(transport)
+    });
+    connected.await.unwrap_or(Err(ConnectError::TimedOut { address, limit }))
+}
+
+async fn encrypt(
+    transport: &mut Transport,
+    tls: &UpstreamTls,
+    buffers: &Rc<BufferPool>,
+) -> Result<(), Refusal> {
+    let (config, revocations) = tls.current()?;
+    let name = match &tls.server_name {
+        Some(name) => name.clone(),
+        // An address is never sent as a name; the certificate is held against what is expected of the cluster.
+        None => ServerName::IpAddress(transport.peer().ip().into()),
+    };
+    let connected = transport.connect_tls(config, name, Rc::clone(buffers)).await;
+    connected.map_err(|error| Refusal::from_io(&error))?;
+    let leaf = transport.tls().and_then(|session| session.peer_certificates()?.first());
+    // A resumed session stands for a certificate that was verified earlier.
+    PeerIdentity::from_leaf(leaf.ok_or(Refusal::NoCertificate)?)?.recheck(&revocations.now(), UnixTime::now())
 }

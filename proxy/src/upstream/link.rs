@@ -74,6 +74,7 @@ pub struct H2Exchange {
     link: H2Link,
     sender: SendRequest<Bytes>,
     response: Option<ResponseFuture>,
+    informational: u32,
     _stream: StreamGuard,
 }
 
@@ -94,7 +95,13 @@ impl UpstreamLink {
     /// An exchange on the next stream of this connection.
     #[must_use]
     pub fn from_h2(sender: SendRequest<Bytes>, stream: StreamGuard) -> Self {
-        Self::H2(Box::new(H2Exchange { link: H2Link::default(), sender, response: None, _stream: stream }))
+        Self::H2(Box::new(H2Exchange {
+            link: H2Link::default(),
+            sender,
+            response: None,
+            informational: 0,
+            _stream: stream,
+        }))
     }
 
     /// Puts the head on its way. On HTTP/1 it is written together with the first bytes of the body.
@@ -115,7 +122,8 @@ impl UpstreamLink {
         }
     }
 
-    /// Waits for the head of the final response. Cancel-safe.
+    /// Waits for the next head: the final response's, or that of an interim one, after which it is asked again.
+    /// `100 Continue` is not given out, because the proxy has said it itself. Cancel-safe.
     ///
     /// # Errors
     /// When there will be none.
@@ -169,13 +177,12 @@ impl H1Exchange {
                     link.take_head(head_len);
                     self.parser = response::ResponseParser::default();
                     let switched = head.status == http::StatusCode::SWITCHING_PROTOCOLS;
-                    if head.status.is_informational() && !switched {
-                        self.informational += 1;
-                        if self.informational > MAX_INFORMATIONAL {
-                            let said = "too many informational responses".to_owned();
-                            return Poll::Ready(Err(UpstreamError::Protocol(said)));
+                    if head.is_interim() {
+                        count_interim(&mut self.informational)?;
+                        if head.status == http::StatusCode::CONTINUE {
+                            continue;
                         }
-                        continue;
+                        return Poll::Ready(Ok(()));
                     }
                     self.keep_alive = keep_alive && head.body != BodyLength::UntilClose;
                     link.expect_body(head.body);
@@ -223,6 +230,16 @@ impl H2Exchange {
         let Some(response) = &mut self.response else {
             return Poll::Pending;
         };
+        while let Poll::Ready(Some(interim)) = response.poll_informational(cx) {
+            let interim = interim.map_err(upstream_error)?;
+            count_interim(&mut self.informational)?;
+            if interim.status() != http::StatusCode::CONTINUE {
+                convert::response_in(&interim, true, method, head)
+                    .map_err(|error| UpstreamError::Protocol(error.to_string()))?;
+                head.body = BodyLength::Empty;
+                return Poll::Ready(Ok(()));
+            }
+        }
         let response = ready!(Pin::new(response).poll(cx)).map_err(upstream_error)?;
         self.response = None;
         let (parts, recv) = response.into_parts();
@@ -232,17 +249,29 @@ impl H2Exchange {
         if head.headers.len() > MAX_HEADERS {
             return Poll::Ready(Err(UpstreamError::Protocol("too many header fields".to_owned())));
         }
-        self.link.receive_from(recv);
+        // What follows a response that has no body is not read; letting go of the stream resets it.
+        if head.body != BodyLength::Empty {
+            self.link.receive_from(recv);
+        }
         Poll::Ready(Ok(()))
     }
+}
+
+/// Counts an interim response against the bound on them.
+fn count_interim(count: &mut u32) -> Result<(), UpstreamError> {
+    *count += 1;
+    if *count > MAX_INFORMATIONAL {
+        return Err(UpstreamError::Protocol("too many informational responses".to_owned()));
+    }
+    Ok(())
 }
 
 /// What a failed stream means for the request.
 fn upstream_error(error: h2::Error) -> UpstreamError {
     match error.reason() {
         Some(h2::Reason::REFUSED_STREAM) => UpstreamError::Refused,
-        // A GOAWAY fails exactly the streams above the last one that the peer processed.
-        Some(h2::Reason::NO_ERROR) if error.is_go_away() => UpstreamError::Refused,
+        // A peer's GOAWAY, whatever its reason, fails exactly the streams above the last one that it processed.
+        Some(_) if error.is_go_away() && error.is_remote() => UpstreamError::Refused,
         Some(reason) if error.is_reset() => UpstreamError::Reset(reason),
         Some(reason) if !error.is_remote() => UpstreamError::Protocol(reason.to_string()),
         Some(reason) => UpstreamError::Reset(reason),

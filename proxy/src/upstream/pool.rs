@@ -14,7 +14,7 @@ use super::endpoint::EndpointState;
 use super::link::UpstreamLink;
 use super::usage::{Permit, Resource};
 use crate::http::h1::link::H1Link;
-use crate::transport::Transport;
+use crate::transport::{Fair, Transport};
 
 /// The protocol spoken with an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub async fn open_opaque(
     let Some(place) = cluster.connection_permit() else {
         return Err(AcquireError::Overflow(Resource::Connections));
     };
-    let transport = connect(endpoint.address(), cluster.config().connect_timeout).await?;
+    let transport = connect(cluster.config(), endpoint.address(), cluster.buffers()).await?;
     Ok((transport, place))
 }
 
@@ -87,7 +87,7 @@ async fn acquire_h1(
         // Registered before the limit is looked at, so that a connection freed in between is not missed.
         let freed = cluster.connection_freed();
         if let Some(place) = cluster.connection_permit() {
-            let transport = connect(endpoint.address(), cluster.config().connect_timeout).await?;
+            let transport = connect(cluster.config(), endpoint.address(), cluster.buffers()).await?;
             let link = H1Link::new(transport, Rc::clone(cluster.buffers()));
             let client = H1Client::new(link, place, Instant::now());
             return Ok(UpstreamLink::from_h1(Box::new(client)));
@@ -149,7 +149,7 @@ async fn open_h2(
 ) -> Result<(), ConnectError> {
     let config = Arc::clone(cluster.config());
     let address = endpoint.address();
-    let transport = connect(address, config.connect_timeout).await?;
+    let transport = connect(&config, address, cluster.buffers()).await?;
     let settings = &config.http2;
     let handshake = h2::client::Builder::new()
         .initial_window_size(settings.initial_stream_window_bytes)
@@ -158,7 +158,7 @@ async fn open_h2(
         .enable_push(false)
         .max_header_list_size(crate::http::MAX_HEAD_BYTES)
         .max_send_buffer_size(crate::http::h2::MAX_SEND_BUFFER_BYTES)
-        .handshake(transport);
+        .handshake(Fair::new(transport));
     let handshake = tokio::time::timeout(config.connect_timeout, handshake);
     let failed = |message: String| ConnectError::Handshake { address, message };
     let (sender, connection) = handshake

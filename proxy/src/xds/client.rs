@@ -78,7 +78,7 @@ async fn stream(
     let mut client =
         AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
     let (send, requests) = mpsc::channel(QUEUED_REQUESTS);
-    for request in session.open(wanted) {
+    for request in session.open(wanted, Instant::now()) {
         send.send(request).await.map_err(|_| StreamError::Ending)?;
     }
     let mut responses = client.delta_aggregated_resources(ReceiverStream::new(requests)).await?.into_inner();

@@ -4,6 +4,7 @@ use outrider_proto::envoy::service::discovery::v3 as pb;
 use outrider_proto::{Fault, strict, type_url};
 
 use crate::control::store::{Kind, Resource};
+use crate::model::tls::Secret;
 use crate::model::{Cluster, EndpointSet, Listener, RouteTable};
 
 /// Longest name of a resource, in bytes.
@@ -17,13 +18,14 @@ pub const fn url(kind: Kind) -> &'static str {
         Kind::Endpoints => type_url::ENDPOINTS,
         Kind::Listener => type_url::LISTENER,
         Kind::Routes => type_url::ROUTE,
+        Kind::Secret => type_url::SECRET,
     }
 }
 
 /// The kind of a type URL, if it is one of ours.
 #[must_use]
 pub fn kind(url_text: &str) -> Option<Kind> {
-    [Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::Routes]
+    [Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::Routes, Kind::Secret]
         .into_iter()
         .find(|kind| url(*kind) == url_text)
 }
@@ -70,6 +72,12 @@ pub fn resource(kind: Kind, wrapped: &pb::Resource) -> Result<Resource, Vec<Faul
                 strict::decode(bytes)?;
             let name = message.name.clone();
             RouteTable::from_proto(&message).map(|compiled| (Resource::Routes(message, compiled), name))?
+        }
+        Kind::Secret => {
+            let message: outrider_proto::envoy::extensions::transport_sockets::tls::v3::Secret =
+                strict::decode(bytes)?;
+            let name = message.name.clone();
+            Secret::from_proto(&message).map(|compiled| (Resource::Secret(message, compiled), name))?
         }
     };
     if name != wrapped.name {

@@ -17,7 +17,7 @@ use crate::control::store::{Change, Kind};
 use crate::model::bootstrap::AdsSource;
 
 /// The kinds in the order in which they are asked for: make before break.
-const KINDS: [Kind; 4] = [Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::Routes];
+const KINDS: [Kind; 5] = [Kind::Secret, Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::Routes];
 /// gRPC code of a refusal.
 const INVALID_ARGUMENT: i32 = 3;
 /// Longest refusal, in bytes; more faults are left unsaid.
@@ -28,11 +28,25 @@ const MAX_DETAIL_BYTES: usize = 16 * 1024;
 pub struct Session {
     node: Node,
     source: AdsSource,
-    /// Versions of the resources that were accepted.
-    versions: BTreeMap<Kind, BTreeMap<String, String>>,
+    /// The resources that were accepted.
+    versions: BTreeMap<Kind, BTreeMap<String, Known>>,
     /// Names asked for on the present stream.
     subscribed: HashMap<Kind, BTreeSet<Arc<str>>>,
     node_sent: bool,
+}
+
+/// What is known of a resource that was accepted.
+#[derive(Clone, Debug)]
+struct Known {
+    version: String,
+    /// When its TTL runs out; then it is gone here, whatever the server thinks.
+    expires: Option<Instant>,
+}
+
+impl Known {
+    fn lives(&self, now: Instant) -> bool {
+        self.expires.is_none_or(|expires| expires > now)
+    }
 }
 
 /// A response, taken apart.
@@ -44,7 +58,7 @@ pub struct Update {
     pub changes: Vec<Change>,
     /// What was refused before it could be applied.
     pub refused: Vec<(String, Vec<Fault>)>,
-    versions: Vec<(String, String)>,
+    versions: Vec<(String, Known)>,
     removed: Vec<String>,
     nonce: String,
     type_url: String,
@@ -59,7 +73,7 @@ impl Session {
 
     /// What to send on a new stream.
     #[must_use]
-    pub fn open(&mut self, wanted: &Wanted) -> Vec<pb::DeltaDiscoveryRequest> {
+    pub fn open(&mut self, wanted: &Wanted, now: Instant) -> Vec<pb::DeltaDiscoveryRequest> {
         self.subscribed.clear();
         self.node_sent = false;
         let mut requests = Vec::new();
@@ -68,14 +82,16 @@ impl Session {
             let wildcard = match kind {
                 Kind::Cluster => self.source.clusters,
                 Kind::Listener => self.source.listeners,
-                Kind::Endpoints | Kind::Routes => false,
+                Kind::Endpoints | Kind::Routes | Kind::Secret => false,
             };
             if wildcard || !names.is_empty() {
                 self.subscribed.insert(kind, names.clone());
                 let known = self.versions.get(&kind).cloned().unwrap_or_default();
-                let known = known.into_iter().filter(|(name, _)| wildcard || names.contains(name.as_str()));
+                let known = known
+                    .into_iter()
+                    .filter(|(name, known)| known.lives(now) && (wildcard || names.contains(name.as_str())));
                 requests.push(pb::DeltaDiscoveryRequest {
-                    initial_resource_versions: known.collect(),
+                    initial_resource_versions: known.map(|(name, known)| (name, known.version)).collect(),
                     resource_names_subscribe: names.iter().map(ToString::to_string).collect(),
                     ..self.request(kind)
                 });
@@ -88,7 +104,7 @@ impl Session {
     #[must_use]
     pub fn follow(&mut self, wanted: &Wanted) -> Vec<pb::DeltaDiscoveryRequest> {
         let mut requests = Vec::new();
-        for kind in [Kind::Endpoints, Kind::Routes] {
+        for kind in [Kind::Secret, Kind::Endpoints, Kind::Routes] {
             let now = names(kind, wanted);
             let before = self.subscribed.get(&kind).cloned().unwrap_or_default();
             if now == before {
@@ -146,32 +162,36 @@ impl Session {
 
     fn receive_one(&self, kind: Kind, wrapped: &pb::Resource, now: Instant, update: &mut Update) {
         let asked_for = match kind {
-            Kind::Cluster | Kind::Listener => true,
-            Kind::Endpoints | Kind::Routes => {
+            Kind::Cluster | Kind::Listener => self.subscribed.contains_key(&kind),
+            Kind::Endpoints | Kind::Routes | Kind::Secret => {
                 self.subscribed.get(&kind).is_some_and(|names| names.contains(wrapped.name.as_str()))
             }
         };
         if !asked_for {
             return;
         }
-        let expires = match wrapped.ttl.map(Duration::try_from) {
-            None => None,
-            Some(Ok(ttl)) => Some(now + ttl),
-            Some(Err(_)) => {
-                update.refuse(&wrapped.name, vec![Fault::new("ttl", "must not be negative")]);
-                return;
-            }
+        let expires = match expiry(wrapped, now) {
+            Ok(expires) => expires,
+            Err(fault) => return update.refuse(&wrapped.name, vec![fault]),
         };
         let known = self.versions.get(&kind).and_then(|versions| versions.get(&wrapped.name));
         // A heartbeat has no body and the version that we have.
-        if wrapped.resource.is_none() && known == Some(&wrapped.version) {
-            update.changes.push(Change::Extend(kind, wrapped.name.as_str().into(), expires));
-            return;
+        let heartbeat =
+            wrapped.resource.is_none() && known.is_some_and(|known| known.version == wrapped.version);
+        if heartbeat && !known.is_some_and(|known| known.lives(now)) {
+            let fault = Fault::new("ttl", "had run out before the heartbeat came; send the resource again");
+            return update.refuse(&wrapped.name, vec![fault]);
         }
-        match decode::resource(kind, wrapped) {
-            Ok(resource) => {
-                update.changes.push(Change::Set(Box::new(resource), expires));
-                update.versions.push((wrapped.name.clone(), wrapped.version.clone()));
+        let change = if heartbeat {
+            Ok(Change::Extend(kind, wrapped.name.as_str().into(), expires))
+        } else {
+            decode::resource(kind, wrapped).map(|resource| Change::Set(Box::new(resource), expires))
+        };
+        match change {
+            Ok(change) => {
+                update.changes.push(change);
+                let known = Known { version: wrapped.version.clone(), expires };
+                update.versions.push((wrapped.name.clone(), known));
             }
             Err(faults) => update.refuse(&wrapped.name, faults),
         }
@@ -190,9 +210,9 @@ impl Session {
             for name in &update.removed {
                 versions.remove(name);
             }
-            for (name, version) in std::mem::take(&mut update.versions) {
+            for (name, known) in std::mem::take(&mut update.versions) {
                 if !update.refused.iter().any(|(refused, _)| *refused == name) {
-                    versions.insert(name, version);
+                    versions.insert(name, known);
                 }
             }
         }
@@ -224,10 +244,18 @@ impl Update {
     }
 }
 
+/// When the resource's TTL runs out, where it has one.
+fn expiry(wrapped: &pb::Resource, now: Instant) -> Result<Option<Instant>, Fault> {
+    let Some(ttl) = wrapped.ttl else { return Ok(None) };
+    let ttl = Duration::try_from(ttl).map_err(|_| Fault::new("ttl", "must not be negative"))?;
+    now.checked_add(ttl).map(Some).ok_or_else(|| Fault::new("ttl", "is too long"))
+}
+
 fn names(kind: Kind, wanted: &Wanted) -> BTreeSet<Arc<str>> {
     match kind {
         Kind::Endpoints => wanted.endpoints.clone(),
         Kind::Routes => wanted.routes.clone(),
+        Kind::Secret => wanted.secrets.clone(),
         Kind::Cluster | Kind::Listener => BTreeSet::new(),
     }
 }

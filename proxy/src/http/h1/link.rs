@@ -94,8 +94,15 @@ impl H1Link {
     }
 
     /// The output to serialise a head into.
-    pub const fn output(&mut self) -> &mut Vec<u8> {
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        self.lend_output();
         &mut self.output
+    }
+
+    fn lend_output(&mut self) {
+        if self.output.capacity() == 0 {
+            self.output = self.pool.lend_output();
+        }
     }
 
     /// Whether bytes wait to be written.
@@ -136,8 +143,14 @@ impl H1Link {
     /// Gives memory back while the connection waits for its next message.
     pub fn release_memory(&mut self) {
         self.input.release(&self.pool);
-        if self.output.is_empty() && self.output.capacity() > 0 {
-            self.output = Vec::new();
+        if self.output.is_empty() {
+            self.give_back_output();
+        }
+    }
+
+    fn give_back_output(&mut self) {
+        if self.output.capacity() > 0 {
+            self.pool.give_back_output(std::mem::take(&mut self.output));
         }
     }
 
@@ -145,9 +158,18 @@ impl H1Link {
     /// heads rule out before it happens).
     pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let space = self.input.space(&self.pool);
-        let count = ready!(self.transport.poll_read_into(cx, space))?;
-        self.input.filled(count);
-        Poll::Ready(Ok(count))
+        match self.transport.poll_read_into(cx, space) {
+            Poll::Ready(Ok(count)) => {
+                self.input.filled(count);
+                Poll::Ready(Ok(count))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                // Whoever waits holds nothing; what is read next goes where something was just read.
+                self.input.release(&self.pool);
+                Poll::Pending
+            }
+        }
     }
 
     /// Writes out what waits.
@@ -161,9 +183,9 @@ impl H1Link {
             self.written += count;
             self.sent_bytes += count as u64;
         }
-        self.output.clear();
         self.written = 0;
-        Poll::Ready(Ok(()))
+        self.give_back_output();
+        Pin::new(&mut self.transport).poll_flush(cx)
     }
 
     /// Says to the peer that nothing more will be sent.
@@ -285,6 +307,7 @@ impl BodySink for H1Link {
         cx: &mut Context<'_>,
         source: &mut S,
     ) -> Poll<Result<usize, SinkError>> {
+        self.lend_output();
         let chunk = source.chunk();
         let allowed = self.frame(chunk.len())?;
         let body = chunk.get(..allowed).unwrap_or_default();
@@ -300,6 +323,7 @@ impl BodySink for H1Link {
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>, trailers: Option<&Headers>) -> Poll<Result<(), SinkError>> {
+        self.lend_output();
         match self.encoder {
             Encoder::Done => {}
             Encoder::Known { left: 0 } => self.encoder = Encoder::Done,

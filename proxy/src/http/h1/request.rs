@@ -207,7 +207,9 @@ impl RequestParser {
     }
 
     fn finish(&mut self, head: &mut RequestHead) -> Result<Progress, HeadError> {
-        if !self.host_seen && head.version != Version::Http10 {
+        // HTTP/1.0 did not know `Host`, but without an authority there is nothing to route by.
+        let needs_host = head.version != Version::Http10 || head.authority.is_empty();
+        if !self.host_seen && needs_host {
             return Err(HeadError::NoHost);
         }
         head.body = self.framing.body()?.unwrap_or_default();

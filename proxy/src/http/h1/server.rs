@@ -17,6 +17,8 @@ use crate::http::message::{BodyLength, RequestHead, ResponseHead, Version};
 const MAX_LINGER_BYTES: usize = 256 * 1024;
 /// Bytes of a following request that are read ahead while a response is awaited.
 const MAX_READ_AHEAD_BYTES: usize = 64 * 1024;
+/// Bytes of interim responses that may wait for a slow client; further ones are left out.
+const MAX_WAITING_INTERIM_BYTES: usize = 16 * 1024;
 
 /// A client's HTTP/1 connection.
 #[derive(Debug)]
@@ -102,7 +104,8 @@ impl H1Server {
                     self.link.expect_body(head.body);
                     self.http10 = head.version == Version::Http10;
                     self.head_request = head.method == http::Method::HEAD;
-                    self.keep_alive &= keep_alive;
+                    // What follows a refused CONNECT may have been meant for the tunnel, so it is no request.
+                    self.keep_alive &= keep_alive && head.method != http::Method::CONNECT;
                     self.owes_continue = head.expects_continue && !self.link.is_read_whole();
                     return Poll::Ready(Ok(()));
                 }
@@ -156,6 +159,12 @@ impl Downstream for H1Server {
         write::response_head(self.link.output(), head, wire);
         self.link.start_body(if unframed { BodyLength::UntilClose } else { head.body });
         Ok(())
+    }
+
+    fn send_interim(&mut self, head: &ResponseHead) {
+        if !self.http10 && self.link.output().len() < MAX_WAITING_INTERIM_BYTES {
+            write::response_head(self.link.output(), head, Wire::default());
+        }
     }
 
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {

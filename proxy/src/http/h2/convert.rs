@@ -29,6 +29,9 @@ pub enum HeadError {
     /// More fields than allowed.
     #[error("too many header fields")]
     TooManyHeaders,
+    /// 101, which HTTP/2 does not have (RFC 9113 section 8.6).
+    #[error("101 over HTTP/2")]
+    Switched,
     /// `content-length` is no number.
     #[error("malformed content-length")]
     BadContentLength,
@@ -88,6 +91,9 @@ pub fn response_in<B>(
     head: &mut ResponseHead,
 ) -> Result<(), HeadError> {
     head.clear();
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(HeadError::Switched);
+    }
     head.status = response.status();
     head.version = Version::Http2;
     let length = fields_in(response.headers(), &mut head.headers)?;

@@ -46,6 +46,13 @@ impl Downstream for H2Server {
         Ok(())
     }
 
+    fn send_interim(&mut self, head: &ResponseHead) {
+        if let Some(response) = convert::response_out(head) {
+            // A stream that is gone says so when the final response is sent.
+            let _ = self.respond.send_informational(response);
+        }
+    }
+
     fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // `h2` wants to be asked on the half that is in use, and fails otherwise.
         if self.link.has_sender() {

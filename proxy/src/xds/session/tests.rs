@@ -42,7 +42,7 @@ fn good(name: &str) -> Cluster {
 #[tokio::test]
 async fn the_node_is_sent_once_and_versions_on_reconnect() {
     let mut session = session();
-    let first = session.open(&wanted(&[]));
+    let first = session.open(&wanted(&[]), Instant::now());
     let urls: Vec<&str> = first.iter().map(|request| request.type_url.as_str()).collect();
     assert_eq!(urls, [type_url::CLUSTER, type_url::LISTENER]);
     assert_eq!(first.iter().filter(|request| request.node.is_some()).count(), 1);
@@ -52,7 +52,7 @@ async fn the_node_is_sent_once_and_versions_on_reconnect() {
     let ack = session.answer(update, Vec::new());
     assert_eq!((ack.response_nonce.as_str(), ack.error_detail, ack.node), ("n1", None, None));
 
-    let again = session.open(&wanted(&[]));
+    let again = session.open(&wanted(&[]), Instant::now());
     assert_eq!(again[0].initial_resource_versions.get("a").map(String::as_str), Some("7"));
     assert!(again[0].node.is_some());
 }
@@ -60,7 +60,7 @@ async fn the_node_is_sent_once_and_versions_on_reconnect() {
 #[tokio::test]
 async fn bad_resources_are_refused_by_name_and_good_ones_taken() {
     let mut session = session();
-    let _ = session.open(&wanted(&[]));
+    let _ = session.open(&wanted(&[]), Instant::now());
     let bad = Cluster { lb_policy: 99, ..good("bad") };
     let mut wrong_type = cluster("wrong", "1", &good("wrong"));
     wrong_type.resource.as_mut().unwrap().type_url = type_url::LISTENER.into();
@@ -86,14 +86,14 @@ async fn bad_resources_are_refused_by_name_and_good_ones_taken() {
     ] {
         assert!(detail.contains(part), "{part} not in {detail}");
     }
-    let known = &session.open(&wanted(&[]))[0].initial_resource_versions;
+    let known = &session.open(&wanted(&[]), Instant::now())[0].initial_resource_versions;
     assert_eq!(known.keys().collect::<Vec<_>>(), ["good"], "what was refused is not claimed");
 }
 
 #[tokio::test]
 async fn subscriptions_follow_what_is_wanted() {
     let mut session = session();
-    let _ = session.open(&wanted(&["a"]));
+    let _ = session.open(&wanted(&["a"]), Instant::now());
     assert!(session.follow(&wanted(&["a"])).is_empty());
     let requests = session.follow(&wanted(&["b"]));
     assert_eq!(requests.len(), 1);
@@ -104,7 +104,7 @@ async fn subscriptions_follow_what_is_wanted() {
 #[tokio::test]
 async fn what_was_not_asked_for_is_left_alone() {
     let mut session = session();
-    let _ = session.open(&wanted(&["a"]));
+    let _ = session.open(&wanted(&["a"]), Instant::now());
     let message = ClusterLoadAssignment { cluster_name: "z".into(), ..ClusterLoadAssignment::default() };
     let wrapped = pb::Resource {
         name: "z".into(),
@@ -131,7 +131,7 @@ async fn what_was_not_asked_for_is_left_alone() {
 #[tokio::test]
 async fn heartbeats_extend_and_removals_remove() {
     let mut session = session();
-    let _ = session.open(&wanted(&[]));
+    let _ = session.open(&wanted(&[]), Instant::now());
     let now = Instant::now();
     let mut leased = cluster("a", "1", &good("a"));
     leased.ttl = Some(prost_types::Duration { seconds: 5, nanos: 0 });
@@ -148,5 +148,42 @@ async fn heartbeats_extend_and_removals_remove() {
     gone.removed_resources = vec!["a".into()];
     let update = session.receive(gone, now);
     let _ = session.answer(update, Vec::new());
-    assert!(session.open(&wanted(&[]))[0].initial_resource_versions.is_empty());
+    assert!(session.open(&wanted(&[]), Instant::now())[0].initial_resource_versions.is_empty());
+}
+
+#[tokio::test]
+async fn a_lease_that_has_run_out_is_not_claimed_and_not_renewed() {
+    let mut session = session();
+    let now = Instant::now();
+    let _ = session.open(&wanted(&[]), now);
+    let mut leased = cluster("a", "1", &good("a"));
+    leased.ttl = Some(prost_types::Duration { seconds: 5, nanos: 0 });
+    let update = session.receive(response(vec![leased.clone()]), now);
+    let _ = session.answer(update, Vec::new());
+    leased.resource = None;
+    let beat = session.receive(response(vec![leased.clone()]), now + Duration::from_secs(4));
+    let _ = session.answer(beat, Vec::new());
+    let known = |session: &mut Session, after_s: u64| {
+        let requests = session.open(&wanted(&[]), now + Duration::from_secs(after_s));
+        requests[0].initial_resource_versions.len()
+    };
+    assert_eq!(known(&mut session, 8), 1, "the heartbeat renewed it");
+    assert_eq!(known(&mut session, 9), 0, "what is gone here must be sent again");
+    let late = session.receive(response(vec![leased.clone()]), now + Duration::from_secs(10));
+    assert!(late.changes.is_empty());
+    assert_eq!(late.refused[0].1[0].path, "ttl");
+    for seconds in [-1, i64::MAX] {
+        leased.ttl = Some(prost_types::Duration { seconds, nanos: 0 });
+        let odd = session.receive(response(vec![leased.clone()]), now);
+        assert_eq!(odd.refused[0].1[0].path, "ttl", "{seconds}");
+    }
+}
+
+#[tokio::test]
+async fn a_kind_that_does_not_come_over_xds_is_left_alone() {
+    let source = AdsSource { cluster: "x".into(), listeners: true, clusters: false };
+    let mut session = Session::new(Node::default(), source);
+    let _ = session.open(&wanted(&[]), Instant::now());
+    let update = session.receive(response(vec![cluster("a", "1", &good("a"))]), Instant::now());
+    assert!(update.changes.is_empty() && update.refused.is_empty());
 }

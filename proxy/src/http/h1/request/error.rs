@@ -37,7 +37,7 @@ pub enum HeadError {
         /// What is wrong with it.
         fault: FieldError,
     },
-    /// No `Host` in HTTP/1.1.
+    /// No `Host` in HTTP/1.1, or in HTTP/1.0 without an authority in the target.
     #[error("no Host header")]
     NoHost,
     /// More than one `Host`.

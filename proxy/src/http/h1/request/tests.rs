@@ -120,7 +120,8 @@ fn host_is_there_once_and_is_a_host() {
     ] {
         assert_eq!(parse(text).unwrap_err(), error, "{text:?}");
     }
-    assert_eq!(parse("GET / HTTP/1.0\r\n\r\n").unwrap().0.authority, "");
+    assert_eq!(parse("GET / HTTP/1.0\r\n\r\n").unwrap_err(), HeadError::NoHost);
+    assert_eq!(parse("GET http://a/ HTTP/1.0\r\n\r\n").unwrap().0.authority, "a");
 }
 
 #[test]
@@ -360,17 +361,18 @@ fn an_upgrade_never_leads_to_http() {
     }
     assert_eq!(refused("Connection: upgrade\r\nUpgrade: a\r\nUpgrade: b"), HeadError::Upgrade);
     assert_eq!(refused("Connection: upgrade\r\nUpgrade: a b"), HeadError::Upgrade);
-    let old = "GET / HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let old = "GET / HTTP/1.0\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
     assert_eq!(parse(old).unwrap().0.upgrade, "");
 }
 
 #[test]
 fn http10_has_neither_interim_responses_nor_keep_alive_by_default() {
     let (head, keep_alive) =
-        parse("POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n").unwrap();
+        parse("POST / HTTP/1.0\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n").unwrap();
     assert_eq!((head.expects_continue, keep_alive), (false, false));
-    let with =
-        |connection: &str| parse(&format!("GET / HTTP/1.0\r\nConnection: {connection}\r\n\r\n")).unwrap().1;
+    let with = |connection: &str| {
+        parse(&format!("GET / HTTP/1.0\r\nHost: a\r\nConnection: {connection}\r\n\r\n")).unwrap().1
+    };
     assert!(with("Keep-Alive"));
     assert!(!with("keep-alive, close"));
 }

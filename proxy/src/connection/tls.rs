@@ -1,0 +1,101 @@
+//! The handshake with a client, between the choice of its filter chain and the first byte of its protocol.
+
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use rustls::pki_types::UnixTime;
+use tokio::time::timeout;
+
+use crate::identity::{PeerIdentity, Refusal, Revocations};
+use crate::model::Listener;
+use crate::model::tls::DownstreamTls;
+use crate::observe::Flags;
+use crate::observe::format::Record;
+use crate::observe::metrics::Labels;
+use crate::observe::series::TLS_HANDSHAKES;
+use crate::transport::Transport;
+use crate::worker::Worker;
+
+/// For a client to finish its handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a handshake came to.
+#[derive(Debug, Default)]
+pub struct Secured {
+    /// Who the client is, if it showed a certificate.
+    pub peer: Option<Rc<PeerIdentity>>,
+    /// The application protocol agreed on.
+    pub protocol: Option<Vec<u8>>,
+}
+
+impl Secured {
+    /// Whether the client chose HTTP/2 or HTTP/1.1; `None` when it chose nothing.
+    #[must_use]
+    pub fn is_h2(&self) -> Option<bool> {
+        self.protocol.as_deref().map(|protocol| protocol.ends_with(b"h2"))
+    }
+}
+
+/// Shakes hands; a client that is refused has been told so, counted and logged.
+pub async fn accept(
+    transport: &mut Transport,
+    tls: &DownstreamTls,
+    listener: &Listener,
+    worker: &Worker,
+) -> Option<Secured> {
+    let outcome = shake_hands(transport, tls, worker).await;
+    let told = match &outcome {
+        Ok(_) if transport.tls().is_some_and(crate::transport::tls::TlsSession::is_resumed) => "resumed",
+        Ok(_) => "ok",
+        Err(refusal) => refusal.code(),
+    };
+    let labels = Labels::none().with("side", "downstream").with("outcome", told);
+    worker.metrics.counter(TLS_HANDSHAKES, &labels).add(1);
+    match outcome {
+        Ok(secured) => Some(secured),
+        Err(refusal) => {
+            tracing::debug!(listener = %listener.name, remote = %transport.peer(), %refusal, "handshake refused");
+            log(transport, refusal, listener, worker);
+            None
+        }
+    }
+}
+
+async fn shake_hands(
+    transport: &mut Transport,
+    tls: &DownstreamTls,
+    worker: &Worker,
+) -> Result<Secured, Refusal> {
+    let (config, revocations) = tls.current()?;
+    match timeout(HANDSHAKE_TIMEOUT, transport.accept_tls(config, Rc::clone(&worker.buffers))).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return Err(Refusal::from_io(&error)),
+        Err(_) => return Err(Refusal::Unfinished),
+    }
+    let session = transport.tls().ok_or(Refusal::Protocol)?;
+    let peer = match session.peer_certificates().and_then(<[_]>::first) {
+        Some(leaf) => Some(still_trusted(PeerIdentity::from_leaf(leaf)?, &revocations)?),
+        None => None,
+    };
+    Ok(Secured { peer, protocol: session.alpn().map(<[u8]>::to_vec) })
+}
+
+/// A resumed session stands for a certificate that was verified earlier.
+fn still_trusted(peer: PeerIdentity, revocations: &Revocations) -> Result<Rc<PeerIdentity>, Refusal> {
+    peer.recheck(&revocations.now(), UnixTime::now())?;
+    Ok(Rc::new(peer))
+}
+
+fn log(transport: &Transport, refusal: Refusal, listener: &Listener, worker: &Worker) {
+    let record = Record {
+        start: SystemTime::now(),
+        flags: Flags::NONE,
+        reason: Some(refusal.code()),
+        local: Some(transport.local()),
+        remote: Some(transport.peer()),
+        ..Record::default()
+    };
+    for log in &listener.access_logs {
+        worker.logger.write(log, &record);
+    }
+}

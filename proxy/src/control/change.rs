@@ -1,0 +1,113 @@
+//! What comes over xDS or from the file, one resource at a time: compiled, and not yet taken over.
+
+use std::sync::Arc;
+
+use outrider_proto::envoy::config::cluster::v3 as pb_cluster;
+use outrider_proto::envoy::config::endpoint::v3 as pb_endpoint;
+use outrider_proto::envoy::config::listener::v3 as pb_listener;
+use outrider_proto::envoy::config::route::v3 as pb_route;
+use outrider_proto::envoy::extensions::transport_sockets::tls::v3 as pb_tls;
+use tokio::time::Instant;
+
+use crate::model::tls::Secret;
+use crate::model::{Cluster, EndpointSet, Listener, RouteTable};
+
+/// One change that came over xDS.
+#[derive(Debug)]
+pub enum Change {
+    /// A resource is there, until the moment given.
+    Set(Box<Resource>, Option<Instant>),
+    /// A resource is still there, until the moment given.
+    Extend(Kind, Arc<str>, Option<Instant>),
+    /// A resource is gone, or never was.
+    Remove(Kind, Arc<str>),
+}
+
+/// A compiled resource with its message.
+#[derive(Debug)]
+pub enum Resource {
+    /// A listener.
+    Listener(pb_listener::Listener, Listener),
+    /// A cluster.
+    Cluster(pb_cluster::Cluster, Cluster),
+    /// A route configuration.
+    Routes(pb_route::RouteConfiguration, RouteTable),
+    /// A load assignment.
+    Endpoints(pb_endpoint::ClusterLoadAssignment, EndpointSet),
+    /// A secret.
+    Secret(pb_tls::Secret, Secret),
+}
+
+/// The kinds of resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// Clusters.
+    Cluster,
+    /// Load assignments.
+    Endpoints,
+    /// Listeners.
+    Listener,
+    /// Route configurations.
+    Routes,
+    /// Certificates and roots.
+    Secret,
+}
+
+impl Change {
+    /// A listener that stays.
+    #[must_use]
+    pub fn listener(message: pb_listener::Listener, compiled: Listener) -> Self {
+        Self::Set(Box::new(Resource::Listener(message, compiled)), None)
+    }
+
+    /// A cluster that stays.
+    #[must_use]
+    pub fn cluster(message: pb_cluster::Cluster, compiled: Cluster) -> Self {
+        Self::Set(Box::new(Resource::Cluster(message, compiled)), None)
+    }
+
+    /// The kind of what changes.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Set(resource, _) => match &**resource {
+                Resource::Listener(..) => Kind::Listener,
+                Resource::Cluster(..) => Kind::Cluster,
+                Resource::Routes(..) => Kind::Routes,
+                Resource::Endpoints(..) => Kind::Endpoints,
+                Resource::Secret(..) => Kind::Secret,
+            },
+            Self::Extend(kind, ..) | Self::Remove(kind, _) => *kind,
+        }
+    }
+
+    /// The name of what changes.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Set(resource, _) => match &**resource {
+                Resource::Listener(_, listener) => &listener.name,
+                Resource::Cluster(_, cluster) => &cluster.name,
+                Resource::Routes(_, table) => &table.name,
+                Resource::Endpoints(message, _) => &message.cluster_name,
+                Resource::Secret(_, secret) => &secret.name,
+            },
+            Self::Extend(_, name, _) | Self::Remove(_, name) => name,
+        }
+    }
+
+    /// The listener whose address must be bound first.
+    #[must_use]
+    pub fn bindable(&self) -> Option<&Listener> {
+        match self {
+            Self::Set(resource, _) => match &**resource {
+                Resource::Listener(_, listener) => Some(listener),
+                Resource::Cluster(..)
+                | Resource::Routes(..)
+                | Resource::Endpoints(..)
+                | Resource::Secret(..) => None,
+            },
+            Self::Extend(..) | Self::Remove(..) => None,
+        }
+    }
+}

@@ -1,0 +1,140 @@
+use outrider_proto::json;
+use tokio::time::advance;
+
+use super::*;
+
+const LISTENER: &str = "{name: l, address: {socket_address: {address: 127.0.0.1, port_value: 1}}, filter_chains: [{filters: [{name: h, typed_config: {
+    '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: w,
+    rds: {route_config_name: r, config_source: {ads: {}, resource_api_version: V3}},
+    http_filters: [{name: r, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]}}]}]}";
+
+fn listener() -> Resource {
+    let message: pb_listener::Listener = json::from_yaml(LISTENER).unwrap();
+    let compiled = Listener::from_proto(&message).unwrap();
+    Resource::Listener(message, compiled)
+}
+
+fn routes() -> Resource {
+    let message: pb_route::RouteConfiguration = json::from_yaml(
+        "{name: r, virtual_hosts: [{name: v, domains: ['*'], routes: [{match: {prefix: /}, route: {cluster: c}}]}]}",
+    )
+    .unwrap();
+    let compiled = RouteTable::from_proto(&message).unwrap();
+    Resource::Routes(message, compiled)
+}
+
+fn cluster(kind: &str) -> Resource {
+    let message: pb_cluster::Cluster = json::from_yaml(&format!("{{name: c, {kind}}}")).unwrap();
+    let compiled = Cluster::from_proto(&message).unwrap();
+    Resource::Cluster(message, compiled)
+}
+
+const EDS: &str = "type: EDS, eds_cluster_config: {eds_config: {ads: {}, resource_api_version: V3}}";
+const DNS: &str = "type: STRICT_DNS, load_assignment: {cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: \
+                   {address: {socket_address: {address: name.test, port_value: 80}}}}]}]}";
+
+fn endpoints() -> Resource {
+    let message: pb_endpoint::ClusterLoadAssignment = json::from_yaml(
+        "{cluster_name: c, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: 80}}}}]}]}",
+    )
+    .unwrap();
+    let compiled = EndpointSet::from_proto(&message).unwrap();
+    Resource::Endpoints(message, compiled)
+}
+
+fn set(store: &mut Store, resource: Resource, ttl_s: Option<u64>) {
+    let expires = ttl_s.map(|ttl| Instant::now() + Duration::from_secs(ttl));
+    store.apply(Change::Set(Box::new(resource), expires)).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_outlived_its_ttl_is_gone_at_once() {
+    let mut store = Store::default();
+    for resource in [cluster(EDS), endpoints(), listener(), routes()] {
+        set(&mut store, resource, Some(10));
+    }
+    let snapshot = store.assemble(1);
+    assert_eq!(snapshot.clusters["c"].endpoints.endpoints.len(), 1);
+    assert!(snapshot.route_tables.contains_key("r") && snapshot.listeners.contains_key("l"));
+
+    advance(Duration::from_secs(6)).await;
+    let renewed = Some(Instant::now() + Duration::from_secs(10));
+    for (kind, name) in [(Kind::Cluster, "c"), (Kind::Listener, "l")] {
+        store.apply(Change::Extend(kind, name.into(), renewed)).unwrap();
+    }
+    assert!(!store.expire(Instant::now()), "nothing has run out yet");
+
+    advance(Duration::from_secs(5)).await;
+    assert!(store.expire(Instant::now()));
+    let snapshot = store.assemble(2);
+    assert!(snapshot.clusters["c"].endpoints.endpoints.is_empty(), "its endpoints were not renewed");
+    assert!(snapshot.listeners.contains_key("l"), "a heartbeat renewed it");
+    assert!(snapshot.route_tables.is_empty(), "routes that have run out are not used until they come again");
+
+    set(&mut store, routes(), None);
+    assert!(store.assemble(3).route_tables.contains_key("r"));
+    advance(Duration::from_secs(10)).await;
+    assert!(store.expire(Instant::now()));
+    let snapshot = store.assemble(4);
+    assert!(snapshot.clusters.is_empty() && snapshot.listeners.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resource_that_is_missing_is_waited_for_and_taken_when_it_comes_late() {
+    let mut store = Store::default();
+    set(&mut store, cluster(EDS), None);
+    set(&mut store, listener(), None);
+    let snapshot = store.assemble(1);
+    assert!(snapshot.listeners.is_empty(), "a listener without its routes is held back");
+    assert!(!store.is_settled());
+
+    advance(MISSING_AFTER).await;
+    assert!(store.expire(Instant::now()), "what is waited for in vain is given up");
+    assert!(store.is_settled());
+    assert!(store.assemble(2).listeners.contains_key("l"), "it answers, if only with 404");
+
+    set(&mut store, routes(), None);
+    set(&mut store, endpoints(), None);
+    let snapshot = store.assemble(3);
+    assert!(snapshot.route_tables.contains_key("r"));
+    assert_eq!(snapshot.clusters["c"].endpoints.endpoints.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_are_resolved_once_before_a_cluster_counts_as_there() {
+    let mut store = Store::default();
+    set(&mut store, cluster(DNS), None);
+    assert!(store.assemble(1).clusters.contains_key("c"));
+    assert!(!store.is_settled(), "its names are still looked up");
+    let answer = |endpoints| Resolved { cluster: "c".into(), endpoints };
+    let Resource::Endpoints(_, set_of_one) = endpoints() else { panic!("endpoints") };
+    assert!(store.resolved(answer(Some(set_of_one))));
+    assert_eq!(store.assemble(2).clusters["c"].endpoints.endpoints.len(), 1);
+    assert!(store.is_settled());
+    assert!(!store.resolved(answer(None)), "a failure keeps the last answer");
+
+    let mut failing = Store::default();
+    set(&mut failing, cluster(DNS), None);
+    let _ = failing.assemble(1);
+    assert!(failing.resolved(answer(None)), "a failure is an answer too");
+    let _ = failing.assemble(2);
+    assert!(failing.is_settled());
+
+    let mut silent = Store::default();
+    set(&mut silent, cluster(DNS), None);
+    let _ = silent.assemble(1);
+    advance(UNRESOLVED_AFTER).await;
+    assert!(silent.is_settled(), "nobody waits for ever");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_that_becomes_one_of_names_keeps_its_endpoints_until_they_are_known() {
+    let mut store = Store::default();
+    set(&mut store, cluster(EDS), None);
+    set(&mut store, endpoints(), None);
+    let _ = store.assemble(1);
+    set(&mut store, cluster(DNS), None);
+    assert_eq!(store.assemble(2).clusters["c"].endpoints.endpoints.len(), 1);
+    assert!(store.resolved(Resolved { cluster: "c".into(), endpoints: None }));
+    assert!(store.assemble(3).clusters["c"].endpoints.endpoints.is_empty());
+}

@@ -1,0 +1,108 @@
+//! TLS configurations of one context, built anew when its certificate or its trust changes.
+//!
+//! The control thread puts in what is to be used; whoever opens or accepts a connection takes out what was built of
+//! it. The lock is taken once a connection, never on a request's way.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustls::pki_types::UnixTime;
+
+use super::config::{Credential, Tickets};
+use super::refusal::Refusal;
+use super::revoked::Revocations;
+use super::trust::Trust;
+
+/// What a context is built from.
+#[derive(Clone, Debug, Default)]
+pub struct Material {
+    /// Our own certificate.
+    pub credential: Option<Credential>,
+    /// Whom to believe.
+    pub trust: Option<Trust>,
+    /// Who is cut off.
+    pub revocations: Revocations,
+}
+
+/// A configuration that follows its material. `C` is rustls's configuration of one side.
+#[derive(Debug)]
+pub struct Live<C>(RwLock<State<C>>);
+
+#[derive(Debug)]
+struct State<C> {
+    material: Option<Arc<Material>>,
+    built: Option<Arc<C>>,
+    tickets: Option<Tickets>,
+    /// What the operator is told when there is nothing to use.
+    problem: Option<String>,
+    tried: bool,
+}
+
+impl<C> Default for Live<C> {
+    fn default() -> Self {
+        Self(RwLock::new(State { material: None, built: None, tickets: None, problem: None, tried: false }))
+    }
+}
+
+impl<C> Live<C> {
+    /// Uses this from now on; connections that are open stay as they are. When there is a problem, what was there
+    /// before goes on being used.
+    ///
+    /// Returns the problem when it is news.
+    pub fn replace(&self, material: Result<Material, String>) -> Option<String> {
+        let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        state.tried = true;
+        match material {
+            Ok(material) => {
+                state.material = Some(Arc::new(material));
+                state.built = None;
+                state.problem = None;
+                None
+            }
+            Err(problem) => {
+                let news = state.problem.as_ref() != Some(&problem);
+                state.problem = Some(problem.clone());
+                news.then_some(problem)
+            }
+        }
+    }
+
+    /// Whether the control thread has looked for its material.
+    #[must_use]
+    pub fn is_tried(&self) -> bool {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).tried
+    }
+
+    /// The configuration as it is now, and who is cut off.
+    ///
+    /// # Errors
+    /// [`Refusal::NotReady`] when there is no material, or our own certificate has expired.
+    pub fn current(
+        &self,
+        build: impl FnOnce(&Material, &mut Option<Tickets>) -> Result<Arc<C>, rustls::Error>,
+    ) -> Result<(Arc<C>, Revocations), Refusal> {
+        {
+            let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            if let (Some(material), Some(built)) = (&state.material, &state.built) {
+                check_own(material)?;
+                return Ok((Arc::clone(built), material.revocations.clone()));
+            }
+        }
+        let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let material = state.material.clone().ok_or(Refusal::NotReady)?;
+        check_own(&material)?;
+        let built = match &state.built {
+            Some(built) => Arc::clone(built),
+            None => build(&material, &mut state.tickets).map_err(|error| {
+                tracing::warn!(%error, "TLS configuration cannot be built");
+                Refusal::NotReady
+            })?,
+        };
+        state.built = Some(Arc::clone(&built));
+        Ok((built, material.revocations.clone()))
+    }
+}
+
+fn check_own(material: &Material) -> Result<(), Refusal> {
+    let expired = |credential: &Credential| credential.leaf.not_after < UnixTime::now().as_secs();
+    if material.credential.as_ref().is_some_and(expired) { Err(Refusal::NotReady) } else { Ok(()) }
+}

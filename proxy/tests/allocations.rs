@@ -1,0 +1,201 @@
+//! A request in the steady state allocates nothing: the proxy runs in this process under an allocator that counts.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use outrider_proxy::bootstrap::{self, Settings};
+
+/// Requests before counting begins: pools, caches and tables have their size then.
+const WARM_UP: usize = 2_000;
+/// Requests that are counted.
+const COUNTED: usize = 20_000;
+/// Allocations that timers and the control thread may make meanwhile, whatever the number of requests.
+const BESIDE: u64 = 200;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// Set by the threads of the test itself.
+    static UNCOUNTED: Cell<bool> = const { Cell::new(false) };
+}
+
+struct Counting;
+
+#[expect(unsafe_code, reason = "an allocator cannot be written otherwise")]
+// SAFETY: everything is passed on to the system's allocator as it came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: as the caller promised.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promised.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: as the caller promised.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn count() {
+    if !UNCOUNTED.try_with(Cell::get).unwrap_or(true) {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_request_allocates_nothing() {
+    UNCOUNTED.set(true);
+    let proxy = start_proxy(start_backend());
+    for (what, request) in [
+        ("a plain request", request("GET", "/plain", "")),
+        ("a route among many", request("GET", "/many/77/x?q=1", "")),
+        ("a request with a body", request("POST", "/plain", "0123456789")),
+    ] {
+        let mut clients: Vec<TcpStream> = (0..4).map(|_| connect(proxy)).collect();
+        let mut exchange = |count: usize| {
+            for number in 0..count {
+                let client = &mut clients[number % 4];
+                client.write_all(request.as_bytes()).unwrap();
+                read_response(client);
+            }
+        };
+        exchange(WARM_UP);
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        exchange(COUNTED);
+        let made = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        println!("{what}: {made} allocations in {COUNTED} requests");
+        assert!(made <= BESIDE, "{what}: {made} allocations in {COUNTED} requests");
+    }
+}
+
+fn request(method: &str, path: &str, body: &str) -> String {
+    format!(
+        "{method} {path} HTTP/1.1\r\nhost: service.test\r\nuser-agent: test/1.0\r\naccept: */*\r\n\
+         x-trace: 0123456789abcdef\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// Reads a response with the body that the backend sends.
+fn read_response(client: &mut TcpStream) {
+    let (mut buffer, mut len) = ([0; 4096], 0);
+    loop {
+        let count = client.read(&mut buffer[len..]).unwrap();
+        assert!(count > 0, "the proxy closed the connection: {}", String::from_utf8_lossy(&buffer[..len]));
+        len += count;
+        if buffer[..len].ends_with(b"\r\n\r\nhello, world") {
+            assert!(buffer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&buffer[..len]));
+            return;
+        }
+    }
+}
+
+fn start_backend() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        UNCOUNTED.set(true);
+        for stream in listener.incoming() {
+            thread::spawn(move || answer(stream.unwrap()));
+        }
+    });
+    address
+}
+
+fn answer(mut stream: TcpStream) {
+    UNCOUNTED.set(true);
+    stream.set_nodelay(true).unwrap();
+    let (mut buffer, mut len) = ([0; 4096], 0);
+    while let Ok(count) = stream.read(&mut buffer[len..]) {
+        if count == 0 {
+            return;
+        }
+        len += count;
+        if buffer[..len].ends_with(b"\r\n\r\n") || buffer[..len].ends_with(b"0123456789") {
+            len = 0;
+            let answer =
+                "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 12\r\n\r\nhello, world";
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    }
+}
+
+fn start_proxy(backend: SocketAddr) -> SocketAddr {
+    let address = {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap()
+    };
+    let routes: String = (0..200)
+        .map(|number| {
+            format!("              - {{match: {{prefix: /many/{number}/}}, route: {{cluster: c}}}}\n")
+        })
+        .collect();
+    let yaml = format!(
+        "static_resources:
+  listeners:
+  - name: l
+    address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}
+    filter_chains:
+    - filters:
+      - name: http
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: l
+          route_config:
+            virtual_hosts:
+            - name: v
+              domains: ['*']
+              routes:
+{routes}              - {{match: {{prefix: /}}, route: {{cluster: c, retry_policy: {{retry_on: 5xx}}}}}}
+          http_filters:
+          - name: router
+            typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+  clusters:
+  - name: c
+    type: STATIC
+    load_assignment:
+      cluster_name: c
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}
+",
+        address.port(),
+        backend.port()
+    );
+    let file: PathBuf =
+        std::env::temp_dir().join(format!("outrider-allocations-{}.yaml", std::process::id()));
+    std::fs::write(&file, yaml).unwrap();
+    let bootstrap = bootstrap::read(&file).unwrap();
+    let environment = |name: &str| (name == "OUTRIDER_WORKERS").then(|| "1".to_owned());
+    let settings = Settings::from_env(file, environment).unwrap();
+    thread::spawn(move || outrider_proxy::run::run(&settings, bootstrap).unwrap());
+    address
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    for _ in 0..1_000 {
+        if let Ok(stream) = TcpStream::connect(address) {
+            stream.set_nodelay(true).unwrap();
+            return stream;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the proxy does not listen on {address}");
+}
