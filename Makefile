@@ -4,10 +4,10 @@ SHELL := /bin/bash
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 
-.PHONY: help demo test lint bench fuzz tools
+.PHONY: help demo test lint bench bench-setup bench-check fuzz tools
 
 help: ## what can be made
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 demo: ## a proxy before two small backends, shown at work; Ctrl-C ends it
 	@scripts/demo.sh
@@ -26,9 +26,15 @@ lint: ## formatting, clippy, licences and bans, documentation
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --document-private-items
 	@scripts/deny.sh
 
-bench: tools ## CPU per request beside Envoy, HAProxy and nginx
+bench: bench-setup ## what a request, a connection and a service cost, beside others; ARGS=--quick for two minutes
 	$(CARGO) build --locked --release -p outrider-proxy
-	@. scripts/env.sh && python3 benches/cpu.py $(ARGS)
+	$(CARGO) build --locked --profile harness -p outrider-bench
+	@. scripts/env.sh && "$${CARGO_TARGET_DIR:-target}"/harness/outrider-bench run $(ARGS)
+
+bench-setup: tools ## installs what the benchmarks compare with
+
+bench-check: bench-setup ## the load generator beside wrk and h2load
+	$(CARGO) test --locked --profile harness -p outrider-bench -- --ignored crosscheck --nocapture
 
 fuzz: ## every fuzz target for FUZZ_SECONDS (60)
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh

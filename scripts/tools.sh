@@ -5,9 +5,11 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 
 need=""
-for pair in curl:curl python3:python3 nginx:nginx-light haproxy:haproxy wrk:wrk h2load:nghttp2-client; do
+for pair in curl:curl python3:python3 nginx:nginx-light haproxy:haproxy wrk:wrk h2load:nghttp2-client strace:strace; do
   command -v "${pair%%:*}" >/dev/null 2>&1 || need="$need ${pair##*:}"
 done
+# nginx forwards opaque TCP only with this module.
+ls /usr/lib/nginx/modules/ngx_stream_module.so >/dev/null 2>&1 || need="$need libnginx-mod-stream"
 python3 -c 'import ensurepip' >/dev/null 2>&1 || need="$need python3-venv"
 if [ -n "$need" ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

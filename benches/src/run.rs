@@ -1,7 +1,7 @@
 //! `outrider-bench run`: every scenario with every subject, and the report.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -65,8 +65,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     for line in &found.missing {
         say(line);
     }
-    let report = measure(&found, &scenarios, pacing)?;
-    report.write(&arguments.out)?;
+    let report = measure(&found, &scenarios, pacing, &arguments.out)?;
     say(&report.markdown());
     say(&format!("The report is in {} (report.html has the plots).", arguments.out.display()));
     Ok(())
@@ -80,7 +79,7 @@ pub fn list() {
     }
 }
 
-fn measure(found: &Found, scenarios: &[&Scenario], pacing: Pacing) -> Result<Report> {
+fn measure(found: &Found, scenarios: &[&Scenario], pacing: Pacing, out: &Path) -> Result<Report> {
     let cores = Cores::divide()?;
     let subjects = found.subjects.clone();
     let tool = Tool::find();
@@ -106,7 +105,10 @@ fn measure(found: &Found, scenarios: &[&Scenario], pacing: Pacing) -> Result<Rep
             Ok(row) => report.rows.push(row),
             Err(error) => report.skipped.push(format!("{}: left out: {error:#}", scenario.title)),
         }
+        // A run that is stopped leaves what it has found.
+        report.write(out)?;
     }
+    report.write(out)?;
     bench.progress.clear();
     Ok(report)
 }

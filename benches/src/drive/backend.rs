@@ -54,9 +54,16 @@ impl Backend {
     /// When it cannot be started or does not say its ports.
     pub fn start(cores: Cores) -> Result<Self> {
         let own = std::env::current_exe().context("where this program is")?;
-        let mut command = Command::new(own);
+        Self::spawn(&mut Command::new(own), cores)
+    }
+
+    /// The same with another command for the harness itself.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn spawn(command: &mut Command, cores: Cores) -> Result<Self> {
         command.arg("backend").stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = spawn_on(&mut command, cores.load, cores.load)?;
+        let mut child = spawn_on(command, cores.load, cores.load)?;
         let output = child.stdout.take().context("the backend's output")?;
         let mut line = String::new();
         let read = BufReader::new(output).read_line(&mut line);

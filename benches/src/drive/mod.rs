@@ -174,7 +174,7 @@ async fn run(target: SocketAddr, load: Load, pace: Pace, length: Duration) -> Re
     }
     Ok(Pass {
         requests: tally.requests,
-        errors: tally.errors + stuck,
+        errors: tally.errors + stuck + turns.left(),
         elapsed,
         late: late > LATE_SHARE,
         latency_us: tally.latency_us,

@@ -53,7 +53,12 @@ impl Verdict {
         match (&self.measured, self.is_kept()) {
             (Some(_), Some(true)) => "pass".to_owned(),
             (Some(measured), _) => {
-                format!("short by {:.0} %", ((measured.median / self.at_most - 1.0) * 100.0).max(1.0))
+                let percent = (measured.median / self.at_most - 1.0) * 100.0;
+                if percent >= 10.0 {
+                    format!("short by {percent:.0} %")
+                } else {
+                    format!("short by {percent:.1} %")
+                }
             }
             (None, _) => "not measured".to_owned(),
         }

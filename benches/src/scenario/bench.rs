@@ -100,7 +100,9 @@ impl Bench {
     pub(super) const fn upstream(&self, mode: Mode) -> SocketAddr {
         match mode {
             Mode::Http2 => self.backend.ports.http2,
-            Mode::Http1 | Mode::WebSocket | Mode::Tcp => self.backend.ports.http1,
+            Mode::Http1 | Mode::WebSocket | Mode::Tcp | Mode::Policy(_) | Mode::Pair(_) => {
+                self.backend.ports.http1
+            }
         }
     }
 

@@ -58,7 +58,7 @@ impl Control {
     /// When a resource is outside the subset, or there is no port.
     pub(super) fn start(setup: &Setup) -> Result<Self> {
         let services = (0..setup.clusters).map(|number| {
-            let any = parsed::<Cluster>(&envoy_form::cluster(setup, number))?;
+            let any = parsed::<Cluster>(&envoy_form::cluster(setup, number, ""))?;
             Ok((format!("s{number}"), any))
         });
         let shared = Arc::new(Shared {
@@ -199,7 +199,7 @@ impl Stream {
                 let source = format!(
                     "rds: {{route_config_name: {ROUTES}, config_source: {{ads: {{}}, resource_api_version: V3}}}}"
                 );
-                let listener = parsed::<Listener>(&envoy_form::listener(Mode::Http1, at, &source))?;
+                let listener = parsed::<Listener>(&envoy_form::listener(Mode::Http1, at, &source, ""))?;
                 self.respond(type_url::LISTENER, vec![("l".to_owned(), listener)]).await
             }
             type_url::ROUTE if request.resource_names_subscribe.iter().any(|name| name == ROUTES) => {

@@ -9,7 +9,7 @@ use crate::report::Figure::{
     CpuUs, IdleRssMb, KbPerCluster, KbPerConnection, P99Ms, PeakRssMb, ReadyMs, Syscalls,
 };
 use crate::report::Limit;
-use crate::subject::Mode;
+use crate::subject::{Mode, Side};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -51,6 +51,18 @@ pub const TABLE: &[Scenario] = &[
         "New connection for each request, 12 B, 64 at a time",
         (Mode::Http1, Kind::NewConnection, 64, 12),
         NONE,
+        false,
+    ),
+    load("policy-1", "1 deny rule, HTTP/1.1, 12 B, 64 connections", policy(1), NONE, false),
+    load("policy-100", "100 deny rules, HTTP/1.1, 12 B, 64 connections", policy(100), NONE, false),
+    load("policy-1000", "1,000 deny rules, HTTP/1.1, 12 B, 64 connections", policy(1000), NONE, false),
+    load("pair-12b", "Pair over mTLS, HTTP/1.1, 12 B, 64 connections", pair(64, 12), PAIR_SMALL, false),
+    load("pair-12b-1", "Pair over mTLS, HTTP/1.1, 12 B, 1 connection", pair(1, 12), NONE, false),
+    load(
+        "pair-64k",
+        "Pair over mTLS, HTTP/1.1, 64 KiB, 64 connections",
+        pair(64, 64 * KIB),
+        PAIR_LARGE,
         false,
     ),
     latency(
@@ -111,11 +123,21 @@ const HUGE: &[Limit] = &[cpu("floor-hyper", 1.0)];
 const H2: &[Limit] = &[cpu("envoy", 0.5)];
 const TCP_SMALL: &[Limit] = &[cpu("haproxy", 1.0)];
 const TCP_BULK: &[Limit] = &[cpu("envoy", 1.0)];
+const PAIR_SMALL: &[Limit] = &[cpu("haproxy", 1.0), Limit::Absolute { figure: Syscalls, at_most: 8.4 }];
+const PAIR_LARGE: &[Limit] = &[cpu("nginx", 1.0)];
 const LATENCY: &[Limit] = &[Limit::Ratio { figure: P99Ms, peer: "haproxy", at_most: 1.2 }];
 const MESH: &[Limit] = &[
     Limit::Absolute { figure: ReadyMs, at_most: 500.0 },
     Limit::Absolute { figure: KbPerCluster, at_most: 5.0 },
 ];
+
+const fn policy(rules: usize) -> (Mode, Kind, usize, usize) {
+    (Mode::Policy(rules), Kind::Get, 64, 12)
+}
+
+const fn pair(connections: usize, bytes: usize) -> (Mode, Kind, usize, usize) {
+    (Mode::Pair(Side::Both), Kind::Get, connections, bytes)
+}
 
 const fn cpu(peer: &'static str, at_most: f64) -> Limit {
     Limit::Ratio { figure: CpuUs, peer, at_most }

@@ -38,16 +38,24 @@ pub(super) fn run(bench: &mut Bench, traffic: Traffic, row: &mut Row) -> Result<
             Ok(())
         });
     }
+    let mut uncounted = Vec::new();
     each(&mut entries, row, 0, |entry| {
         bench.progress.step(&format!("{id}: {}, system calls", entry.part.subject.name));
         peak_memory(entry)?;
         if let (Some(tool), Some(family)) = (bench.tool, &entry.family) {
-            let (calls, done) =
-                count(tool, family, || drive::pass(entry.running.target, traffic.load, Pace::Closed, short))?;
-            entry.part.cell.put(Figure::Syscalls, vec![calls as f64 / done.requests.max(1) as f64]);
+            let load = || drive::pass(entry.running.target, traffic.load, Pace::Closed, short);
+            match count(tool, family, load) {
+                Ok((calls, done)) => {
+                    let each = calls as f64 / done.requests.max(1) as f64;
+                    entry.part.cell.put(Figure::Syscalls, vec![each]);
+                }
+                // The tool's failure is not the subject's.
+                Err(error) => uncounted.push(format!("{}: {error:#}", entry.part.subject.name)),
+            }
         }
         Ok(())
     });
+    row.notes.extend(uncounted.iter().map(|reason| format!("system calls were not counted for {reason}")));
     for entry in &mut entries {
         if let Some(samples) = samples.remove(&entry.part.subject.name) {
             samples.put(entry);

@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::Path;
 
-use super::{Mode, Setup};
+use super::certificates::{CLIENT_ID, SERVER_ID, SERVER_NAME};
+use super::{Mode, Setup, Side};
 
 /// The service that the route leads to.
 pub(super) const USED: &str = "s0";
@@ -11,7 +13,7 @@ pub(super) const USED: &str = "s0";
 const UNUSED_PORT: usize = 10_000;
 
 /// A start-up file: one listener, one route to the used service, the others beside it.
-pub(super) fn bootstrap(setup: &Setup, listen: SocketAddr, admin: SocketAddr) -> String {
+pub(super) fn bootstrap(setup: &Setup, listen: SocketAddr, admin: SocketAddr, certificates: &Path) -> String {
     let mut text = format!("admin: {{address: {}}}\n", address(admin));
     if let Some(control) = setup.control {
         text.push_str(&dynamic(control, listen));
@@ -20,10 +22,11 @@ pub(super) fn bootstrap(setup: &Setup, listen: SocketAddr, admin: SocketAddr) ->
     let _ = write!(
         text,
         "static_resources:\n  listeners:\n  - {}\n  clusters:\n",
-        listener(setup.mode, listen, &routes())
+        listener(setup.mode, listen, &routes(), &downstream_tls(setup.mode, certificates))
     );
+    let tls = upstream_tls(setup.mode, certificates);
     for number in 0..setup.clusters {
-        let _ = writeln!(text, "  - {}", cluster(setup, number));
+        let _ = writeln!(text, "  - {}", cluster(setup, number, &tls));
     }
     text
 }
@@ -31,9 +34,9 @@ pub(super) fn bootstrap(setup: &Setup, listen: SocketAddr, admin: SocketAddr) ->
 /// One listener, in YAML's flow form, which is nearly JSON.
 ///
 /// `routes` is the field of the connection manager that says what the routes are or where they come from.
-pub(crate) fn listener(mode: Mode, listen: SocketAddr, routes: &str) -> String {
+pub(crate) fn listener(mode: Mode, listen: SocketAddr, routes: &str, tls: &str) -> String {
     format!(
-        "{{name: l, address: {}, filter_chains: [{{filters: [{}]}}]}}",
+        "{{name: l, address: {}, filter_chains: [{{filters: [{}]{tls}}}]}}",
         address(listen),
         filter(mode, routes)
     )
@@ -52,10 +55,71 @@ fn filter(mode: Mode, routes: &str) -> String {
     let codec = if mode == Mode::Http2 { "HTTP2" } else { "AUTO" };
     let config = format!(
         "\"@type\": type.googleapis.com/{http}, stat_prefix: bench, codec_type: {codec}, \
-         generate_request_id: false{upgrades}, {routes}, http_filters: [{{name: envoy.filters.http.router, typed_config: \
-         {{\"@type\": type.googleapis.com/{router}}}}}]"
+         generate_request_id: false{upgrades}, {routes}, http_filters: [{}{{name: envoy.filters.http.router, typed_config: \
+         {{\"@type\": type.googleapis.com/{router}}}}}]",
+        policy(mode)
     );
     format!("{{name: envoy.filters.network.http_connection_manager, typed_config: {{{config}}}}}")
+}
+
+/// An RBAC filter whose rules name paths that nobody asks for.
+fn policy(mode: Mode) -> String {
+    let Mode::Policy(rules) = mode else { return String::new() };
+    let rules: Vec<String> = (0..rules)
+        .map(|number| {
+            format!(
+                "p{number}: {{permissions: [{{url_path: {{path: {{exact: \"{}\"}}}}}}], principals: [{{any: true}}]}}",
+                denied(number)
+            )
+        })
+        .collect();
+    format!(
+        "{{name: envoy.filters.http.rbac, typed_config: {{\"@type\": \
+         type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC, rules: {{action: DENY, policies: {{{}}}}}}}}}, ",
+        rules.join(", ")
+    )
+}
+
+/// The path of a rule.
+pub(super) fn denied(number: usize) -> String {
+    format!("/denied/{number}")
+}
+
+/// The field of a filter chain that asks the client for its certificate.
+fn downstream_tls(mode: Mode, certificates: &Path) -> String {
+    if mode != Mode::Pair(Side::Server) {
+        return String::new();
+    }
+    let context = "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+    let common = common_tls(certificates, "server", CLIENT_ID);
+    format!(", {}", socket(context, &format!("require_client_certificate: true, {common}")))
+}
+
+/// The field of a cluster that shows ours.
+fn upstream_tls(mode: Mode, certificates: &Path) -> String {
+    if mode != Mode::Pair(Side::Client) {
+        return String::new();
+    }
+    let context = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+    let common = common_tls(certificates, "client", SERVER_ID);
+    format!(", {}", socket(context, &format!("sni: {SERVER_NAME}, {common}")))
+}
+
+fn socket(context: &str, fields: &str) -> String {
+    format!(
+        "transport_socket: {{name: envoy.transport_sockets.tls, typed_config: {{\"@type\": \
+         type.googleapis.com/{context}, {fields}}}}}"
+    )
+}
+
+fn common_tls(certificates: &Path, own: &str, peer: &str) -> String {
+    let folder = certificates.display();
+    format!(
+        "common_tls_context: {{tls_params: {{tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}}, \
+         tls_certificates: [{{certificate_chain: {{filename: {folder}/{own}.crt}}, private_key: {{filename: \
+         {folder}/{own}.key}}}}], validation_context: {{trusted_ca: {{filename: {folder}/ca.pem}}, \
+         match_typed_subject_alt_names: [{{san_type: URI, matcher: {{exact: \"{peer}\"}}}}]}}}}"
+    )
 }
 
 /// The one route, inline.
@@ -70,11 +134,11 @@ pub(crate) fn route_configuration(more: &str) -> String {
 }
 
 /// One service with one endpoint.
-pub(crate) fn cluster(setup: &Setup, number: usize) -> String {
+pub(crate) fn cluster(setup: &Setup, number: usize, tls: &str) -> String {
     let endpoint = if number == 0 { setup.upstream } else { unused(number) };
     let thresholds = "max_connections: 10000, max_pending_requests: 10000, max_requests: 10000";
     format!(
-        "{{name: s{number}, type: STATIC, connect_timeout: 5s{}, circuit_breakers: {{thresholds: [{{{thresholds}}}]}}, \
+        "{{name: s{number}, type: STATIC, connect_timeout: 5s{}{tls}, circuit_breakers: {{thresholds: [{{{thresholds}}}]}}, \
          load_assignment: {{cluster_name: s{number}, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {}}}}}]}}]}}}}",
         protocol(setup.mode),
         address(endpoint)
@@ -131,13 +195,14 @@ mod tests {
     fn what_is_written_is_inside_the_subset() {
         for mode in [Mode::Http1, Mode::WebSocket, Mode::Http2, Mode::Tcp] {
             let setup = Setup { clusters: 3, ..Setup::plain(mode, here(3)) };
-            let text = bootstrap(&setup, here(1), here(2));
+            let text = bootstrap(&setup, here(1), here(2), Path::new("/"));
             let read: Bootstrap = outrider_proto::json::from_yaml(&text).unwrap();
             let resources = read.static_resources.unwrap();
             assert_eq!((resources.listeners.len(), resources.clusters.len()), (1, 3), "{mode:?}");
         }
         let setup = Setup { control: Some(here(4)), ..Setup::plain(Mode::Http1, here(3)) };
-        let read: Bootstrap = outrider_proto::json::from_yaml(&bootstrap(&setup, here(1), here(2))).unwrap();
+        let read: Bootstrap =
+            outrider_proto::json::from_yaml(&bootstrap(&setup, here(1), here(2), Path::new("/"))).unwrap();
         assert!(read.dynamic_resources.is_some());
     }
 }

@@ -3,6 +3,7 @@
 //! Every one gets one worker on one core, no access log, no request ids, the same timeouts, and an upstream pool that is large
 //! enough never to be the limit.
 
+mod certificates;
 pub(crate) mod envoy_form;
 mod find;
 mod haproxy;
@@ -69,6 +70,21 @@ pub enum Mode {
     Http2,
     /// Opaque TCP.
     Tcp,
+    /// HTTP/1.1 past so many deny rules, none of which matches.
+    Policy(usize),
+    /// HTTP/1.1 through two of them, mutual TLS between.
+    Pair(Side),
+}
+
+/// Which part of a pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Both, started one behind the other.
+    Both,
+    /// Plain to the client, TLS to the other.
+    Client,
+    /// TLS from the other, plain to the backend.
+    Server,
 }
 
 /// One configuration.
@@ -101,6 +117,8 @@ impl Mode {
             Self::WebSocket => "websocket",
             Self::Http2 => "http2",
             Self::Tcp => "tcp",
+            Self::Policy(_) => "policy",
+            Self::Pair(_) => "pair",
         }
     }
 }
@@ -117,6 +135,8 @@ impl Subject {
             (Kind::Direct | Kind::Floor(_) | Kind::Launcher, _) if many => {
                 Some("no configuration of services")
             }
+            (Kind::Direct | Kind::Floor(_) | Kind::Launcher, Mode::Policy(_)) => Some("no policy"),
+            (Kind::Direct | Kind::Floor(_) | Kind::Launcher, Mode::Pair(_)) => Some("no TLS"),
             (Kind::Nginx, Mode::Http2) => Some("no HTTP/2 to upstreams"),
             (Kind::Nginx, Mode::Tcp) if nginx::stream_module().is_none() => {
                 Some("its stream module is missing; `make bench-setup` installs it")

@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::envoy_form::unused;
-use super::{Mode, Setup};
+use super::certificates::SERVER_NAME;
+use super::envoy_form::{denied, unused};
+use super::{Mode, Setup, Side};
 
 /// Where distributions put the module for opaque TCP.
 const MODULES: &[&str] = &["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/usr/share/nginx/modules"];
@@ -17,7 +18,7 @@ pub(super) fn stream_module() -> Option<PathBuf> {
 }
 
 /// The configuration, all files under `scratch`.
-pub(super) fn config(setup: &Setup, listen: SocketAddr, scratch: &Path) -> String {
+pub(super) fn config(setup: &Setup, (listen, scratch): (SocketAddr, &Path), certificates: &Path) -> String {
     let scratch = scratch.display();
     let upstream = setup.upstream;
     let mut text = String::new();
@@ -55,10 +56,42 @@ pub(super) fn config(setup: &Setup, listen: SocketAddr, scratch: &Path) -> Strin
             " upstream s{number} {{ server {endpoint}; keepalive {pool}; keepalive_requests 100000000; }}"
         );
     }
+    let (client, server) = (setup.mode == Mode::Pair(Side::Client), setup.mode == Mode::Pair(Side::Server));
+    let scheme = if client { "https" } else { "http" };
     let _ = writeln!(
         text,
-        " server {{ listen {listen} backlog=4096; location / {{ proxy_pass http://s0; proxy_http_version 1.1; \
-         {connection} proxy_buffers 16 32k; proxy_max_temp_file_size 0; }} }} }}"
+        " server {{ listen {listen}{} backlog=4096; {}{}location / {{ proxy_pass {scheme}://s0; proxy_http_version 1.1; \
+         {connection} proxy_buffers 16 32k; proxy_max_temp_file_size 0; {} }} }} }}",
+        if server { " ssl" } else { "" },
+        if server { downstream_tls(certificates) } else { String::new() },
+        policy(setup.mode),
+        if client { upstream_tls(certificates) } else { String::new() }
     );
     text
+}
+
+/// Rules that name paths that nobody asks for.
+fn policy(mode: Mode) -> String {
+    let Mode::Policy(rules) = mode else { return String::new() };
+    (0..rules).fold(String::new(), |mut text, number| {
+        let _ = writeln!(text, "  location = {} {{ return 403; }}", denied(number));
+        text
+    })
+}
+
+fn downstream_tls(certificates: &Path) -> String {
+    let folder = certificates.display();
+    format!(
+        "ssl_protocols TLSv1.3; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; ssl_certificate {folder}/server.crt; \
+         ssl_certificate_key {folder}/server.key; ssl_client_certificate {folder}/ca.pem; ssl_verify_client on; "
+    )
+}
+
+fn upstream_tls(certificates: &Path) -> String {
+    let folder = certificates.display();
+    format!(
+        "proxy_ssl_protocols TLSv1.3; proxy_ssl_certificate {folder}/client.crt; proxy_ssl_certificate_key \
+         {folder}/client.key; proxy_ssl_trusted_certificate {folder}/ca.pem; proxy_ssl_verify on; proxy_ssl_name \
+         {SERVER_NAME}; proxy_ssl_server_name on;"
+    )
 }

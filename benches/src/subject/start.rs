@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Kind, Mode, Setup, Subject, envoy_form, haproxy, nginx};
+use super::{Kind, Mode, Setup, Side, Subject, certificates, envoy_form, haproxy, nginx};
 use crate::measure::{Cores, Family, spawn_on};
 
 /// How long a subject may take until it serves.
@@ -32,26 +32,51 @@ pub struct Running {
     /// From its start until the first good answer through it (for HTTP/2 and TCP: until it accepts).
     pub ready: Duration,
     child: Option<Child>,
-    scratch: Option<PathBuf>,
+    scratch: Scratch,
+    /// The other one of a pair, which this one leads to.
+    behind: Option<Box<Running>>,
 }
+
+/// A folder that is removed with the value.
+#[derive(Debug)]
+struct Scratch(PathBuf);
 
 /// Configures a subject, starts it on its core, and waits until it serves.
 ///
 /// # Errors
 /// When it cannot be started, ends, or does not serve in time; with the last line that it wrote.
 pub fn start(subject: &Subject, setup: &Setup, cores: Cores) -> Result<Running> {
-    if subject.kind == Kind::Direct {
-        return Ok(Running { target: setup.upstream, ready: Duration::ZERO, child: None, scratch: None });
+    if setup.mode != Mode::Pair(Side::Both) {
+        return one(subject, setup, cores, Path::new(""));
     }
-    let scratch = scratch_folder()?;
+    let certificates = Scratch::new()?;
+    certificates::write(&certificates.0)?;
+    let server = Setup { mode: Mode::Pair(Side::Server), ..*setup };
+    let server = one(subject, &server, cores, &certificates.0)?;
+    let client = Setup { mode: Mode::Pair(Side::Client), upstream: server.target, ..*setup };
+    let mut client = one(subject, &client, cores, &certificates.0)?;
+    client.behind = Some(Box::new(server));
+    Ok(client)
+}
+
+fn one(subject: &Subject, setup: &Setup, cores: Cores, certificates: &Path) -> Result<Running> {
+    let scratch = Scratch::new()?;
+    if subject.kind == Kind::Direct {
+        return Ok(Running {
+            target: setup.upstream,
+            ready: Duration::ZERO,
+            child: None,
+            scratch,
+            behind: None,
+        });
+    }
     let (listen, admin) = (free_address()?, free_address()?);
-    let mut command = command(subject, setup, (listen, admin), &scratch)?;
-    let log = fs::File::create(scratch.join("log"))?;
+    let mut command = command(subject, setup, (listen, admin), (&scratch.0, certificates))?;
+    let log = fs::File::create(scratch.0.join("log"))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let begin = Instant::now();
-    let child = spawn_on(&mut command, cores.subject, cores.load)?;
-    let mut running =
-        Running { target: listen, ready: Duration::ZERO, child: Some(child), scratch: Some(scratch) };
+    let child = Some(spawn_on(&mut command, cores.subject, cores.load)?);
+    let mut running = Running { target: listen, ready: Duration::ZERO, child, scratch, behind: None };
     // With a control server somebody else says when the listener comes.
     if setup.control.is_none() {
         running.wait(&subject.name, setup.mode, begin)?;
@@ -63,7 +88,11 @@ impl Running {
     /// Its processes; none without a proxy.
     #[must_use]
     pub fn family(&self) -> Option<Family> {
-        self.child.as_ref().map(|child| Family::of(child.id()))
+        let mut family = Family::of(self.child.as_ref()?.id());
+        if let Some(behind) = self.behind.as_ref().and_then(|behind| behind.family()) {
+            family.join(&behind);
+        }
+        Some(family)
     }
 
     fn wait(&mut self, name: &str, mode: Mode, begin: Instant) -> Result<()> {
@@ -82,7 +111,7 @@ impl Running {
 
     /// The last line of its log, without the folder that it stands in.
     fn last_words(&self) -> String {
-        let Some(scratch) = &self.scratch else { return String::new() };
+        let scratch = &self.scratch.0;
         let text = fs::read_to_string(scratch.join("log")).unwrap_or_default();
         let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
         line.replace(&format!("{}/", scratch.display()), "")
@@ -106,9 +135,25 @@ impl Drop for Running {
             }
             let _ = child.wait();
         }
-        if let Some(scratch) = self.scratch.take() {
-            let _ = fs::remove_dir_all(scratch);
-        }
+    }
+}
+
+impl Scratch {
+    /// A fresh one that a worker under another user can read too.
+    fn new() -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("outrider-bench-{}-{number}", std::process::id()));
+        fs::create_dir_all(&folder).context("cannot make a folder for temporary files")?;
+        let scratch = Self(folder);
+        fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o755))?;
+        Ok(scratch)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
     }
 }
 
@@ -116,7 +161,7 @@ fn command(
     subject: &Subject,
     setup: &Setup,
     (listen, admin): (SocketAddr, SocketAddr),
-    scratch: &Path,
+    (scratch, certificates): (&Path, &Path),
 ) -> Result<Command> {
     let mut command = Command::new(&subject.path);
     let file = scratch.join("config");
@@ -124,21 +169,21 @@ fn command(
     match subject.kind {
         Kind::Direct => {}
         Kind::Outrider => {
-            write(envoy_form::bootstrap(setup, listen, admin))?;
+            write(envoy_form::bootstrap(setup, listen, admin, certificates))?;
             command.arg("--config").arg(&file).env("OUTRIDER_WORKERS", "1").env("OUTRIDER_LOG", "error");
             command.env("OUTRIDER_DRAIN_TIMEOUT_MS", "0");
         }
         Kind::Envoy => {
             let file = scratch.join("config.yaml");
-            fs::write(&file, envoy_form::bootstrap(setup, listen, admin))?;
+            fs::write(&file, envoy_form::bootstrap(setup, listen, admin, certificates))?;
             command.args(["--concurrency", "1", "-l", "error", "--use-dynamic-base-id", "-c"]).arg(&file);
         }
         Kind::Haproxy => {
-            write(haproxy::config(setup, listen))?;
+            write(haproxy::config(setup, listen, certificates))?;
             command.args(["-db", "-f"]).arg(&file);
         }
         Kind::Nginx => {
-            write(nginx::config(setup, listen, scratch))?;
+            write(nginx::config(setup, (listen, scratch), certificates))?;
             command.arg("-p").arg(scratch).args(["-e", "stderr", "-c"]).arg(&file);
         }
         Kind::Floor(_) => {
@@ -154,16 +199,6 @@ fn command(
     Ok(command)
 }
 
-/// A folder that a worker under another user can read too.
-fn scratch_folder() -> Result<PathBuf> {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let folder = std::env::temp_dir().join(format!("outrider-bench-{}-{number}", std::process::id()));
-    fs::create_dir_all(&folder).context("cannot make a folder for temporary files")?;
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))?;
-    Ok(folder)
-}
-
 /// An address on the loopback interface that is free now; the subject binds it at once.
 fn free_address() -> Result<SocketAddr> {
     let socket = TcpListener::bind(("127.0.0.1", 0)).context("no free port")?;
@@ -174,8 +209,8 @@ fn free_address() -> Result<SocketAddr> {
 fn serves(target: SocketAddr, mode: Mode) -> bool {
     let Ok(mut stream) = TcpStream::connect_timeout(&target, ANSWER) else { return false };
     match mode {
-        Mode::Http2 | Mode::Tcp => true,
-        Mode::Http1 | Mode::WebSocket => {
+        Mode::Http2 | Mode::Tcp | Mode::Pair(Side::Server) => true,
+        Mode::Http1 | Mode::WebSocket | Mode::Policy(_) | Mode::Pair(_) => {
             let request = format!("GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
             let asked =
                 stream.set_read_timeout(Some(ANSWER)).and_then(|()| stream.write_all(request.as_bytes()));
