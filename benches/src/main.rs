@@ -4,8 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use outrider_bench::drive::backend;
-use outrider_bench::{load, run};
+use outrider_bench::{backend, load, run};
 
 /// What a sidecar costs, beside others, on this machine.
 #[derive(Debug, Parser)]
@@ -24,7 +23,7 @@ enum Command {
     /// Sends load to a target, and shows throughput, errors and latency.
     Load(load::cli::Arguments),
     /// Answers requests until it is killed; prints its ports as one line of JSON. `run` starts one by itself.
-    Backend,
+    Backend(backend::cli::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -33,7 +32,7 @@ fn main() -> ExitCode {
         Command::Load(arguments) => {
             load::cli::load(&arguments).and_then(|text| Ok(writeln!(std::io::stdout(), "{text}")?))
         }
-        Command::Backend => backend::serve(),
+        Command::Backend(arguments) => backend::cli::backend(&arguments),
         Command::List => {
             run::list();
             Ok(())

@@ -17,7 +17,7 @@ use super::{MAX_BODY_BYTES, MAX_CONNECTIONS, MAX_STREAMS, Pace, Protocol, Spec, 
 
 /// How long connections may take to be there before those that are begin.
 const SETUP: Duration = Duration::from_secs(10);
-/// How long requests of an open loop that were due may take after its end.
+/// How long requests that are under way at the end, or were due before it, may take.
 const GRACE: Duration = Duration::from_secs(5);
 /// Between two looks at whether they are all there, and between two attempts to connect.
 pub(super) const PAUSE: Duration = Duration::from_millis(2);
@@ -108,6 +108,8 @@ async fn drive(spec: &Spec, dialer: Dialer) -> Result<Outcome, LoadError> {
             usage
         }
     };
+    // What is under way comes to its end, so that the target has done nothing that no request stands for.
+    let _ = timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await;
     tasks.shutdown().await;
     conclude(spec, &meter, usage)
 }
@@ -168,6 +170,7 @@ fn conclude(spec: &Spec, meter: &Meter, usage: Usage) -> Result<Outcome, LoadErr
     }
     Ok(Outcome {
         requests,
+        requests_in_all: requests + tally.beside,
         errors: tally.errors.clone(),
         bytes_in: tally.moved.bytes_in,
         bytes_out: tally.moved.bytes_out,

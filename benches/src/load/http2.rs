@@ -27,6 +27,7 @@ pub(super) async fn connection(plan: Arc<Plan>, meter: Arc<Meter>) {
     loop {
         let failure = match opened {
             Ok(mut connection) => match connection.serve(&plan, &meter, &mut again).await {
+                Ok(()) if meter.is_over() => return,
                 Ok(()) => None,
                 Err(failure) => {
                     for turn in connection.client.abandon() {
@@ -50,6 +51,9 @@ pub(super) async fn connection(plan: Arc<Plan>, meter: Arc<Meter>) {
         if let Some(failure) = failure {
             meter.trouble(failure);
             sleep(PAUSE).await;
+        }
+        if meter.is_over() && again.is_empty() {
+            return;
         }
         opened = Connection::open(&plan).await;
     }
@@ -111,28 +115,32 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Sends and receives until the server wants the connection to end.
+    /// Sends and receives until the server wants the connection to end, or the run is over.
     async fn serve(&mut self, plan: &Plan, meter: &Meter, again: &mut Vec<Turn>) -> Result<(), Failure> {
         let closed_loop = plan.spec.pace == Pace::Closed;
+        let mut over = false;
         loop {
             while self.has_room()
                 && let Some(turn) = again.pop()
             {
                 self.client.begin(turn);
             }
-            while closed_loop
-                && self.has_room()
-                && let Some(turn) = meter.turn().await
-            {
-                self.client.begin(turn);
+            while closed_loop && !over && self.has_room() {
+                match meter.turn().await {
+                    Some(turn) => self.client.begin(turn),
+                    None => over = true,
+                }
             }
-            if self.client.is_closing() && self.client.under_way() == 0 {
+            if (over || self.client.is_closing()) && self.client.under_way() == 0 {
                 return Ok(());
             }
             // Both ways can be given up at any time: neither a turn nor a byte is lost.
             tokio::select! {
                 biased;
-                Some(turn) = meter.turn(), if !closed_loop && self.has_room() => self.client.begin(turn),
+                turn = meter.turn(), if !closed_loop && !over && self.has_room() => match turn {
+                    Some(turn) => self.client.begin(turn),
+                    None => over = true,
+                },
                 stepped = self.step() => {
                     stepped?;
                     self.take(plan, meter, again)?;

@@ -71,6 +71,8 @@ pub(super) struct Turn {
 pub(super) struct Tally {
     pub(super) latency_us: Histogram<u64>,
     pub(super) moved: Moved,
+    /// Answers before and after the measured time.
+    pub(super) beside: u64,
     pub(super) errors: Errors,
     /// Turns that a waiting connection got too late, and all that one was waiting for.
     pub(super) late: u64,
@@ -88,6 +90,7 @@ impl Meter {
         let tally = Tally {
             latency_us: Histogram::new_with_bounds(1, MAX_LATENCY_US, DIGITS)?,
             moved: Moved::default(),
+            beside: 0,
             errors: Errors::default(),
             late: 0,
             waited: 0,
@@ -133,8 +136,11 @@ impl Meter {
 
     /// Waits for the next turn; `None` when the run is over.
     pub(super) async fn turn(&self) -> Option<Turn> {
-        let Some(turns) = &self.turns else { return Some(Turn { since: Instant::now() }) };
         let window = self.window.get()?;
+        let Some(turns) = &self.turns else {
+            let since = Instant::now();
+            return (since < window.to).then_some(Turn { since });
+        };
         let next = turns.next().await?;
         let since = window.begin + turns.due(next.number);
         if next.waited && since >= window.from {
@@ -146,10 +152,19 @@ impl Meter {
         Some(Turn { since })
     }
 
+    /// Whether there will be no more turns.
+    pub(super) fn is_over(&self) -> bool {
+        match &self.turns {
+            Some(turns) => turns.is_over(),
+            None => self.window.get().is_some_and(|window| Instant::now() >= window.to),
+        }
+    }
+
     /// Counts an answer.
     pub(super) fn answered(&self, turn: Turn, moved: Moved) {
         let now = Instant::now();
         if !self.counts(turn, now) {
+            self.tally().beside += 1;
             return;
         }
         let took_us = u64::try_from(now.saturating_duration_since(turn.since).as_micros());

@@ -12,6 +12,9 @@ pub struct Outcome {
     /// Requests that were answered as they should be. In a closed loop those answered in the measured time, in an open one those
     /// that were due in it.
     pub requests: u64,
+    /// All that were answered from the first to the last, with those of the warm-up and those that were under way at the end: what the
+    /// CPU time that the target spent over the whole run is to be divided by.
+    pub requests_in_all: u64,
     /// Requests that were not, by what went wrong.
     pub errors: Errors,
     /// Bytes read from the sockets for `requests` (before decryption is not counted: it is what the protocol sees).

@@ -105,6 +105,11 @@ impl Turns {
         Ok(())
     }
 
+    /// Whether there will be none.
+    pub(super) fn is_over(&self) -> bool {
+        self.permits.is_closed()
+    }
+
     /// No more turns, even of those that are due.
     pub(super) fn end(&self) {
         self.permits.close();

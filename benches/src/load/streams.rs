@@ -45,6 +45,9 @@ pub(super) async fn connection(plan: Arc<Plan>, meter: Arc<Meter>) {
                 meter.failed(turn, failure);
             }
         }
+        if meter.is_over() {
+            return;
+        }
         sleep(PAUSE).await;
         opened = open(&plan).await;
     }

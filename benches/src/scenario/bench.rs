@@ -10,7 +10,7 @@ use super::{Progress, Scenario, Work};
 use crate::drive::backend::Backend;
 use crate::measure::{Cores, Family, Tool};
 use crate::report::{Cell, Row, judge};
-use crate::subject::{Mode, Running, Setup, Subject, start};
+use crate::subject::{Running, Setup, Subject, start};
 
 /// How long and how often.
 #[derive(Clone, Copy, Debug)]
@@ -96,14 +96,9 @@ impl Bench {
         Ok(row)
     }
 
-    /// Where traffic of this kind is to go.
-    pub(super) const fn upstream(&self, mode: Mode) -> SocketAddr {
-        match mode {
-            Mode::Http2 => self.backend.ports.http2,
-            Mode::Http1 | Mode::WebSocket | Mode::Tcp | Mode::Policy(_) | Mode::Pair(_) => {
-                self.backend.ports.http1
-            }
-        }
+    /// Where traffic of every kind is to go.
+    pub(super) const fn upstream(&self) -> SocketAddr {
+        self.backend.ports.http
     }
 
     /// Steps that a scenario takes, for the progress.

@@ -11,7 +11,7 @@ use crate::report::{Figure, Row};
 use crate::subject::{Kind, Mode, Setup, start};
 
 pub(super) fn run(bench: &mut Bench, count: usize, row: &mut Row) -> Result<()> {
-    let plain = Setup::plain(Mode::Http1, bench.upstream(Mode::Http1));
+    let plain = Setup::plain(Mode::Http1, bench.upstream());
     let setup = Setup { clusters: count, ..plain };
     let mut parts = bench.parts(&setup, row);
     parts.retain(|part| part.subject.kind != Kind::Direct);

@@ -21,7 +21,7 @@ const SATURATED: f64 = 0.85;
 const MANY: usize = 8;
 
 pub(super) fn run(bench: &mut Bench, traffic: Traffic, row: &mut Row) -> Result<()> {
-    let setup = Setup::plain(traffic.mode, bench.upstream(traffic.mode));
+    let setup = Setup::plain(traffic.mode, bench.upstream());
     let mut entries = bench.start_all(&setup, row);
     let mut samples: BTreeMap<String, Samples> = BTreeMap::new();
     let short = bench.pacing.pass / SHORT;
@@ -83,7 +83,7 @@ impl Samples {
         if let Some(cpu) = measured.cpu {
             self.cpu_us.push(cpu.as_secs_f64() * 1e6 / requests);
         }
-        self.rate.push(done.requests as f64 / done.elapsed.as_secs_f64().max(1e-9));
+        self.rate.push(done.per_second);
         self.p50.push(done.percentile_ms(50.0));
         self.p99.push(done.percentile_ms(99.0));
         self.p999.push(done.percentile_ms(99.9));
