@@ -1,4 +1,4 @@
-//! The generator beside `wrk` (HTTP/1.1) and `h2load` (HTTP/2), on the same core, against the same backend on another: they are to agree
+//! The generator beside `wrk` (HTTP/1.1) and `h2load` (HTTP/2), on the same core, against the same target on another: they are to agree
 //! on the throughput within 10 %.
 //!
 //! This measures time, so it is not among the tests that always run; `make bench-check` runs it, built for speed:
@@ -6,8 +6,9 @@
 
 #[cfg(test)]
 mod crosscheck {
-    use std::process::Command;
-    use std::time::Duration;
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::process::{Child, Command};
+    use std::time::{Duration, Instant};
 
     use outrider_bench::backend::{Backend, Options};
     use outrider_bench::load::{Protocol, Spec, run};
@@ -22,14 +23,17 @@ mod crosscheck {
     /// A machine that is busy with something else may spoil all rounds: so often is it given another chance.
     const ATTEMPTS: usize = 4;
 
+    /// How long the target may take to be there.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
     struct Peer {
         name: &'static str,
-        /// What comes before the figure in its output, and after.
-        figure: (&'static str, &'static str),
+        /// What comes before the figure in its output, in this order, and after it.
+        figure: (&'static [&'static str], &'static str),
     }
 
-    const WRK: Peer = Peer { name: "wrk", figure: ("Requests/sec:", "\n") };
-    const H2LOAD: Peer = Peer { name: "h2load", figure: ("s, ", " req/s") };
+    const WRK: Peer = Peer { name: "wrk", figure: (&["Requests/sec:"], "\n") };
+    const H2LOAD: Peer = Peer { name: "h2load", figure: (&["finished in ", ", "], " req/s") };
 
     impl Peer {
         /// Whether it is there; if not, says so.
@@ -46,8 +50,40 @@ mod crosscheck {
             command.args(["-c", &core.to_string(), self.name]).args(arguments);
             let output = command.output().unwrap();
             let text = String::from_utf8_lossy(&output.stdout);
-            let after = text.split(self.figure.0).nth(1).unwrap_or_else(|| panic!("{text}"));
-            after.split(self.figure.1).next().unwrap().trim().parse().unwrap()
+            let figure = self.figure.0.iter().try_fold(&*text, |rest, word| Some(rest.split_once(word)?.1));
+            let figure = figure.and_then(|rest| rest.split(self.figure.1).next()?.trim().parse().ok());
+            figure.unwrap_or_else(|| panic!("{text}"))
+        }
+    }
+
+    /// The smallest proxy, on the backend's core: with it the target is the limit. Without it, `wrk` itself would be.
+    struct Floor {
+        child: Child,
+        address: SocketAddr,
+    }
+
+    impl Floor {
+        fn start(upstream: SocketAddr, core: usize) -> Self {
+            let free = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = free.local_addr().unwrap();
+            drop(free);
+            let mut command = Command::new("taskset");
+            command.args(["-c", &core.to_string(), env!("CARGO_BIN_EXE_outrider-floor-tcp")]);
+            let child = command.args([address.to_string(), upstream.to_string()]).spawn().unwrap();
+            let floor = Self { child, address };
+            let end = Instant::now() + PATIENCE;
+            while TcpStream::connect(address).is_err() {
+                assert!(Instant::now() < end, "the floor does not listen");
+                std::thread::yield_now();
+            }
+            floor
+        }
+    }
+
+    impl Drop for Floor {
+        fn drop(&mut self) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
         }
     }
 
@@ -82,15 +118,16 @@ mod crosscheck {
             return;
         }
         let backend = Backend::start(Options { core: Some(cores.subject), ..Options::default() }).unwrap();
+        let floor = Floor::start(backend.ports.http, cores.subject);
         let spec = Spec {
             connections,
             response_bytes: bytes,
             duration: Duration::from_secs(SECONDS),
             warmup: Duration::from_millis(100),
             core: Some(cores.load),
-            ..Spec::new(backend.ports.http, protocol)
+            ..Spec::new(floor.address, protocol)
         };
-        let url = format!("http://{}/bytes/{bytes}", backend.ports.http);
+        let url = format!("http://{}/bytes/{bytes}", floor.address);
         let seconds = SECONDS.to_string();
         let arguments: Vec<&str> = arguments
             .iter()

@@ -1,5 +1,6 @@
 //! HTTP/2 with prior knowledge.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -20,6 +21,8 @@ use super::grpc;
 const WINDOW_BYTES: u32 = 16 << 20;
 /// Streams at once on a connection.
 const MAX_STREAMS: u32 = 4096;
+/// Requests of one connection that are answered together.
+const MAX_BATCH: usize = 256;
 /// Bytes that one stream may have waiting to be sent.
 const MAX_SEND_BYTES: usize = 1 << 20;
 
@@ -32,17 +35,39 @@ pub(super) async fn connection(stream: TcpStream, begun: Bytes, answers: Rc<Answ
         .max_send_buffer_size(MAX_SEND_BYTES)
         .handshake::<_, Bytes>(Begun { begun, stream })
         .await?;
-    while let Some(accepted) = connection.accept().await {
-        let (request, respond) = accepted?;
-        let answers = Rc::clone(&answers);
-        if is_grpc(&request) {
-            tokio::task::spawn_local(async move { drop(grpc::echo(request, respond).await) });
-        } else if request.body().is_end_stream() {
-            // Nothing to wait for, so no task.
-            answer(request.uri().path(), respond, &answers)?;
-        } else {
-            tokio::task::spawn_local(async move { drop(after_body(request, respond, answers).await) });
+    let mut requests = Vec::new();
+    loop {
+        // All that are there are taken before the first is answered: their answers then go out in one write.
+        let more = poll_fn(|cx| {
+            while requests.len() < MAX_BATCH {
+                match connection.poll_accept(cx) {
+                    Poll::Ready(Some(accepted)) => requests.push(accepted),
+                    Poll::Ready(None) => return Poll::Ready(false),
+                    Poll::Pending if requests.is_empty() => return Poll::Pending,
+                    Poll::Pending => break,
+                }
+            }
+            Poll::Ready(true)
+        });
+        if !more.await {
+            return Ok(());
         }
+        for accepted in requests.drain(..) {
+            let (request, respond) = accepted?;
+            serve(request, respond, &answers)?;
+        }
+    }
+}
+
+fn serve(request: Request<RecvStream>, respond: SendResponse<Bytes>, answers: &Rc<Answers>) -> Result<()> {
+    if is_grpc(&request) {
+        tokio::task::spawn_local(async move { drop(grpc::echo(request, respond).await) });
+    } else if request.body().is_end_stream() {
+        // Nothing to wait for, so no task.
+        answer(request.uri().path(), respond, answers)?;
+    } else {
+        let answers = Rc::clone(answers);
+        tokio::task::spawn_local(async move { drop(after_body(request, respond, answers).await) });
     }
     Ok(())
 }
