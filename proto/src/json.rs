@@ -11,7 +11,7 @@ use prost_types::Any;
 use serde_json::Value as Json;
 
 use crate::fault::{Fault, Path, quoted};
-use crate::{outside, pool, strict, type_url};
+use crate::{outside, pool, type_url};
 
 /// Messages nested deeper than this are refused.
 const MAX_DEPTH: usize = 64;
@@ -36,7 +36,10 @@ pub fn from_yaml<M: Message + Name + Default>(text: &str) -> Result<M, Vec<Fault
     }
     let json: Json = serde_saphyr::from_str_with_options(text, yaml_options())
         .map_err(|error| vec![Fault::new("", format!("not valid YAML: {}", one_line(&error.to_string())))])?;
-    from_json(&json)
+    let message = dynamic::<M>(&json)?;
+    // Each form of a large configuration goes before the next one comes.
+    drop(json);
+    typed(message)
 }
 
 /// Reads one message from its JSON form.
@@ -44,6 +47,10 @@ pub fn from_yaml<M: Message + Name + Default>(text: &str) -> Result<M, Vec<Fault
 /// # Errors
 /// All faults, with the paths of the fields.
 pub fn from_json<M: Message + Name + Default>(json: &Json) -> Result<M, Vec<Fault>> {
+    typed(dynamic::<M>(json)?)
+}
+
+fn dynamic<M: Message + Name>(json: &Json) -> Result<DynamicMessage, Vec<Fault>> {
     let mut path = Path::root();
     let name = M::full_name();
     let Some(descriptor) = pool::message(&name) else {
@@ -51,10 +58,14 @@ pub fn from_json<M: Message + Name + Default>(json: &Json) -> Result<M, Vec<Faul
         return path.finish(None);
     };
     let message = message(&descriptor, json, 0, &mut path);
-    let message = path.finish(message)?;
-    // By way of the strict decoder, so that a file cannot hold what the wire cannot carry: text nests deeper in a
-    // `Struct` than an encoded message may, for one.
-    strict::decode(&message.encode_to_vec())
+    path.finish(message)
+}
+
+/// The wire's own limits hold for a file too: text nests deeper in a `Struct` than an encoded message may, for one.
+fn typed<M: Message + Default>(message: DynamicMessage) -> Result<M, Vec<Fault>> {
+    let encoded = message.encode_to_vec();
+    drop(message);
+    M::decode(encoded.as_slice()).map_err(|error| vec![Fault::new("", error.to_string())])
 }
 
 /// The JSON form of a message, with field names as in the `.proto` files.

@@ -71,6 +71,7 @@ pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker
             let chosen = secured.as_ref().and_then(tls::Secured::is_h2);
             let origin = Origin {
                 secure: secured.is_some(),
+                own: secured.as_ref().and_then(|secured| secured.own.clone()),
                 peer: secured.and_then(|secured| secured.peer),
                 worker: Rc::clone(&worker),
                 chain: Arc::clone(http),

@@ -6,6 +6,7 @@
 //! on that task, without a channel.
 
 pub mod attempt;
+mod client_cert;
 pub mod mirror;
 pub mod prepare;
 pub mod relay;
@@ -54,6 +55,8 @@ pub struct Origin {
     pub secure: bool,
     /// Who the client is, as its certificate has proven.
     pub peer: Option<Rc<PeerIdentity>>,
+    /// Who we are to it.
+    pub own: Option<Arc<PeerIdentity>>,
 }
 
 /// How an exchange left its connection.

@@ -1,5 +1,7 @@
 //! The proxy from start to end, on the control thread.
 
+use outrider_proto::envoy::config::cluster::v3::Cluster as ClusterMessage;
+use outrider_proto::envoy::config::core::v3::Node;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -10,7 +12,8 @@ use crate::admin::{self, Admin, SharedState, State};
 use crate::bootstrap::{self, Settings, StartError};
 use crate::control::secrets::Own;
 use crate::control::{Control, Message, QUEUED_MESSAGES, TICK};
-use crate::model::bootstrap::Bootstrap;
+use crate::model::Cluster;
+use crate::model::bootstrap::{AdsSource, Bootstrap};
 use crate::observe::{logging, series};
 use crate::runtime::Workers;
 use crate::runtime::workers::WorkerSettings;
@@ -20,7 +23,7 @@ use crate::{svid, xds};
 ///
 /// # Errors
 /// Why it cannot start.
-pub fn run(settings: &Settings, bootstrap: Bootstrap) -> Result<(), StartError> {
+pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartError> {
     let failed = |what: &str, error: &dyn std::fmt::Display| StartError(vec![format!("{what}: {error}")]);
     let level =
         logging::start(&settings.log_level, settings.log_json).map_err(|error| failed("log", &error))?;
@@ -41,7 +44,9 @@ pub fn run(settings: &Settings, bootstrap: Bootstrap) -> Result<(), StartError> 
     let control = LocalSet::new().block_on(&runtime, async {
         let (messages, inbox) = mpsc::channel(QUEUED_MESSAGES);
         let mut control = Control::new(workers, settings.workers, messages.clone());
-        control.load(&bootstrap).map_err(|faults| bootstrap::lines(&settings.config, &faults))?;
+        let server = control_server(&bootstrap);
+        let loaded = control.load(std::mem::take(&mut bootstrap.resources));
+        loaded.map_err(|faults| bootstrap::lines(&settings.config, &faults))?;
         let state = SharedState::default();
         if let Some(address) = settings.admin.or(bootstrap.admin) {
             let admin = Admin { control: messages.clone(), state: state.clone(), level, recorder };
@@ -53,8 +58,11 @@ pub fn run(settings: &Settings, bootstrap: Bootstrap) -> Result<(), StartError> 
         if let Some(source) = settings.identity.clone().or(bootstrap.identity.clone()) {
             tokio::spawn(follow_identity(svid::start(source), messages.clone()));
         }
-        start_xds(bootstrap, &control, messages);
+        if let Some((source, server)) = server {
+            start_xds(bootstrap.node, source, server, (&control, messages));
+        }
         let given_back_bytes = crate::sys::release_startup_code();
+        crate::sys::release_free_memory();
         tracing::debug!(given_back_bytes, "code of the start given back");
         serve(&mut control, settings, &state, inbox).await.map_err(|error| failed("signals", &error))?;
         Ok::<_, StartError>(control)
@@ -78,12 +86,20 @@ async fn follow_identity(mut published: svid::Published, messages: mpsc::Sender<
     }
 }
 
-fn start_xds(bootstrap: Bootstrap, control: &Control, messages: mpsc::Sender<Message>) {
-    let Some(source) = bootstrap.ads else { return };
-    let Some(server) = bootstrap.clusters.into_iter().find(|cluster| cluster.name == source.cluster) else {
-        return;
-    };
-    let mut node = bootstrap.node;
+/// What comes over ADS, and the static cluster that it comes from.
+fn control_server(bootstrap: &Bootstrap) -> Option<(AdsSource, ClusterMessage)> {
+    let source = bootstrap.ads.clone()?;
+    let named = |(message, _): &&(ClusterMessage, Cluster)| message.name == source.cluster;
+    let server = bootstrap.resources.clusters.iter().find(named)?.0.clone();
+    Some((source, server))
+}
+
+fn start_xds(
+    mut node: Node,
+    source: AdsSource,
+    server: ClusterMessage,
+    (control, messages): (&Control, mpsc::Sender<Message>),
+) {
     node.user_agent_name = "outrider".to_owned();
     node.user_agent_version_type =
         Some(outrider_proto::envoy::config::core::v3::node::UserAgentVersionType::UserAgentVersion(
@@ -141,7 +157,7 @@ async fn received(signal: &mut Signal) {
 /// Reads the start-up file again. A wrong one changes nothing.
 fn reload(control: &mut Control, settings: &Settings) {
     let read = bootstrap::read(&settings.config).and_then(|bootstrap| {
-        control.load(&bootstrap).map_err(|faults| bootstrap::lines(&settings.config, &faults))
+        control.load(bootstrap.resources).map_err(|faults| bootstrap::lines(&settings.config, &faults))
     });
     let outcome = match read {
         Ok(()) => {
@@ -155,6 +171,7 @@ fn reload(control: &mut Control, settings: &Settings) {
             "refused"
         }
     };
+    crate::sys::release_free_memory();
     metrics::counter!("outrider_reloads_total", "outcome" => outcome).increment(1);
 }
 

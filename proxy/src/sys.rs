@@ -1,5 +1,5 @@
 //! System calls that the standard library does not have. The only unsafe code of the proxy.
-#![expect(unsafe_code, reason = "getsockopt(SO_ORIGINAL_DST) has no safe wrapper for every family")]
+#![expect(unsafe_code, reason = "calls of the system and of the C library that have no safe form")]
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -60,6 +60,15 @@ pub fn raise_open_files() -> u64 {
         }
     }
     limit.rlim_cur
+}
+
+/// Gives memory that is free inside the process back to the system: reading a large configuration takes several times
+/// of what is kept of it.
+pub fn release_free_memory() {
+    // SAFETY: malloc_trim has no preconditions; it takes the locks of the allocator itself.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Gives back the pages of code that only the start needed; what is needed again comes back from the page cache.

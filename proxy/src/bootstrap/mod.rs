@@ -164,7 +164,7 @@ pub fn lines(file: &Path, faults: &[Fault]) -> StartError {
 /// All faults.
 pub fn parse(text: &str) -> Result<Bootstrap, Vec<Fault>> {
     let bootstrap: outrider_proto::envoy::config::bootstrap::v3::Bootstrap = json::from_yaml(text)?;
-    Bootstrap::from_proto(&bootstrap)
+    Bootstrap::from_proto(bootstrap)
 }
 
 #[cfg(test)]

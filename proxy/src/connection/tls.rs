@@ -1,11 +1,13 @@
 //! The handshake with a client, between the choice of its filter chain and the first byte of its protocol.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::UnixTime;
 use tokio::time::timeout;
 
+use crate::identity::live::Current;
 use crate::identity::{PeerIdentity, Refusal, Revocations};
 use crate::model::Listener;
 use crate::model::tls::DownstreamTls;
@@ -24,6 +26,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Secured {
     /// Who the client is, if it showed a certificate.
     pub peer: Option<Rc<PeerIdentity>>,
+    /// Who we are to it.
+    pub own: Option<Arc<PeerIdentity>>,
     /// The application protocol agreed on.
     pub protocol: Option<Vec<u8>>,
 }
@@ -66,7 +70,7 @@ async fn shake_hands(
     tls: &DownstreamTls,
     worker: &Worker,
 ) -> Result<Secured, Refusal> {
-    let (config, revocations) = tls.current()?;
+    let Current { config, own, revocations } = tls.current()?;
     match timeout(HANDSHAKE_TIMEOUT, transport.accept_tls(config, Rc::clone(&worker.buffers))).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => return Err(Refusal::from_io(&error)),
@@ -77,7 +81,7 @@ async fn shake_hands(
         Some(leaf) => Some(still_trusted(PeerIdentity::from_leaf(leaf)?, &revocations)?),
         None => None,
     };
-    Ok(Secured { peer, protocol: session.alpn().map(<[u8]>::to_vec) })
+    Ok(Secured { peer, own, protocol: session.alpn().map(<[u8]>::to_vec) })
 }
 
 /// A resumed session stands for a certificate that was verified earlier.

@@ -17,9 +17,8 @@ use serde_json::json as object;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::model::bootstrap::Bootstrap;
-use crate::model::tls::Secret;
-use crate::model::{Cluster, Discovery, Listener};
+use crate::model::bootstrap::StaticResources;
+use crate::model::{Discovery, Listener};
 use crate::observe::metrics;
 use crate::runtime::{Published, Sockets, Workers};
 use secrets::{Own, Secrets};
@@ -123,38 +122,25 @@ impl Control {
     ///
     /// # Errors
     /// What cannot be used; then nothing has changed but the sockets that could be bound.
-    pub fn load(&mut self, bootstrap: &Bootstrap) -> Result<(), Vec<Fault>> {
+    pub fn load(&mut self, resources: StaticResources) -> Result<(), Vec<Fault>> {
         let mut faults = Vec::new();
         let mut changes = Vec::new();
-        for (index, listener) in bootstrap.listeners.iter().enumerate() {
-            match Listener::from_proto(listener) {
-                Ok(compiled) => match self.sockets.bind(&compiled) {
-                    Ok(_) => changes.push(Change::listener(listener.clone(), compiled)),
-                    Err(reason) => {
-                        faults.push(Fault::new(format!("static_resources.listeners[{index}]"), reason))
-                    }
-                },
-                Err(found) => faults.extend(found),
-            }
-        }
-        for cluster in &bootstrap.clusters {
-            match Cluster::from_proto(cluster) {
-                Ok(compiled) => changes.push(Change::cluster(cluster.clone(), compiled)),
-                Err(found) => faults.extend(found),
-            }
-        }
-        let mut secrets = Vec::new();
-        for secret in &bootstrap.secrets {
-            match Secret::from_proto(secret) {
-                Ok(secret) => secrets.push(secret),
-                Err(found) => faults.extend(found),
+        for (index, (message, compiled)) in resources.listeners.into_iter().enumerate() {
+            match self.sockets.bind(&compiled) {
+                Ok(_) => changes.push(Change::listener(message, compiled)),
+                Err(reason) => {
+                    faults.push(Fault::new(format!("static_resources.listeners[{index}]"), reason))
+                }
             }
         }
         if !faults.is_empty() {
             self.publish();
             return Err(faults);
         }
-        self.secrets.replace_static(secrets);
+        changes.extend(
+            resources.clusters.into_iter().map(|(message, compiled)| Change::cluster(message, compiled)),
+        );
+        self.secrets.replace_static(resources.secrets);
         self.store.replace_static(changes);
         self.publish();
         Ok(())
@@ -345,10 +331,10 @@ impl Control {
         };
         let dump = object!({
             "version": self.version,
-            "listeners": resources(self.store.listeners().map(json::to_json).collect()),
-            "clusters": resources(self.store.clusters().map(json::to_json).collect()),
-            "routes": resources(self.store.routes().map(json::to_json).collect()),
-            "endpoints": resources(self.store.endpoints().map(json::to_json).collect()),
+            "listeners": resources(self.store.listeners().map(|message| json::to_json(&message)).collect()),
+            "clusters": resources(self.store.clusters().map(|message| json::to_json(&message)).collect()),
+            "routes": resources(self.store.routes().map(|message| json::to_json(&message)).collect()),
+            "endpoints": resources(self.store.endpoints().map(|message| json::to_json(&message)).collect()),
         });
         serde_json::to_string_pretty(&dump).unwrap_or_default()
     }

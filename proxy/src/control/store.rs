@@ -1,6 +1,7 @@
 //! All resources, where they came from, and the snapshot that they make together.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use outrider_proto::envoy::config::endpoint::v3 as pb_endpoint;
 use outrider_proto::envoy::config::listener::v3 as pb_listener;
 use outrider_proto::envoy::config::route::v3 as pb_route;
 use outrider_proto::envoy::extensions::transport_sockets::tls::v3 as pb_tls;
+use prost::Message;
 use tokio::time::Instant;
 
 use super::Wanted;
@@ -26,7 +28,9 @@ pub const UNRESOLVED_AFTER: Duration = Duration::from_secs(5);
 /// A resource as it came and as it was compiled.
 #[derive(Debug)]
 struct Kept<M, C> {
-    message: M,
+    /// Encoded, because it is looked at again only when a new one comes or an operator asks.
+    encoded: Box<[u8]>,
+    message: PhantomData<M>,
     compiled: Arc<C>,
     expires: Option<Instant>,
     from_file: bool,
@@ -67,11 +71,11 @@ impl Store {
                 match *resource {
                     Resource::Listener(message, compiled) => {
                         let name = Arc::clone(&compiled.name);
-                        put(&mut self.listeners, name, message, compiled, (None, true));
+                        put(&mut self.listeners, name, &message, compiled, (None, true));
                     }
                     Resource::Cluster(message, compiled) => {
                         let name = Arc::clone(&compiled.name);
-                        put(&mut self.clusters, name, message, compiled, (None, true));
+                        put(&mut self.clusters, name, &message, compiled, (None, true));
                     }
                     Resource::Routes(..) | Resource::Endpoints(..) | Resource::Secret(..) => {}
                 }
@@ -100,14 +104,14 @@ impl Store {
                     return Err(static_clash());
                 }
                 let name = Arc::clone(&compiled.name);
-                put(&mut self.listeners, name, message, compiled, (expires, false));
+                put(&mut self.listeners, name, &message, compiled, (expires, false));
             }
             Resource::Cluster(message, compiled) => {
                 if self.clusters.get(&compiled.name).is_some_and(|kept| kept.from_file) {
                     return Err(static_clash());
                 }
                 let name = Arc::clone(&compiled.name);
-                put(&mut self.clusters, name, message, compiled, (expires, false));
+                put(&mut self.clusters, name, &message, compiled, (expires, false));
             }
             Resource::Routes(message, compiled) => {
                 if let Some(unknown) = compiled.unknown_cluster(|name| self.clusters.contains_key(name)) {
@@ -119,16 +123,16 @@ impl Store {
                 let name = Arc::clone(&compiled.name);
                 self.missing.remove(&(Kind::Routes, Arc::clone(&name)));
                 self.lapsed_routes.remove(&name);
-                put(&mut self.routes, name, message, compiled, (expires, false));
+                put(&mut self.routes, name, &message, compiled, (expires, false));
             }
             Resource::Endpoints(message, compiled) => {
                 let name: Arc<str> = message.cluster_name.as_str().into();
                 self.missing.remove(&(Kind::Endpoints, Arc::clone(&name)));
-                put(&mut self.endpoints, name, message, compiled, (expires, false));
+                put(&mut self.endpoints, name, &message, compiled, (expires, false));
             }
             Resource::Secret(message, compiled) => {
                 let name = Arc::clone(&compiled.name);
-                put(&mut self.secrets, name, message, compiled, (expires, false));
+                put(&mut self.secrets, name, &message, compiled, (expires, false));
             }
         }
         Ok(())
@@ -372,23 +376,23 @@ impl Store {
     }
 
     /// The listeners as they came.
-    pub fn listeners(&self) -> impl Iterator<Item = &pb_listener::Listener> {
-        self.listeners.values().map(|kept| &kept.message)
+    pub fn listeners(&self) -> impl Iterator<Item = pb_listener::Listener> {
+        self.listeners.values().filter_map(Kept::message)
     }
 
     /// The clusters as they came.
-    pub fn clusters(&self) -> impl Iterator<Item = &pb_cluster::Cluster> {
-        self.clusters.values().map(|kept| &kept.message)
+    pub fn clusters(&self) -> impl Iterator<Item = pb_cluster::Cluster> {
+        self.clusters.values().filter_map(Kept::message)
     }
 
     /// The route configurations as they came.
-    pub fn routes(&self) -> impl Iterator<Item = &pb_route::RouteConfiguration> {
-        self.routes.values().map(|kept| &kept.message)
+    pub fn routes(&self) -> impl Iterator<Item = pb_route::RouteConfiguration> {
+        self.routes.values().filter_map(Kept::message)
     }
 
     /// The load assignments as they came.
-    pub fn endpoints(&self) -> impl Iterator<Item = &pb_endpoint::ClusterLoadAssignment> {
-        self.endpoints.values().map(|kept| &kept.message)
+    pub fn endpoints(&self) -> impl Iterator<Item = pb_endpoint::ClusterLoadAssignment> {
+        self.endpoints.values().filter_map(Kept::message)
     }
 }
 
@@ -420,18 +424,29 @@ fn lapsed<M, C>(kind: Kind, resources: &Resources<M, C>, now: Instant) -> Vec<(K
 }
 
 /// Keeps a resource; the same message again changes nothing but its time.
-fn put<M: PartialEq, C>(
+fn put<M: Message + Default + PartialEq, C>(
     resources: &mut Resources<M, C>,
     name: Arc<str>,
-    message: M,
+    message: &M,
     compiled: C,
     (expires, from_file): (Option<Instant>, bool),
 ) {
+    let encoded = message.encode_to_vec().into_boxed_slice();
     match resources.get_mut(&name) {
-        Some(kept) if kept.message == message => kept.expires = expires,
-        Some(_) | None => {
-            resources.insert(name, Kept { message, compiled: Arc::new(compiled), expires, from_file });
+        // The entries of a map have no order, so that the same message can have several encodings.
+        Some(kept) if kept.encoded == encoded || kept.message().as_ref() == Some(message) => {
+            kept.expires = expires;
         }
+        Some(_) | None => {
+            let compiled = Arc::new(compiled);
+            resources.insert(name, Kept { encoded, message: PhantomData, compiled, expires, from_file });
+        }
+    }
+}
+
+impl<M: Message + Default, C> Kept<M, C> {
+    fn message(&self) -> Option<M> {
+        M::decode(&*self.encoded).ok()
     }
 }
 

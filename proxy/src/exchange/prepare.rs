@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::report::Report;
-use super::{Origin, Routed};
+use super::{Origin, Routed, client_cert};
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::model::ForwardAction;
 use crate::model::headers::{HeaderChanges, Values};
@@ -37,11 +37,8 @@ pub(super) fn request(request: &mut RequestHead, origin: &Origin) -> Result<(), 
         request.authority.truncate(host_len);
     }
     // Whatever steers a proxy must come from its own configuration, and an identity from a certificate.
-    request.headers.retain(|name, _| {
-        !(name.starts_with(b"x-envoy-")
-            || name.starts_with(b"x-outrider-")
-            || name == b"x-forwarded-client-cert")
-    });
+    request.headers.retain(|name, _| !(name.starts_with(b"x-envoy-") || name.starts_with(b"x-outrider-")));
+    client_cert::forward(request, origin);
     forwarded(request, origin);
     request_id(request, origin);
     Ok(())

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use rustls::pki_types::UnixTime;
 
 use super::config::{Credential, Tickets};
+use super::peer::PeerIdentity;
 use super::refusal::Refusal;
 use super::revoked::Revocations;
 use super::trust::Trust;
@@ -19,6 +20,17 @@ pub struct Material {
     pub credential: Option<Credential>,
     /// Whom to believe.
     pub trust: Option<Trust>,
+    /// Who is cut off.
+    pub revocations: Revocations,
+}
+
+/// What a handshake needs.
+#[derive(Debug)]
+pub struct Current<C> {
+    /// rustls's configuration.
+    pub config: Arc<C>,
+    /// Who we are in it.
+    pub own: Option<Arc<PeerIdentity>>,
     /// Who is cut off.
     pub revocations: Revocations,
 }
@@ -72,19 +84,19 @@ impl<C> Live<C> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).tried
     }
 
-    /// The configuration as it is now, and who is cut off.
+    /// The configuration as it is now.
     ///
     /// # Errors
     /// [`Refusal::NotReady`] when there is no material, or our own certificate has expired.
     pub fn current(
         &self,
         build: impl FnOnce(&Material, &mut Option<Tickets>) -> Result<Arc<C>, rustls::Error>,
-    ) -> Result<(Arc<C>, Revocations), Refusal> {
+    ) -> Result<Current<C>, Refusal> {
         {
             let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
             if let (Some(material), Some(built)) = (&state.material, &state.built) {
                 check_own(material)?;
-                return Ok((Arc::clone(built), material.revocations.clone()));
+                return Ok(current(built, material));
             }
         }
         let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -98,7 +110,15 @@ impl<C> Live<C> {
             })?,
         };
         state.built = Some(Arc::clone(&built));
-        Ok((built, material.revocations.clone()))
+        Ok(current(&built, &material))
+    }
+}
+
+fn current<C>(built: &Arc<C>, material: &Material) -> Current<C> {
+    Current {
+        config: Arc::clone(built),
+        own: material.credential.as_ref().map(|credential| Arc::clone(&credential.leaf)),
+        revocations: material.revocations.clone(),
     }
 }
 

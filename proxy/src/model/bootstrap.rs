@@ -1,5 +1,6 @@
 //! The start-up file, compiled.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use outrider_proto::envoy::config::bootstrap::v3 as pb;
@@ -12,20 +13,26 @@ use super::listener::Listener;
 use super::parse;
 use super::tls::Secret;
 
-/// A checked bootstrap. The resources are kept as messages: what is published is compiled from them by the same
-/// code as what comes over xDS.
+/// The resources of the start-up file, as they came and compiled by the same code as what comes over xDS.
+#[derive(Debug, Default)]
+pub struct StaticResources {
+    /// Listeners.
+    pub listeners: Vec<(outrider_proto::envoy::config::listener::v3::Listener, Listener)>,
+    /// Clusters.
+    pub clusters: Vec<(outrider_proto::envoy::config::cluster::v3::Cluster, Cluster)>,
+    /// Secrets.
+    pub secrets: Vec<Secret>,
+}
+
+/// A checked bootstrap.
 #[derive(Debug)]
 pub struct Bootstrap {
     /// Who this proxy is.
     pub node: core::Node,
     /// Where the operator's endpoints listen.
     pub admin: Option<SocketAddr>,
-    /// Listeners of the file.
-    pub listeners: Vec<outrider_proto::envoy::config::listener::v3::Listener>,
-    /// Clusters of the file.
-    pub clusters: Vec<outrider_proto::envoy::config::cluster::v3::Cluster>,
-    /// Secrets of the file.
-    pub secrets: Vec<outrider_proto::envoy::extensions::transport_sockets::tls::v3::Secret>,
+    /// Resources of the file.
+    pub resources: StaticResources,
     /// What comes over ADS, if anything.
     pub ads: Option<AdsSource>,
     /// Where the workload's identity comes from, if it has one.
@@ -48,56 +55,26 @@ impl Bootstrap {
     ///
     /// # Errors
     /// All faults, with the paths of the fields.
-    pub fn from_proto(value: &pb::Bootstrap) -> Result<Self, Vec<Fault>> {
+    pub fn from_proto(value: pb::Bootstrap) -> Result<Self, Vec<Fault>> {
         let mut path = Path::root();
         let mut faults = Vec::new();
-        let resources = value.static_resources.clone().unwrap_or_default();
-        let mut collect = |name: String, found: Result<(), Vec<Fault>>| {
-            faults.extend(found.err().unwrap_or_default().into_iter().map(|fault| {
-                let inner = if fault.path.is_empty() { String::new() } else { format!(".{}", fault.path) };
-                Fault::new(format!("static_resources.{name}{inner}"), fault.reason)
-            }));
-        };
-        for (index, listener) in resources.listeners.iter().enumerate() {
-            let exists = |name: &str| resources.clusters.iter().any(|cluster| cluster.name == name);
-            let checked = Listener::from_proto(listener).and_then(|listener| {
-                let unknown = listener.unknown_cluster(exists);
-                let fault = unknown.map(|name| {
-                    Fault::new("route_config.validate_clusters", format!("cluster \"{name}\" does not exist"))
-                });
-                fault.map_or(Ok(()), |fault| Err(vec![fault]))
-            });
-            collect(format!("listeners[{index}]"), checked);
-        }
-        for (index, cluster) in resources.clusters.iter().enumerate() {
-            collect(format!("clusters[{index}]"), Cluster::from_proto(cluster).map(|_| ()));
-        }
-        for (index, secret) in resources.secrets.iter().enumerate() {
-            collect(format!("secrets[{index}]"), Secret::from_proto(secret).map(|_| ()));
-        }
-        check_unique(&resources, &mut path);
+        let messages = value.static_resources.unwrap_or_default();
+        check_unique(&messages, &mut path);
+        let ads = value
+            .dynamic_resources
+            .as_ref()
+            .and_then(|dynamic| path.field("dynamic_resources", |path| ads(dynamic, &messages, path)));
+        let resources = StaticResources::compile(messages, &mut faults);
         let admin = value.admin.as_ref().and_then(|admin| {
             path.field("admin", |path| {
                 parse::plain_address(admin.address.as_ref(), path);
                 parse::socket_address(admin.address.as_ref(), path)
             })
         });
-        let ads = value
-            .dynamic_resources
-            .as_ref()
-            .and_then(|dynamic| path.field("dynamic_resources", |path| ads(dynamic, &resources, path)));
         let identity = value.outrider.as_ref().and_then(|own| own.identity.as_ref()).and_then(|identity| {
             path.field("outrider.identity", |path| IdentitySource::from_proto(identity, path))
         });
-        let bootstrap = Self {
-            node: value.node.clone().unwrap_or_default(),
-            admin,
-            listeners: resources.listeners,
-            clusters: resources.clusters,
-            secrets: resources.secrets,
-            ads,
-            identity,
-        };
+        let bootstrap = Self { node: value.node.unwrap_or_default(), admin, resources, ads, identity };
         match path.finish(Some(bootstrap)) {
             Ok(bootstrap) if faults.is_empty() => Ok(bootstrap),
             Ok(_) => Err(faults),
@@ -106,8 +83,49 @@ impl Bootstrap {
     }
 }
 
+impl StaticResources {
+    fn compile(messages: pb::bootstrap::StaticResources, faults: &mut Vec<Fault>) -> Self {
+        let mut collect = |name: String, found: Vec<Fault>| {
+            faults.extend(found.into_iter().map(|fault| {
+                let inner = if fault.path.is_empty() { String::new() } else { format!(".{}", fault.path) };
+                Fault::new(format!("static_resources.{name}{inner}"), fault.reason)
+            }));
+        };
+        let names: HashSet<String> = messages.clusters.iter().map(|cluster| cluster.name.clone()).collect();
+        let mut resources = Self::default();
+        for (index, message) in messages.listeners.into_iter().enumerate() {
+            let checked = Listener::from_proto(&message).and_then(|listener| {
+                match listener.unknown_cluster(|name| names.contains(name)) {
+                    Some(name) => Err(vec![Fault::new(
+                        "route_config.validate_clusters",
+                        format!("cluster \"{name}\" does not exist"),
+                    )]),
+                    None => Ok(listener),
+                }
+            });
+            match checked {
+                Ok(listener) => resources.listeners.push((message, listener)),
+                Err(found) => collect(format!("listeners[{index}]"), found),
+            }
+        }
+        for (index, message) in messages.clusters.into_iter().enumerate() {
+            match Cluster::from_proto(&message) {
+                Ok(cluster) => resources.clusters.push((message, cluster)),
+                Err(found) => collect(format!("clusters[{index}]"), found),
+            }
+        }
+        for (index, message) in messages.secrets.iter().enumerate() {
+            match Secret::from_proto(message) {
+                Ok(secret) => resources.secrets.push(secret),
+                Err(found) => collect(format!("secrets[{index}]"), found),
+            }
+        }
+        resources
+    }
+}
+
 fn check_unique(resources: &pb::bootstrap::StaticResources, path: &mut Path) {
-    let mut names = std::collections::HashSet::new();
+    let mut names = HashSet::new();
     for (index, cluster) in resources.clusters.iter().enumerate() {
         if !names.insert(&cluster.name) {
             path.item("static_resources.clusters", index, |path| {
@@ -115,7 +133,7 @@ fn check_unique(resources: &pb::bootstrap::StaticResources, path: &mut Path) {
             });
         }
     }
-    let mut names = std::collections::HashSet::new();
+    let mut names = HashSet::new();
     for (index, secret) in resources.secrets.iter().enumerate() {
         if !names.insert(&secret.name) {
             path.item("static_resources.secrets", index, |path| {
@@ -123,8 +141,8 @@ fn check_unique(resources: &pb::bootstrap::StaticResources, path: &mut Path) {
             });
         }
     }
-    let mut addresses = std::collections::HashSet::new();
-    let mut names = std::collections::HashSet::new();
+    let mut addresses = HashSet::new();
+    let mut names = HashSet::new();
     for (index, listener) in resources.listeners.iter().enumerate() {
         path.item("static_resources.listeners", index, |path| {
             if !listener.name.is_empty() && !names.insert(&listener.name) {

@@ -23,6 +23,32 @@ const REQUEST_HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest `max_request_headers_kb`, as in Envoy.
 const MAX_HEAD_KB: u32 = 8192;
 
+/// What is done with `x-forwarded-client-cert`; the names are Envoy's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardClientCert {
+    /// It is taken away.
+    Sanitize,
+    /// It is left alone if the client showed a certificate.
+    ForwardOnly,
+    /// The client is added to it.
+    AppendForward,
+    /// It names the client and nobody else.
+    SanitizeSet,
+    /// It is left alone.
+    AlwaysForwardOnly,
+}
+
+/// What `x-forwarded-client-cert` says besides the certificate's hash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientCertDetails {
+    /// The subject.
+    pub subject: bool,
+    /// DNS names.
+    pub dns: bool,
+    /// URI names.
+    pub uri: bool,
+}
+
 /// A compiled connection manager.
 #[derive(Debug)]
 pub struct HttpChain {
@@ -48,6 +74,10 @@ pub struct HttpChain {
     pub generate_request_id: bool,
     /// A client's `x-request-id` is kept although the client is the edge.
     pub preserve_request_id: bool,
+    /// What is done with `x-forwarded-client-cert`.
+    pub forward_client_cert: ForwardClientCert,
+    /// What it says besides the certificate's hash.
+    pub client_cert_details: ClientCertDetails,
     /// `x-request-id` is put on responses.
     pub request_id_in_response: bool,
     /// Upgrades that are allowed or forbidden.
@@ -201,6 +231,8 @@ impl HttpChain {
             skip_xff_append: value.skip_xff_append,
             generate_request_id: value.generate_request_id.unwrap_or(true),
             preserve_request_id: value.preserve_external_request_id,
+            forward_client_cert: forward_client_cert(value),
+            client_cert_details: client_cert_details(value, path),
             request_id_in_response: value.always_set_request_id_in_response,
             upgrades: parse::upgrades(
                 value.upgrade_configs.iter().map(|upgrade| (upgrade.upgrade_type.as_str(), upgrade.enabled)),
@@ -324,6 +356,34 @@ fn check_filters(filters: &[pb::HttpFilter], path: &mut Path) {
     if filters.is_empty() {
         path.fault_at("http_filters", "missing; the last filter must be the router");
     }
+}
+
+fn forward_client_cert(value: &pb::HttpConnectionManager) -> ForwardClientCert {
+    use pb::http_connection_manager::ForwardClientCertDetails as Details;
+    match value.forward_client_cert_details() {
+        Details::Sanitize => ForwardClientCert::Sanitize,
+        Details::ForwardOnly => ForwardClientCert::ForwardOnly,
+        Details::AppendForward => ForwardClientCert::AppendForward,
+        Details::SanitizeSet => ForwardClientCert::SanitizeSet,
+        Details::AlwaysForwardOnly => ForwardClientCert::AlwaysForwardOnly,
+    }
+}
+
+fn client_cert_details(value: &pb::HttpConnectionManager, path: &mut Path) -> ClientCertDetails {
+    let Some(details) = &value.set_current_client_cert_details else {
+        return ClientCertDetails::default();
+    };
+    let sets = matches!(
+        forward_client_cert(value),
+        ForwardClientCert::AppendForward | ForwardClientCert::SanitizeSet
+    );
+    if !sets {
+        path.fault_at(
+            "set_current_client_cert_details",
+            "has an effect with APPEND_FORWARD and SANITIZE_SET only",
+        );
+    }
+    ClientCertDetails { subject: details.subject.unwrap_or(false), dns: details.dns, uri: details.uri }
 }
 
 #[cfg(test)]

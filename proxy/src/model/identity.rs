@@ -221,7 +221,7 @@ mod tests {
         };
         let yaml = format!("outrider: {{identity: {identity}}}");
         let message: envoy::Bootstrap = json::from_yaml(&yaml).map_err(join)?;
-        Ok(Bootstrap::from_proto(&message).map_err(join)?.identity.expect("an identity source"))
+        Ok(Bootstrap::from_proto(message).map_err(join)?.identity.expect("an identity source"))
     }
 
     /// All fields set; each is seen in what is compiled.

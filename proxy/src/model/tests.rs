@@ -9,7 +9,6 @@ use outrider_proto::json;
 use serde_json::Value;
 
 use super::bootstrap::Bootstrap;
-use super::{Cluster, Listener};
 
 const EVERYTHING: &str = include_str!("everything.yaml");
 const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
@@ -21,6 +20,7 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("Thresholds", "priority"),
     ("RegexMatcher", "google_re2"),
     ("ConfigSource", "resource_api_version"),
+    ("TlsParameters", "tls_maximum_protocol_version"),
     // Any other value than the default is refused.
     ("ConfigSource", "initial_fetch_timeout"),
     ("Listener", "enable_reuse_port"),
@@ -42,11 +42,12 @@ const AS_IT_IS: &[&str] = &["Node", "ControlPlane"];
 /// What is compiled from a configuration, or why it is refused.
 fn compiled(config: &Value) -> Result<String, String> {
     let bootstrap: pb::Bootstrap = json::from_json(config).map_err(|faults| format!("{faults:?}"))?;
-    let bootstrap = Bootstrap::from_proto(&bootstrap).map_err(|faults| format!("{faults:?}"))?;
-    let listeners: Vec<_> = bootstrap.listeners.iter().map(Listener::from_proto).collect();
-    let clusters: Vec<_> = bootstrap.clusters.iter().map(Cluster::from_proto).collect();
+    let bootstrap = Bootstrap::from_proto(bootstrap).map_err(|faults| format!("{faults:?}"))?;
+    let resources = &bootstrap.resources;
+    let listeners: Vec<_> = resources.listeners.iter().map(|(_, listener)| listener).collect();
+    let clusters: Vec<_> = resources.clusters.iter().map(|(_, cluster)| cluster).collect();
     let Bootstrap { admin, ads, identity, .. } = bootstrap;
-    Ok(format!("{admin:#?} {ads:#?} {identity:#?} {listeners:#?} {clusters:#?}"))
+    Ok(format!("{admin:#?} {ads:#?} {identity:#?} {listeners:#?} {clusters:#?} {:#?}", resources.secrets))
 }
 
 fn short(message: &str) -> &str {

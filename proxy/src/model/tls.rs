@@ -17,9 +17,10 @@ use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
 pub use source::{CertificateSource, Pem, SanMatch, Secret, SecretKind, TrustSource};
 
 use crate::identity::config::{self, Tickets};
-use crate::identity::live::{Live, Material};
+use crate::identity::live::{Current, Live, Material};
 use crate::identity::verify::{Expected, Verifier};
-use crate::identity::{PeerIdentity, Refusal, Revocations};
+use crate::identity::{PeerIdentity, Refusal};
+use crate::model::parse;
 
 /// Application protocols of one context.
 const MAX_PROTOCOLS: usize = 16;
@@ -64,6 +65,7 @@ pub struct UpstreamTls {
 impl DownstreamTls {
     /// From a filter chain's transport socket.
     pub(super) fn from_proto(socket: &core::TransportSocket, path: &mut Path) -> Option<Self> {
+        parse::required(&socket.name, "name", path);
         path.field("typed_config", |path| {
             let Some(context) = socket.typed_config.as_ref().and_then(unpack::<pb::DownstreamTlsContext>)
             else {
@@ -90,11 +92,11 @@ impl DownstreamTls {
         })
     }
 
-    /// What a handshake with a client needs now, and who is cut off.
+    /// What a handshake with a client needs now.
     ///
     /// # Errors
     /// [`Refusal::NotReady`].
-    pub fn current(&self) -> Result<(Arc<ServerConfig>, Revocations), Refusal> {
+    pub fn current(&self) -> Result<Current<ServerConfig>, Refusal> {
         self.live.current(|material, tickets| {
             let credential = material.credential.as_ref().ok_or_else(missing)?;
             let kept = Tickets::under(material.trust.as_ref(), tickets.as_ref())?;
@@ -109,6 +111,7 @@ impl DownstreamTls {
 impl UpstreamTls {
     /// From a cluster's transport socket.
     pub(super) fn from_proto(socket: &core::TransportSocket, path: &mut Path) -> Option<Self> {
+        parse::required(&socket.name, "name", path);
         path.field("typed_config", |path| {
             let Some(context) = socket.typed_config.as_ref().and_then(unpack::<pb::UpstreamTlsContext>)
             else {
@@ -150,11 +153,11 @@ impl UpstreamTls {
         })
     }
 
-    /// What a handshake with an endpoint needs now, and who is cut off.
+    /// What a handshake with an endpoint needs now.
     ///
     /// # Errors
     /// [`Refusal::NotReady`].
-    pub fn current(&self) -> Result<(Arc<ClientConfig>, Revocations), Refusal> {
+    pub fn current(&self) -> Result<Current<ClientConfig>, Refusal> {
         self.live.current(|material, _| {
             let verifier = self.settings.verifier(material, false).ok_or_else(missing)?;
             let versions: &[&'static SupportedProtocolVersion] = if self.allows_12 {

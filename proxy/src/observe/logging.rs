@@ -11,8 +11,20 @@ pub type LevelHandle = reload::Handle<Targets, Registry>;
 const CRATE: &str = "outrider_proxy";
 
 /// The modules that may have a level of their own: those at the top of the crate that log.
-pub const MODULES: &[&str] =
-    &["admin", "control", "exchange", "observe", "run", "runtime", "svid", "tcp", "upstream", "xds"];
+pub const MODULES: &[&str] = &[
+    "admin",
+    "connection",
+    "control",
+    "exchange",
+    "identity",
+    "observe",
+    "run",
+    "runtime",
+    "svid",
+    "tcp",
+    "upstream",
+    "xds",
+];
 
 /// Why a level cannot be set.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

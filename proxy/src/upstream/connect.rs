@@ -9,6 +9,7 @@ use rustls::pki_types::{ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::identity::live::Current;
 use crate::identity::{PeerIdentity, Refusal};
 use crate::model::Cluster;
 use crate::model::tls::UpstreamTls;
@@ -105,7 +106,7 @@ async fn encrypt(
     tls: &UpstreamTls,
     buffers: &Rc<BufferPool>,
 ) -> Result<(), Refusal> {
-    let (config, revocations) = tls.current()?;
+    let Current { config, revocations, .. } = tls.current()?;
     let name = match &tls.server_name {
         Some(name) => name.clone(),
         // An address is never sent as a name; the certificate is held against what is expected of the cluster.

@@ -204,32 +204,36 @@ fn trust(context: &pb::CertificateValidationContext, path: &mut Path) -> Option<
             let roots = roots(context.trusted_ca.as_ref(), "trusted_ca", path)?;
             Some(Some(TrustSource::Pem(roots)))
         }
-        (None, Some(custom)) => path.field("custom_validator_config.typed_config", |path| {
-            let Some(spiffe) = custom.typed_config.as_ref().and_then(unpack::<pb::SpiffeCertValidatorConfig>)
-            else {
-                return path.refuse("must be a SPIFFECertValidatorConfig");
-            };
-            if spiffe.trust_domains.is_empty() {
-                return path.field("trust_domains", |path| path.refuse("at least one is needed"));
-            }
-            let mut domains: Vec<(String, Pem)> = Vec::new();
-            for (index, domain) in spiffe.trust_domains.iter().enumerate() {
-                path.item("trust_domains", index, |path| {
-                    if let Err(error) = check_trust_domain(&domain.name) {
-                        path.fault_at("name", error.to_string());
-                    }
-                    if domains.iter().any(|(known, _)| *known == domain.name) {
-                        path.fault_at("name", "is there twice");
-                    }
-                    if let Some(roots) = roots(domain.trust_bundle.as_ref(), "trust_bundle", path) {
-                        domains.push((domain.name.clone(), roots));
-                    }
-                });
-            }
-            Some(Some(TrustSource::Spiffe(domains)))
+        (None, Some(custom)) => path.field("custom_validator_config", |path| {
+            parse::required(&custom.name, "name", path);
+            path.field("typed_config", |path| spiffe(custom, path))
         }),
         (Some(_), Some(_)) => path.refuse("one of trusted_ca and custom_validator_config, not both"),
     }
+}
+
+fn spiffe(custom: &core::TypedExtensionConfig, path: &mut Path) -> Option<Option<TrustSource>> {
+    let Some(spiffe) = custom.typed_config.as_ref().and_then(unpack::<pb::SpiffeCertValidatorConfig>) else {
+        return path.refuse("must be a SPIFFECertValidatorConfig");
+    };
+    if spiffe.trust_domains.is_empty() {
+        return path.field("trust_domains", |path| path.refuse("at least one is needed"));
+    }
+    let mut domains: Vec<(String, Pem)> = Vec::new();
+    for (index, domain) in spiffe.trust_domains.iter().enumerate() {
+        path.item("trust_domains", index, |path| {
+            if let Err(error) = check_trust_domain(&domain.name) {
+                path.fault_at("name", error.to_string());
+            }
+            if domains.iter().any(|(known, _)| *known == domain.name) {
+                path.fault_at("name", "is there twice");
+            }
+            if let Some(roots) = roots(domain.trust_bundle.as_ref(), "trust_bundle", path) {
+                domains.push((domain.name.clone(), roots));
+            }
+        });
+    }
+    Some(Some(TrustSource::Spiffe(domains)))
 }
 
 fn expected(context: &pb::CertificateValidationContext, path: &mut Path) -> Vec<SanMatch> {
