@@ -14,6 +14,7 @@ pub mod identity;
 pub mod listener;
 pub mod matcher;
 pub mod parse;
+pub mod rbac;
 pub mod retry;
 pub mod route;
 pub mod route_index;

@@ -1,0 +1,7 @@
+//! The control server: operators' objects in, xDS out.
+//!
+//! ```text
+//! source (files, Kubernetes) -> object -> compile -> snapshot per proxy -> serve (ADS)
+//! ```
+
+pub mod snapshot;
