@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use hdrhistogram::Histogram;
 
-pub use crate::load::{IdleConnections, Pace, hold};
+pub use crate::load::{ClientTls, IdleConnections, Pace, hold};
 use crate::load::{Protocol, Spec, run};
 
 /// Percentiles of a latency curve.
@@ -16,6 +16,21 @@ const PERCENTILES: &[f64] = &[
     10.0, 25.0, 50.0, 60.0, 70.0, 75.0, 80.0, 85.0, 90.0, 92.5, 95.0, 97.0, 98.0, 99.0, 99.5, 99.8, 99.9,
     99.95, 99.99,
 ];
+
+/// Where load goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its address.
+    pub address: SocketAddr,
+    /// TLS towards it, with a whole handshake for each connection.
+    pub tls: Option<ClientTls>,
+}
+
+impl From<SocketAddr> for Target {
+    fn from(address: SocketAddr) -> Self {
+        Self { address, tls: None }
+    }
+}
 
 /// One kind of load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,14 +50,26 @@ pub enum Kind {
     Get,
     /// A new connection for each HTTP/1.1 `GET`.
     NewConnection,
+    /// The same; over TLS, a post-quantum key exchange is offered first.
+    HybridConnection,
     /// HTTP/2 `GET`, so many streams on each connection.
     H2Get(u32),
     /// HTTP/2 `POST` likewise.
     H2Post(u32),
     /// Unary gRPC calls likewise.
     GrpcUnary(u32),
+    /// Messages that come back on gRPC streams that stay open, so many on each connection.
+    GrpcStream(u32),
     /// WebSocket messages that come back.
     WebSocket,
+}
+
+impl Kind {
+    /// Whether each request has a connection of its own.
+    #[must_use]
+    pub const fn is_connections(self) -> bool {
+        matches!(self, Self::NewConnection | Self::HybridConnection)
+    }
 }
 
 /// What a pass gave.
@@ -97,7 +124,7 @@ impl Curve {
 ///
 /// # Errors
 /// When not one request was answered, or the generator cannot have what it needs.
-pub fn pass(target: SocketAddr, load: Load, pace: Pace, length: Duration) -> Result<Pass> {
+pub fn pass(target: &Target, load: Load, pace: Pace, length: Duration) -> Result<Pass> {
     let done = run(&load.spec(target, pace, length))?;
     Ok(Pass {
         requests: done.requests_in_all,
@@ -110,18 +137,22 @@ pub fn pass(target: SocketAddr, load: Load, pace: Pace, length: Duration) -> Res
 }
 
 impl Load {
-    fn spec(self, target: SocketAddr, pace: Pace, duration: Duration) -> Spec {
+    fn spec(self, target: &Target, pace: Pace, duration: Duration) -> Spec {
         let (protocol, request_bytes, response_bytes) = match self.kind {
             Kind::Get => (Protocol::Http1, 0, self.bytes),
-            Kind::NewConnection => (Protocol::NewConnection, 0, self.bytes),
+            Kind::NewConnection | Kind::HybridConnection => (Protocol::NewConnection, 0, self.bytes),
             Kind::H2Get(streams) => (Protocol::Http2 { streams }, 0, self.bytes),
             // What comes back is small, so that it is the request that counts.
             Kind::H2Post(streams) => (Protocol::Http2 { streams }, self.bytes, 12),
             Kind::GrpcUnary(streams) => (Protocol::GrpcUnary { streams }, self.bytes, self.bytes),
+            Kind::GrpcStream(streams) => (Protocol::GrpcStream { streams }, self.bytes, self.bytes),
             Kind::WebSocket => (Protocol::WebSocket, self.bytes, self.bytes),
         };
         let connections = self.connections;
-        Spec { pace, connections, request_bytes, response_bytes, duration, ..Spec::new(target, protocol) }
+        let post_quantum = self.kind == Kind::HybridConnection;
+        let tls = target.tls.clone().map(|tls| ClientTls { post_quantum, ..tls });
+        let spec = Spec::new(target.address, protocol);
+        Spec { pace, connections, request_bytes, response_bytes, duration, tls, ..spec }
     }
 }
 

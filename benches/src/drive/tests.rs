@@ -17,10 +17,11 @@ fn every_kind_is_answered_without_errors() {
         (Kind::H2Get(4), 1 << 20),
         (Kind::H2Post(4), 100),
         (Kind::GrpcUnary(4), 100),
+        (Kind::GrpcStream(4), 100),
     ];
     for (kind, bytes) in kinds {
         let load = Load { kind, connections: 3, bytes };
-        let done = pass(backend.ports.http, load, Pace::Closed, LENGTH).unwrap();
+        let done = pass(&backend.ports.http.into(), load, Pace::Closed, LENGTH).unwrap();
         assert!(done.requests >= 3 && done.errors == 0, "{load:?}: {done:?}");
         assert!(done.latency_us.len() <= done.requests, "{load:?}");
     }
@@ -41,7 +42,8 @@ fn latency_counts_from_when_a_request_was_due() {
         }
     });
     let load = Load { kind: Kind::Get, connections: 1, bytes: 2 };
-    let done = pass(target, load, Pace::Open { per_second: 200.0 }, Duration::from_millis(400)).unwrap();
+    let done =
+        pass(&target.into(), load, Pace::Open { per_second: 200.0 }, Duration::from_millis(400)).unwrap();
     assert!(done.percentile_ms(100.0) > 200.0, "{done:?}");
     assert!(!done.late, "it was the server");
 }

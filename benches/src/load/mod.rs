@@ -138,6 +138,8 @@ pub struct ClientTls {
     pub ca_file: std::path::PathBuf,
     /// PEM files of the client's own certificate chain and key, where the server asks for one.
     pub identity: Option<(std::path::PathBuf, std::path::PathBuf)>,
+    /// Whether X25519MLKEM768 is offered before X25519; without it, key exchange is X25519 or P-256, as every server can.
+    pub post_quantum: bool,
 }
 
 #[cfg(test)]

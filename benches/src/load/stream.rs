@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustls::HandshakeKind;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -43,9 +44,12 @@ impl Dialer {
         stream.set_nodelay(true).map_err(unreached)?;
         let Some((connector, name)) = &self.session else { return Ok(Stream::Plain(stream)) };
         let secured = connector.connect(name.clone(), stream).await;
-        secured
-            .map(|stream| Stream::Tls(Box::new(stream)))
-            .map_err(|error| Failure::new(ErrorKind::Handshake, error))
+        let secured = secured.map_err(|error| Failure::new(ErrorKind::Handshake, error))?;
+        // Never offered; if it came all the same, the figures would be those of something cheaper.
+        if secured.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed) {
+            return Err(Failure::new(ErrorKind::Handshake, "a session was resumed that was not to be"));
+        }
+        Ok(Stream::Tls(Box::new(secured)))
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
-use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
@@ -27,7 +28,7 @@ pub(super) fn session(tls: &ClientTls, protocol: Protocol) -> Result<Session, Lo
     for root in certificates(&tls.ca_file)? {
         roots.add(root).map_err(|error| wrong(&tls.ca_file, error))?;
     }
-    let provider = Arc::new(default_provider());
+    let provider = Arc::new(provider(tls.post_quantum));
     let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
     let chain = chain.map_err(|error| wrong(&tls.ca_file, error))?;
     let builder = ClientConfig::builder_with_provider(provider)
@@ -52,6 +53,16 @@ pub(super) fn session(tls: &ClientTls, protocol: Protocol) -> Result<Session, Lo
         Protocol::Tcp => Vec::new(),
     };
     Ok((TlsConnector::from(Arc::new(config)), name))
+}
+
+/// One cipher suite and one order of key exchanges, so that every server does the same work.
+fn provider(post_quantum: bool) -> CryptoProvider {
+    let hybrid = post_quantum.then_some(kx_group::X25519MLKEM768);
+    CryptoProvider {
+        cipher_suites: vec![cipher_suite::TLS13_AES_128_GCM_SHA256],
+        kx_groups: hybrid.into_iter().chain([kx_group::X25519, kx_group::SECP256R1]).collect(),
+        ..default_provider()
+    }
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, LoadError> {

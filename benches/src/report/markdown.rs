@@ -56,7 +56,7 @@ fn budget(report: &Report, text: &mut String) {
                 .as_ref()
                 .map_or_else(|| "-".to_owned(), |one| format!("{:.2} ±{:.2}", one.median, one.deviation));
             let words = verdict.words();
-            let words = if words.starts_with("short") { format!("**{words}**") } else { words };
+            let words = if words.starts_with("falls short") { format!("**{words}**") } else { words };
             let _ = writeln!(text, "| {} | {} | {measured} | {words} |", row.title, verdict.limit);
         }
     }

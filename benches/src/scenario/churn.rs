@@ -61,7 +61,7 @@ pub(super) fn churn(bench: &mut Bench, (services, per_second): (usize, u32), row
         put(Figure::CpuUsPerUpdate, spent.as_secs_f64() * 1e6 / pushes.max(1) as f64);
         let before = lab.family.cpu()?;
         let (_, done) =
-            lab.pushing(per_second, || drive::pass(lab.running.target, load, Pace::Closed, pass))?;
+            lab.pushing(per_second, || drive::pass(&lab.running.towards(), load, Pace::Closed, pass))?;
         let spent = lab.family.cpu()?.saturating_sub(before);
         if done.requests == 0 || done.errors > 0 {
             bail!("{} requests were answered, {} failed", done.requests, done.errors);

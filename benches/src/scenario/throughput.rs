@@ -10,7 +10,7 @@ use super::{Bench, Traffic};
 use crate::drive::{self, Curve, Pace, Pass};
 use crate::measure::{Family, count};
 use crate::report::{Figure, Row};
-use crate::subject::Setup;
+use crate::subject::{Mode, Setup, Side};
 
 const MIB: f64 = 1024.0 * 1024.0;
 /// The pass that warms up, and the one in which system calls are counted, as a part of a pass.
@@ -43,7 +43,8 @@ pub(super) fn run(bench: &mut Bench, traffic: Traffic, row: &mut Row) -> Result<
         bench.progress.step(&format!("{id}: {}, system calls", entry.part.subject.name));
         peak_memory(entry)?;
         if let (Some(tool), Some(family)) = (bench.tool, &entry.family) {
-            let load = || drive::pass(entry.running.target, traffic.load, Pace::Closed, short);
+            let target = entry.running.towards();
+            let load = || drive::pass(&target, traffic.load, Pace::Closed, short);
             match count(tool, family, load) {
                 Ok((calls, done)) => {
                     let each = calls as f64 / done.requests.max(1) as f64;
@@ -56,8 +57,13 @@ pub(super) fn run(bench: &mut Bench, traffic: Traffic, row: &mut Row) -> Result<
         Ok(())
     });
     row.notes.extend(uncounted.iter().map(|reason| format!("system calls were not counted for {reason}")));
+    let handshakes = setup.mode == Mode::Pair(Side::Server) && traffic.load.kind.is_connections();
     for entry in &mut entries {
         if let Some(samples) = samples.remove(&entry.part.subject.name) {
+            if handshakes {
+                let rates = samples.cpu_us.iter().map(|cpu_us| 1e6 / cpu_us.max(1e-3)).collect();
+                entry.part.cell.put(Figure::HandshakesPerCpuSecond, rates);
+            }
             samples.put(entry);
         }
     }
@@ -122,7 +128,7 @@ pub(super) fn pass(
     load.join(&bench.backend.family());
     let subject = || entry.family.as_ref().map(Family::cpu).transpose();
     let before = (subject()?, load.cpu()?);
-    let done = drive::pass(entry.running.target, traffic.load, pace, length)?;
+    let done = drive::pass(&entry.running.towards(), traffic.load, pace, length)?;
     let after = (subject()?, load.cpu()?);
     if done.requests == 0 {
         bail!("no request was answered ({} failed)", done.errors);

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Kind, Mode, Setup, Side, Subject, certificates, envoy_form, haproxy, nginx};
+use super::{Floor, Kind, Mode, Setup, Side, Subject, certificates, envoy_form, haproxy, nginx};
+use crate::drive::{ClientTls, Target};
 use crate::measure::{Cores, Family, spawn_on};
 
 /// How long a subject may take until it serves.
@@ -35,6 +36,10 @@ pub struct Running {
     scratch: Scratch,
     /// The other one of a pair, which this one leads to.
     behind: Option<Box<Running>>,
+    /// What it and whoever asks it prove themselves with.
+    certificates: Option<Scratch>,
+    /// TLS that it wants of whoever asks it.
+    tls: Option<ClientTls>,
 }
 
 /// A folder that is removed with the value.
@@ -46,17 +51,28 @@ struct Scratch(PathBuf);
 /// # Errors
 /// When it cannot be started, ends, or does not serve in time; with the last line that it wrote.
 pub fn start(subject: &Subject, setup: &Setup, cores: Cores) -> Result<Running> {
-    if setup.mode != Mode::Pair(Side::Both) {
+    // A launcher starts both of its own.
+    let own = subject.kind == Kind::Launcher;
+    let Some(side) = setup.mode.side().filter(|_| !own) else {
         return one(subject, setup, cores, Path::new(""));
-    }
+    };
     let certificates = Scratch::new()?;
     certificates::write(&certificates.0)?;
-    let server = Setup { mode: Mode::Pair(Side::Server), ..*setup };
-    let server = one(subject, &server, cores, &certificates.0)?;
-    let client = Setup { mode: Mode::Pair(Side::Client), upstream: server.target, ..*setup };
-    let mut client = one(subject, &client, cores, &certificates.0)?;
-    client.behind = Some(Box::new(server));
-    Ok(client)
+    let half = |side, upstream| {
+        one(subject, &Setup { mode: Mode::Pair(side), upstream, ..*setup }, cores, &certificates.0)
+    };
+    let mut running = match side {
+        Side::Client | Side::Server => half(side, setup.upstream)?,
+        Side::Both => {
+            let server = half(Side::Server, setup.upstream)?;
+            let mut client = half(Side::Client, server.target)?;
+            client.behind = Some(Box::new(server));
+            client
+        }
+    };
+    running.tls = (side == Side::Server).then(|| certificates::client(&certificates.0));
+    running.certificates = Some(certificates);
+    Ok(running)
 }
 
 fn one(subject: &Subject, setup: &Setup, cores: Cores, certificates: &Path) -> Result<Running> {
@@ -68,6 +84,8 @@ fn one(subject: &Subject, setup: &Setup, cores: Cores, certificates: &Path) -> R
             child: None,
             scratch,
             behind: None,
+            certificates: None,
+            tls: None,
         });
     }
     let (listen, admin) = (free_address()?, free_address()?);
@@ -76,7 +94,15 @@ fn one(subject: &Subject, setup: &Setup, cores: Cores, certificates: &Path) -> R
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let begin = Instant::now();
     let child = Some(spawn_on(&mut command, cores.subject, cores.load)?);
-    let mut running = Running { target: listen, ready: Duration::ZERO, child, scratch, behind: None };
+    let mut running = Running {
+        target: listen,
+        ready: Duration::ZERO,
+        child,
+        scratch,
+        behind: None,
+        certificates: None,
+        tls: None,
+    };
     // With a control server somebody else says when the listener comes.
     if setup.control.is_none() {
         running.wait(&subject.name, setup.mode, begin)?;
@@ -85,6 +111,12 @@ fn one(subject: &Subject, setup: &Setup, cores: Cores, certificates: &Path) -> R
 }
 
 impl Running {
+    /// Where load for it goes.
+    #[must_use]
+    pub fn towards(&self) -> Target {
+        Target { address: self.target, tls: self.tls.clone() }
+    }
+
     /// Its processes; none without a proxy.
     #[must_use]
     pub fn family(&self) -> Option<Family> {
@@ -188,6 +220,9 @@ fn command(
         }
         Kind::Floor(_) => {
             command.args([listen.to_string(), setup.upstream.to_string()]);
+            if let (Kind::Floor(Floor::Rustls), Mode::Pair(side)) = (subject.kind, setup.mode) {
+                command.arg(if side == Side::Server { "server" } else { "client" }).arg(certificates);
+            }
         }
         Kind::Launcher => {
             command.env("OUTRIDER_BENCH_MODE", setup.mode.name());

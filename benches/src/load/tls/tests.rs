@@ -48,6 +48,7 @@ fn files(name: &str, ca: &Ca) -> (Files, ClientTls) {
         server_name: "anything".to_owned(),
         ca_file: write("ca.pem", ca.pem()),
         identity: Some((write("cert.pem", cert.pem()), write("key.pem", key.serialize_pem()))),
+        post_quantum: false,
     };
     (Files(folder), tls)
 }
@@ -104,8 +105,11 @@ fn protocols_over_mtls() {
         Protocol::GrpcUnary { streams: 2 },
         Protocol::WebSocket,
     ] {
-        let outcome = run(&short(target, protocol, tls.clone())).unwrap();
-        assert!(outcome.requests > 0 && outcome.errors.total() == 0, "{protocol:?}: {}", outcome.errors);
+        for post_quantum in [false, true] {
+            let tls = ClientTls { post_quantum, ..tls.clone() };
+            let outcome = run(&short(target, protocol, tls)).unwrap();
+            assert!(outcome.requests > 0 && outcome.errors.total() == 0, "{protocol:?}: {}", outcome.errors);
+        }
     }
 }
 
