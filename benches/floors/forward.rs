@@ -55,11 +55,11 @@ where
         requests.forward(&mut client, &mut server, request.length).await?;
         let Some(answer) = answers.head(&mut server, answer).await? else { return Ok(()) };
         answers.forward(&mut server, &mut client, answer.length).await?;
-        pool.keep(server);
         if request.close {
-            // TLS says that it ends.
+            // The server was told so too. TLS says that it ends.
             return client.shutdown().await;
         }
+        pool.keep(server);
     }
 }
 

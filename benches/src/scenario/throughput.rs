@@ -28,6 +28,9 @@ pub(super) fn run(bench: &mut Bench, traffic: Traffic, row: &mut Row) -> Result<
     let id = row.id.clone();
     each(&mut entries, row, 0, |entry| {
         bench.progress.step(&format!("{id}: {} warms up", entry.part.subject.name));
+        if let Mode::Policy(rules) = traffic.mode {
+            entry.running.check_policy(rules)?;
+        }
         pass(bench, entry, traffic, (Pace::Closed, short)).map(drop)
     });
     for round in 0..bench.pacing.rounds {

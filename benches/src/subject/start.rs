@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Floor, Kind, Mode, Setup, Side, Subject, certificates, envoy_form, haproxy, nginx};
-use crate::drive::{ClientTls, Target};
+use crate::drive::{self, ClientTls, Load, Pace, Target};
 use crate::measure::{Cores, Family, spawn_on};
 
 /// How long a subject may take until it serves.
@@ -24,13 +24,15 @@ const ENDING: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(2);
 /// For an answer to the first request.
 const ANSWER: Duration = Duration::from_secs(2);
+/// How long the first requests are sent where one line does not do.
+const PROBE: Duration = Duration::from_millis(10);
 
 /// A subject at work. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Running {
     /// Where it takes traffic.
     pub target: SocketAddr,
-    /// From its start until the first good answer through it (for HTTP/2 and TCP: until it accepts).
+    /// From its start until the first good answer through it.
     pub ready: Duration,
     child: Option<Child>,
     scratch: Scratch,
@@ -70,7 +72,6 @@ pub fn start(subject: &Subject, setup: &Setup, cores: Cores) -> Result<Running> 
             client
         }
     };
-    running.tls = (side == Side::Server).then(|| certificates::client(&certificates.0));
     running.certificates = Some(certificates);
     Ok(running)
 }
@@ -101,7 +102,7 @@ fn one(subject: &Subject, setup: &Setup, cores: Cores, certificates: &Path) -> R
         scratch,
         behind: None,
         certificates: None,
-        tls: None,
+        tls: (setup.mode == Mode::Pair(Side::Server)).then(|| certificates::client(certificates)),
     };
     // With a control server somebody else says when the listener comes.
     if setup.control.is_none() {
@@ -127,9 +128,22 @@ impl Running {
         Some(family)
     }
 
+    /// Sees that its rules are in force.
+    ///
+    /// # Errors
+    /// When what they deny is let through: the figures would be those of a proxy without rules.
+    pub fn check_policy(&self, rules: usize) -> Result<()> {
+        // The last one, so that all before it are there too.
+        let answered = status(self.target, &envoy_form::denied(rules.saturating_sub(1)));
+        if answered.is_some_and(|status| status == *b"403") {
+            return Ok(());
+        }
+        bail!("it takes the rules and does not deny what they name");
+    }
+
     fn wait(&mut self, name: &str, mode: Mode, begin: Instant) -> Result<()> {
         while begin.elapsed() < READY {
-            if serves(self.target, mode) {
+            if serves(&self.towards(), mode) {
                 self.ready = begin.elapsed();
                 return Ok(());
             }
@@ -240,17 +254,33 @@ fn free_address() -> Result<SocketAddr> {
     socket.local_addr().context("no free port")
 }
 
-/// Whether it accepts and, where that can be told in one line, answers.
-fn serves(target: SocketAddr, mode: Mode) -> bool {
-    let Ok(mut stream) = TcpStream::connect_timeout(&target, ANSWER) else { return false };
-    match mode {
-        Mode::Http2 | Mode::Tcp | Mode::Pair(Side::Server) => true,
-        Mode::Http1 | Mode::WebSocket | Mode::Policy(_) | Mode::Pair(_) => {
-            let request = format!("GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
-            let asked =
-                stream.set_read_timeout(Some(ANSWER)).and_then(|()| stream.write_all(request.as_bytes()));
-            let mut start = [0; 12];
-            asked.and_then(|()| stream.read_exact(&mut start)).is_ok() && start.starts_with(b"HTTP/1.1 200")
+/// Whether it answers. A process that only listens may not have its workers yet, whose time is to be counted.
+fn serves(target: &Target, mode: Mode) -> bool {
+    let kind = match mode {
+        Mode::Http1
+        | Mode::WebSocket
+        | Mode::Tcp
+        | Mode::Policy(_)
+        | Mode::Pair(Side::Both | Side::Client) => {
+            return status(target.address, "/").is_some_and(|status| status == *b"200");
         }
+        Mode::Http2 => drive::Kind::H2Get(1),
+        Mode::Pair(Side::Server) => drive::Kind::NewConnection,
+    };
+    // What refuses a connection is not worth a thread.
+    if TcpStream::connect_timeout(&target.address, ANSWER).is_err() {
+        return false;
     }
+    let load = Load { kind, connections: 1, bytes: 12 };
+    drive::pass(target, load, Pace::Closed, PROBE).is_ok_and(|pass| pass.requests > 0)
+}
+
+/// The status that a path is answered with over HTTP/1.1.
+fn status(target: SocketAddr, path: &str) -> Option<[u8; 3]> {
+    let mut stream = TcpStream::connect_timeout(&target, ANSWER).ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
+    stream.set_read_timeout(Some(ANSWER)).and_then(|()| stream.write_all(request.as_bytes())).ok()?;
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).ok()?;
+    start.strip_prefix(b"HTTP/1.1 ")?.try_into().ok()
 }
