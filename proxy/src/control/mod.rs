@@ -17,6 +17,7 @@ use serde_json::json as object;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::identity::Revoked;
 use crate::model::bootstrap::StaticResources;
 use crate::model::{Discovery, Listener};
 use crate::observe::metrics;
@@ -92,6 +93,9 @@ pub struct Control {
     workers: Workers,
     dns: dns::Resolver,
     secrets: Secrets,
+    /// Who is cut off, as the workers know it.
+    revoked: Arc<Revoked>,
+    revoked_changed: bool,
     version: u64,
     draining: bool,
     /// When the workers were told last, and when they are to be told next, if there is news.
@@ -110,6 +114,8 @@ impl Control {
             workers,
             dns: dns::Resolver::new(messages),
             secrets: Secrets::default(),
+            revoked: Arc::default(),
+            revoked_changed: false,
             version: 0,
             draining: false,
             published: None,
@@ -153,6 +159,7 @@ impl Control {
             if change.kind() == Kind::Secret {
                 self.secrets.changed();
             }
+            self.revoked_changed |= change.kind() == Kind::Revocations;
             let name = change.name().to_owned();
             let bound = match change.bindable() {
                 Some(listener) => match listener.unknown_cluster(|name| self.store.has_cluster(name)) {
@@ -220,6 +227,7 @@ impl Control {
                     self.fill_secrets();
                 }
                 if self.store.expire(now) {
+                    self.revoked_changed = true;
                     self.publish();
                 }
             }
@@ -264,6 +272,7 @@ impl Control {
     }
 
     fn publish(&mut self) {
+        self.revoke();
         self.fill_secrets();
         self.version += 1;
         let snapshot = Arc::new(self.store.assemble(self.version));
@@ -278,7 +287,30 @@ impl Control {
         self.dns.follow(names);
         self.published = Some(Instant::now());
         self.due = None;
-        self.workers.publish(Published { snapshot, sockets: self.sockets.all(), draining: self.draining });
+        self.workers.publish(Published {
+            snapshot,
+            sockets: self.sockets.all(),
+            revoked: Arc::clone(&self.revoked),
+            draining: self.draining,
+        });
+    }
+
+    /// Brings up to date who is cut off: handshakes look at it from here on, the workers hear of it with the
+    /// publication.
+    fn revoke(&mut self) {
+        if !std::mem::take(&mut self.revoked_changed) {
+            return;
+        }
+        let revoked = self.store.revoked();
+        if *self.revoked != revoked {
+            tracing::warn!(
+                identities = revoked.identities.len(),
+                certificates = revoked.serials.len(),
+                "the lists of who is cut off have changed"
+            );
+            self.secrets.revoke(revoked.clone());
+            self.revoked = Arc::new(revoked);
+        }
     }
 
     fn answer(&self, question: Question) -> String {

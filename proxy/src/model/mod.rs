@@ -16,6 +16,7 @@ pub mod matcher;
 pub mod parse;
 pub mod rbac;
 pub mod retry;
+pub mod revocation;
 pub mod route;
 pub mod route_index;
 pub mod route_table;
