@@ -12,6 +12,9 @@ use crate::measure::{Cores, Family, Tool};
 use crate::report::{Cell, Row, judge};
 use crate::subject::{Running, Setup, Subject, start};
 
+/// Most rounds for memory at rest.
+const MEMORY_ROUNDS: usize = 3;
+
 /// How long and how often.
 #[derive(Clone, Copy, Debug)]
 pub struct Pacing {
@@ -54,6 +57,15 @@ pub(super) struct Entry {
     pub(super) running: Running,
     /// Its processes; none without a proxy.
     pub(super) family: Option<Family>,
+}
+
+impl Pacing {
+    /// Rounds in which memory at rest is looked at: it hardly differs from process to process, and each look waits until it
+    /// has settled.
+    #[must_use]
+    pub(super) fn memory_rounds(&self) -> usize {
+        self.rounds.min(if self.deadline.is_some() { 1 } else { MEMORY_ROUNDS })
+    }
 }
 
 impl AsRef<Part> for Part {
@@ -103,10 +115,11 @@ impl Bench {
 
     /// Steps that a scenario takes, for the progress.
     #[must_use]
-    pub fn steps(scenario: &Scenario, rounds: usize, subjects: usize) -> usize {
+    pub fn steps(scenario: &Scenario, pacing: Pacing, subjects: usize) -> usize {
+        let rounds = pacing.rounds;
         match scenario.work {
             Work::Throughput(_) | Work::Latency(..) => (rounds + 2) * subjects,
-            Work::Idle { .. } | Work::Services { .. } => rounds * subjects,
+            Work::Idle { .. } | Work::Services { .. } => pacing.memory_rounds() * subjects,
             // Ours and Envoy.
             Work::Push { .. } | Work::Churn { .. } => rounds * 2,
         }

@@ -25,7 +25,7 @@ pub(super) fn run(bench: &mut Bench, connections: usize, row: &mut Row) -> Resul
     parts.retain(|part| part.subject.kind != Kind::Direct);
     let mut samples: BTreeMap<String, (Vec<f64>, Vec<f64>)> = BTreeMap::new();
     let id = row.id.clone();
-    for round in 0..bench.pacing.rounds {
+    for round in 0..bench.pacing.memory_rounds() {
         each(&mut parts, row, round, |part| {
             bench.progress.step(&format!("{id}: {}, round {}", part.subject.name, round + 1));
             // A fresh process each time: memory that was once touched is rarely given back.

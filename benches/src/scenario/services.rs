@@ -17,7 +17,7 @@ pub(super) fn run(bench: &mut Bench, count: usize, row: &mut Row) -> Result<()> 
     parts.retain(|part| part.subject.kind != Kind::Direct);
     let mut samples: BTreeMap<String, [Vec<f64>; 3]> = BTreeMap::new();
     let id = row.id.clone();
-    for round in 0..bench.pacing.rounds {
+    for round in 0..bench.pacing.memory_rounds() {
         each(&mut parts, row, round, |part| {
             bench.progress.step(&format!("{id}: {}, round {}", part.subject.name, round + 1));
             let one = start(&part.subject, &plain, bench.cores)?;
