@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(2);
 /// For an answer to the first request.
 const ANSWER: Duration = Duration::from_secs(2);
 /// How long the first requests are sent where one line does not do.
-const PROBE: Duration = Duration::from_millis(10);
+const PROBE: Duration = Duration::from_millis(50);
 
 /// A subject at work. It ends when this is dropped.
 #[derive(Debug)]
