@@ -5,6 +5,7 @@
 
 pub mod change;
 pub mod dns;
+mod redact;
 pub mod secrets;
 pub mod store;
 
@@ -155,10 +156,10 @@ impl Control {
     /// Applies what came over xDS. A listener whose address is taken is refused, the others are taken.
     pub fn apply(&mut self, changes: Vec<Change>) -> Applied {
         let mut refused = Vec::new();
+        let (mut secrets, mut others) = (false, false);
         for change in changes {
-            if change.kind() == Kind::Secret {
-                self.secrets.changed();
-            }
+            secrets |= change.kind() == Kind::Secret;
+            others |= change.kind() != Kind::Secret;
             self.revoked_changed |= change.kind() == Kind::Revocations;
             let name = change.name().to_owned();
             let bound = match change.bindable() {
@@ -176,7 +177,14 @@ impl Control {
         }
         let wanted = self.store.wanted();
         self.store.note_missing(&wanted);
-        self.publish_soon();
+        if secrets {
+            // Contexts follow their secrets without a new snapshot.
+            self.secrets.changed();
+            self.fill_secrets();
+        }
+        if others {
+            self.publish_soon();
+        }
         Applied { refused, wanted }
     }
 
@@ -361,13 +369,14 @@ impl Control {
         let resources = |messages: Vec<Result<serde_json::Value, Fault>>| {
             serde_json::Value::Array(messages.into_iter().filter_map(Result::ok).collect())
         };
-        let dump = object!({
+        let mut dump = object!({
             "version": self.version,
             "listeners": resources(self.store.listeners().map(|message| json::to_json(&message)).collect()),
             "clusters": resources(self.store.clusters().map(|message| json::to_json(&message)).collect()),
             "routes": resources(self.store.routes().map(|message| json::to_json(&message)).collect()),
             "endpoints": resources(self.store.endpoints().map(|message| json::to_json(&message)).collect()),
         });
+        redact::private_keys(&mut dump);
         serde_json::to_string_pretty(&dump).unwrap_or_default()
     }
 

@@ -1,7 +1,8 @@
 //! All resources, where they came from, and the snapshot that they make together.
 
+mod kept;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,6 @@ use outrider_proto::envoy::config::listener::v3 as pb_listener;
 use outrider_proto::envoy::config::route::v3 as pb_route;
 use outrider_proto::envoy::extensions::transport_sockets::tls::v3 as pb_tls;
 use outrider_proto::outrider::identity::v1 as pb_identity;
-use prost::Message;
 use tokio::time::Instant;
 
 use super::Wanted;
@@ -21,24 +21,12 @@ use super::dns::Resolved;
 use crate::identity::Revoked;
 use crate::model::tls::{CertificateSource, Secret, SecretKind, TlsSettings, TrustSource};
 use crate::model::{Cluster, ClusterEntry, Discovery, EndpointSet, Listener, RouteTable, Snapshot};
+use kept::{Kept, Resources, lapsed, put};
 
 /// How long a resource that others refer to is waited for before it counts as missing (xDS: 15 s).
 pub const MISSING_AFTER: Duration = Duration::from_secs(15);
 /// How long the first answer to a cluster's names is waited for.
 pub const UNRESOLVED_AFTER: Duration = Duration::from_secs(5);
-
-/// A resource as it came and as it was compiled.
-#[derive(Debug)]
-struct Kept<M, C> {
-    /// Encoded, because it is looked at again only when a new one comes or an operator asks.
-    encoded: Box<[u8]>,
-    message: PhantomData<M>,
-    compiled: Arc<C>,
-    expires: Option<Instant>,
-    from_file: bool,
-}
-
-type Resources<M, C> = BTreeMap<Arc<str>, Kept<M, C>>;
 
 /// All resources.
 #[derive(Debug, Default)]
@@ -437,39 +425,6 @@ const fn patience(kind: Kind) -> Duration {
     match kind {
         Kind::Cluster => UNRESOLVED_AFTER,
         Kind::Endpoints | Kind::Listener | Kind::Routes | Kind::Secret | Kind::Revocations => MISSING_AFTER,
-    }
-}
-
-/// The resources whose TTL has run out.
-fn lapsed<M, C>(kind: Kind, resources: &Resources<M, C>, now: Instant) -> Vec<(Kind, Arc<str>)> {
-    let dead = resources.iter().filter(|(_, kept)| kept.expires.is_some_and(|expires| expires <= now));
-    dead.map(|(name, _)| (kind, Arc::clone(name))).collect()
-}
-
-/// Keeps a resource; the same message again changes nothing but its time.
-fn put<M: Message + Default + PartialEq, C>(
-    resources: &mut Resources<M, C>,
-    name: Arc<str>,
-    message: &M,
-    compiled: C,
-    (expires, from_file): (Option<Instant>, bool),
-) {
-    let encoded = message.encode_to_vec().into_boxed_slice();
-    match resources.get_mut(&name) {
-        // The entries of a map have no order, so that the same message can have several encodings.
-        Some(kept) if kept.encoded == encoded || kept.message().as_ref() == Some(message) => {
-            kept.expires = expires;
-        }
-        Some(_) | None => {
-            let compiled = Arc::new(compiled);
-            resources.insert(name, Kept { encoded, message: PhantomData, compiled, expires, from_file });
-        }
-    }
-}
-
-impl<M: Message + Default, C> Kept<M, C> {
-    fn message(&self) -> Option<M> {
-        M::decode(&*self.encoded).ok()
     }
 }
 
