@@ -41,6 +41,7 @@ pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker
     let mut facts = Facts {
         listener: Arc::clone(&listener.name),
         destination,
+        redirected: destination != transport.local(),
         remote: transport.peer(),
         transport_protocol: inspected_as,
         protocols: inspected.protocols,
