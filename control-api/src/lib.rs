@@ -4,4 +4,7 @@
 //! source (files, Kubernetes) -> object -> compile -> snapshot per proxy -> serve (ADS)
 //! ```
 
+pub mod proxy_info;
+pub mod serve;
 pub mod snapshot;
+pub mod snapshots;

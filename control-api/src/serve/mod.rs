@@ -1,0 +1,65 @@
+//! Serving: snapshots out to proxies, over ADS in both of its protocols.
+//!
+//! [`delta`] and [`sotw`] are the protocols without I/O and without a clock; `subscription` is what they share: what
+//! a client asked for of one kind, and what of it is still to be said.
+
+pub mod delta;
+mod diff;
+mod order;
+mod subscription;
+#[cfg(test)]
+mod testing;
+
+pub use diff::Differ;
+
+use std::sync::Arc;
+
+use crate::snapshot::{Kind, Resources};
+
+/// Most names that a stream may ask for, of one kind.
+pub const MAX_NAMES: usize = 200_000;
+/// Longest name of a resource, in bytes.
+pub const MAX_NAME_BYTES: usize = 1024;
+
+/// Why a stream is ended.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// Over [`MAX_NAMES`].
+    #[error("resource_names: more than {MAX_NAMES} of {0}; ask for fewer")]
+    TooManyNames(&'static str),
+    /// Over [`MAX_NAME_BYTES`].
+    #[error("resource_names: one of {0} bytes; at most {MAX_NAME_BYTES}")]
+    NameTooLong(usize),
+}
+
+/// A response, and what of it is to be remembered until it is answered.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outgoing<R> {
+    /// What goes on the wire.
+    pub response: R,
+    /// What it is about.
+    pub kind: Kind,
+    /// Its nonce.
+    pub nonce: Arc<str>,
+    /// The resources that it is, or is a part of; the client holds those of them that it asked for.
+    pub told: Arc<Resources>,
+    /// Whether the client asked for all of `told`; otherwise for `named`.
+    pub wildcard: bool,
+    /// The names that were asked for.
+    pub named: usize,
+    /// The names of resources that it carries.
+    pub names: Vec<Arc<str>>,
+}
+
+/// What a client says about a response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What the response was about.
+    pub kind: Kind,
+    /// Its nonce.
+    pub nonce: Arc<str>,
+    /// Why something in it was refused; `None` when all was accepted.
+    pub error: Option<String>,
+    /// The names of resources that it carried.
+    pub names: Vec<Arc<str>>,
+}
