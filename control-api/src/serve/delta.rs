@@ -9,7 +9,7 @@ use outrider_proto::envoy::service::discovery::v3 as pb;
 use tokio::time::Instant;
 
 use super::subscription::{Subscription, WILDCARD};
-use super::{Answer, Differ, Outgoing, ProtocolError, order};
+use super::{Answer, Differ, Item, Outgoing, ProtocolError, Standing, order};
 use crate::snapshot::{Kind, Resource, Snapshot};
 
 /// Largest response, in bytes of resources; what is more follows in the next one. A single larger resource goes alone.
@@ -129,9 +129,14 @@ impl Session {
         held.chain(removals).chain(leases).min()
     }
 
+    /// How the client stands with each kind that it asked for.
+    pub fn standing(&self) -> impl Iterator<Item = (Kind, Standing)> {
+        self.kinds.iter().map(|(kind, one)| (*kind, one.standing()))
+    }
+
     /// The next part of what is to be said of a kind.
     fn send(&mut self, kind: Kind, now: Instant) -> Option<Outgoing<pb::DeltaDiscoveryResponse>> {
-        let (mut response, mut names, mut bytes) = (self.response(kind), Vec::new(), 0);
+        let (mut response, mut items, mut bytes) = (self.response(kind), Vec::new(), 0);
         let one = self.kinds.get_mut(&kind)?;
         while bytes < MAX_RESPONSE_BYTES
             && let Some(name) = one.send.pop_first()
@@ -147,17 +152,18 @@ impl Session {
             } else {
                 response.removed_resources.push(name.to_string());
             }
-            names.push(name);
+            items.push(one.item(&name));
         }
         one.owed = false;
-        self.outgoing(kind, response, names, now)
+        self.outgoing(kind, response, items, now)
     }
 
     fn remove(&mut self, kind: Kind, now: Instant) -> Option<Outgoing<pb::DeltaDiscoveryResponse>> {
         let mut response = self.response(kind);
         let names: Vec<_> = std::mem::take(&mut self.kinds.get_mut(&kind)?.remove).into_keys().collect();
         response.removed_resources = names.iter().map(ToString::to_string).collect();
-        self.outgoing(kind, response, names, now)
+        let items = names.into_iter().map(|name| Item { name, version: None }).collect();
+        self.outgoing(kind, response, items, now)
     }
 
     /// Says that leases go on.
@@ -179,7 +185,8 @@ impl Session {
                 ttl: ttl.and_then(|ttl| ttl.try_into().ok()),
             });
         }
-        self.outgoing(kind, response, names, now)
+        let items = names.iter().map(|name| one.item(name)).collect();
+        self.outgoing(kind, response, items, now)
     }
 
     fn response(&mut self, kind: Kind) -> pb::DeltaDiscoveryResponse {
@@ -196,14 +203,13 @@ impl Session {
         &mut self,
         kind: Kind,
         response: pb::DeltaDiscoveryResponse,
-        names: Vec<Arc<str>>,
+        items: Vec<Item>,
         now: Instant,
     ) -> Option<Outgoing<pb::DeltaDiscoveryResponse>> {
         let nonce: Arc<str> = response.nonce.as_str().into();
         let one = self.kinds.get_mut(&kind)?;
-        one.sent(&nonce, &names, now);
-        let (told, wildcard, named) = (Arc::clone(&one.told), one.wildcard, one.named.len());
-        Some(Outgoing { response, kind, nonce, told, wildcard, named, names })
+        one.sent(&nonce, &items, now);
+        Some(Outgoing { response, kind, nonce, items })
     }
 
     fn endpoints_asked(&mut self, names: &[String]) {
@@ -216,12 +222,13 @@ impl Session {
 
     /// Our own proxy accepts clusters first and asks for their endpoints then: routes to them wait for that.
     fn await_endpoints(&mut self, answer: &Answer, now: Instant) {
-        if answer.error.is_some() || answer.names.len() > MAX_AWAITED {
+        if answer.error.is_some() || answer.items.len() > MAX_AWAITED {
             return;
         }
         let there = self.snapshot.shared(Kind::Endpoints);
         let asked = self.kinds.get(&Kind::Endpoints);
-        let missing = answer.names.iter().filter(|name| there.contains_key(*name));
+        let names = answer.items.iter().map(|item| &item.name);
+        let missing = names.filter(|name| there.contains_key(*name));
         let missing: Vec<_> =
             missing.filter(|name| asked.is_none_or(|asked| !asked.holds(name))).cloned().collect();
         if let Some(clusters) = self.kinds.get_mut(&Kind::Cluster).filter(|_| !missing.is_empty()) {

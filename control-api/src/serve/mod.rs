@@ -6,12 +6,14 @@
 pub mod delta;
 mod diff;
 mod order;
+pub mod sotw;
 mod subscription;
 #[cfg(test)]
 mod testing;
 
 pub use diff::Differ;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::snapshot::{Kind, Resources};
@@ -32,6 +34,15 @@ pub enum ProtocolError {
     NameTooLong(usize),
 }
 
+/// A resource of a response.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its version; `None` when the response says that it is not there.
+    pub version: Option<Arc<str>>,
+}
+
 /// A response, and what of it is to be remembered until it is answered.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outgoing<R> {
@@ -41,14 +52,8 @@ pub struct Outgoing<R> {
     pub kind: Kind,
     /// Its nonce.
     pub nonce: Arc<str>,
-    /// The resources that it is, or is a part of; the client holds those of them that it asked for.
-    pub told: Arc<Resources>,
-    /// Whether the client asked for all of `told`; otherwise for `named`.
-    pub wildcard: bool,
-    /// The names that were asked for.
-    pub named: usize,
-    /// The names of resources that it carries.
-    pub names: Vec<Arc<str>>,
+    /// What it carries.
+    pub items: Vec<Item>,
 }
 
 /// What a client says about a response.
@@ -60,6 +65,19 @@ pub struct Answer {
     pub nonce: Arc<str>,
     /// Why something in it was refused; `None` when all was accepted.
     pub error: Option<String>,
-    /// The names of resources that it carried.
-    pub names: Vec<Arc<str>>,
+    /// What it carried.
+    pub items: Vec<Item>,
+}
+
+/// How a client stands with one kind.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// What it holds, as far as it asked for it, once it is told everything.
+    pub told: Arc<Resources>,
+    /// Whether it asked for all of it.
+    pub wildcard: bool,
+    /// What it asked for by name.
+    pub named: Arc<BTreeSet<Arc<str>>>,
+    /// Whether it was told everything, and has answered.
+    pub settled: bool,
 }

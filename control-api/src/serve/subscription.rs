@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::diff::Diff;
 use super::order::ASK_WAIT;
-use super::{Answer, MAX_NAME_BYTES, MAX_NAMES, ProtocolError};
+use super::{Answer, Item, MAX_NAME_BYTES, MAX_NAMES, ProtocolError, Standing};
 use crate::snapshot::{Kind, Resource, Resources, Snapshot};
 
 /// Responses of one kind that a client may leave unanswered before it gets no more.
@@ -25,7 +25,7 @@ pub(super) struct Subscription {
     /// All resources are asked for.
     pub(super) wildcard: bool,
     /// Resources that are asked for by name.
-    pub(super) named: BTreeSet<Arc<str>>,
+    pub(super) named: Arc<BTreeSet<Arc<str>>>,
     /// What the client holds, as far as it asked for it, once all of `send` and `remove` is said.
     pub(super) told: Arc<Resources>,
     /// Names about which something is to be said: the resource, or that there is none.
@@ -46,7 +46,7 @@ pub(super) struct Subscription {
 #[derive(Debug)]
 struct Unanswered {
     nonce: Arc<str>,
-    names: Vec<Arc<str>>,
+    items: Vec<Item>,
     at: Instant,
 }
 
@@ -61,7 +61,7 @@ impl Subscription {
         Self {
             kind,
             wildcard: false,
-            named: BTreeSet::new(),
+            named: Arc::default(),
             told: snapshot.shared(kind),
             send: BTreeSet::new(),
             remove: BTreeMap::new(),
@@ -84,6 +84,22 @@ impl Subscription {
         self.owed || !self.send.is_empty()
     }
 
+    /// How the client stands.
+    pub(super) fn standing(&self) -> Standing {
+        Standing {
+            told: Arc::clone(&self.told),
+            wildcard: self.wildcard,
+            named: Arc::clone(&self.named),
+            settled: !self.has_more() && self.remove.is_empty() && self.unanswered.is_empty(),
+        }
+    }
+
+    /// What is said about a name: the version that there is.
+    pub(super) fn item(&self, name: &Arc<str>) -> Item {
+        let version = self.told.get(name).map(|resource| Arc::clone(&resource.version));
+        Item { name: Arc::clone(name), version }
+    }
+
     /// Whether the client may be told more before it answers.
     pub(super) fn may_send(&self) -> bool {
         self.unanswered.len() < MAX_UNANSWERED
@@ -101,7 +117,7 @@ impl Subscription {
         let name: Arc<str> = name.into();
         self.remove.remove(&name);
         self.send.insert(Arc::clone(&name));
-        self.named.insert(name);
+        Arc::make_mut(&mut self.named).insert(name);
         Ok(())
     }
 
@@ -115,10 +131,18 @@ impl Subscription {
     /// A name is no longer asked for. With all resources asked for it still is, in a way: the client forgets what it
     /// had under the name, and must be told.
     pub(super) fn unsubscribe(&mut self, name: &str) {
-        let was_named = self.named.remove(name);
+        let was_named = self.named.contains(name) && Arc::make_mut(&mut self.named).remove(name);
         if self.wildcard && (was_named || self.told.contains_key(name)) {
             self.send.insert(name.into());
         }
+        if !self.wildcard {
+            self.forget(name);
+        }
+    }
+
+    /// A name is no longer asked for, and nothing is to be said of that.
+    pub(super) fn give_up(&mut self, name: &str) {
+        Arc::make_mut(&mut self.named).remove(name);
         if !self.wildcard {
             self.forget(name);
         }
@@ -176,9 +200,9 @@ impl Subscription {
     }
 
     /// A response was sent.
-    pub(super) fn sent(&mut self, nonce: &Arc<str>, names: &[Arc<str>], now: Instant) {
-        let (nonce, names) = (Arc::clone(nonce), names.to_vec());
-        self.unanswered.push_back(Unanswered { nonce, names, at: now });
+    pub(super) fn sent(&mut self, nonce: &Arc<str>, items: &[Item], now: Instant) {
+        let (nonce, items) = (Arc::clone(nonce), items.to_vec());
+        self.unanswered.push_back(Unanswered { nonce, items, at: now });
     }
 
     /// A resource is being sent: its time to live, if it has one and the client keeps to it.
@@ -207,13 +231,13 @@ impl Subscription {
     /// order. `None` for a nonce that is not waited for.
     pub(super) fn answered(&mut self, nonce: &str, error: Option<String>) -> Option<Answer> {
         let at = self.unanswered.iter().position(|one| *one.nonce == *nonce)?;
-        let mut names = Vec::new();
+        let mut items = Vec::new();
         let mut of = None;
         for one in self.unanswered.drain(..=at) {
-            names.extend(one.names);
+            items.extend(one.items);
             of = Some(one.nonce);
         }
-        Some(Answer { kind: self.kind, nonce: of?, error, names })
+        Some(Answer { kind: self.kind, nonce: of?, error, items })
     }
 
     /// When the last response was sent that is not answered.

@@ -168,7 +168,8 @@ fn a_refusal_is_told_by_its_detail_alone_and_is_not_answered() {
     let out = stream.next().unwrap();
     let answer = stream.answer(C, &out.nonce, Some("b: lb_policy: no")).unwrap();
     assert_eq!(answer.error.as_deref(), Some("b: lb_policy: no"));
-    assert_eq!(answer.names, [Arc::from("a"), Arc::from("b")]);
+    let names: Vec<_> = answer.items.iter().map(|item| item.name.as_ref()).collect();
+    assert_eq!(names, ["a", "b"]);
     assert_eq!(stream.talk(), [], "the same is not sent again");
     stream.change(&[(C, "a", "1"), (C, "b", "2")]);
     assert_eq!(stream.talk(), [short(C, &["b"], &[])]);
