@@ -5,6 +5,7 @@
 //! ```
 
 pub mod proxy_info;
+pub mod registry;
 pub mod serve;
 pub mod snapshot;
 pub mod snapshots;
