@@ -4,6 +4,7 @@
 //! source (files, Kubernetes) -> object -> compile -> snapshot per proxy -> serve (ADS)
 //! ```
 
+pub mod auth;
 pub mod proxy_info;
 pub mod registry;
 pub mod serve;

@@ -27,10 +27,9 @@ fn standing(told: &Arc<Resources>, wildcard: bool, named: &[&str], settled: bool
 }
 
 fn answer(items: &[(&str, &str)], error: Option<&str>) -> Answer {
-    let items = items.iter().map(|(name, version)| Item {
-        name: Arc::from(*name),
-        version: Some(Arc::from(*version)),
-    });
+    let items = items
+        .iter()
+        .map(|(name, version)| Item { name: Arc::from(*name), version: Some(Arc::from(*version)) });
     Answer {
         kind: Kind::Cluster,
         nonce: "1".into(),
@@ -42,8 +41,10 @@ fn answer(items: &[(&str, &str)], error: Option<&str>) -> Answer {
 #[test]
 fn objects_are_counted_once_for_each_proxy() {
     let registry = Arc::new(Registry::default());
-    let told = set(&[("a", "1", "Service/shop/a"), ("a2", "1", "Service/shop/a"), ("b", "1", "Service/shop/b")]);
-    let plain: Vec<_> = (0..11).map(|number| registry.connect(&info(&format!("p{number}")), "delta")).collect();
+    let told =
+        set(&[("a", "1", "Service/shop/a"), ("a2", "1", "Service/shop/a"), ("b", "1", "Service/shop/b")]);
+    let plain: Vec<_> =
+        (0..11).map(|number| registry.connect(&info(&format!("p{number}")), "delta")).collect();
     for one in &plain {
         one.standing(std::iter::once(standing(&told, true, &[], true)));
     }
@@ -68,15 +69,19 @@ fn objects_are_counted_once_for_each_proxy() {
     assert!(missing.iter().any(|one| *one.name == *"none" && one.state == ResourceState::Missing));
 
     // Another version takes the refusal away.
-    let better = set(&[("a", "1", "Service/shop/a"), ("a2", "2", "Service/shop/a"), ("b", "1", "Service/shop/b")]);
+    let better =
+        set(&[("a", "1", "Service/shop/a"), ("a2", "2", "Service/shop/a"), ("b", "1", "Service/shop/b")]);
     bad.standing(std::iter::once(standing(&better, true, &[], false)));
     assert_eq!(registry.objects()["Service/shop/a"].refused, 0);
     bad.answered(&answer(&[("a2", "2")], None));
     bad.standing(std::iter::once(standing(&better, true, &[], true)));
     assert_eq!(registry.objects()["Service/shop/a"].acknowledged, 12);
-    assert!(registry.proxies().iter().all(|one| {
-        one.kinds.get(&Kind::Cluster).is_some_and(|kind| kind.last_refused.is_none())
-    }));
+    assert!(
+        registry
+            .proxies()
+            .iter()
+            .all(|one| { one.kinds.get(&Kind::Cluster).is_some_and(|kind| kind.last_refused.is_none()) })
+    );
 
     drop(plain);
     assert_eq!((registry.len(), registry.objects()["Service/shop/b"].proxies), (3, 3));

@@ -3,13 +3,23 @@
 //! [`delta`] and [`sotw`] are the protocols without I/O and without a clock; `subscription` is what they share: what
 //! a client asked for of one kind, and what of it is still to be said.
 
+pub mod ads;
+pub mod debounce;
 pub mod delta;
 mod diff;
+pub mod listen;
+pub mod node;
 mod order;
+mod peer;
+mod protocol;
+pub mod server;
 pub mod sotw;
+pub mod stream;
 mod subscription;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use diff::Differ;
 
