@@ -5,6 +5,7 @@
 //! ```
 
 pub mod auth;
+pub mod ca;
 pub mod proxy_info;
 pub mod registry;
 pub mod serve;

@@ -1,6 +1,7 @@
 //! Who calls: by the certificate of its connection, or by a bearer token.
 
 mod caller;
+pub mod join;
 mod spiffe;
 
 pub use caller::{Access, Caller, Peer};

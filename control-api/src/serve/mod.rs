@@ -7,10 +7,11 @@ pub mod ads;
 pub mod debounce;
 pub mod delta;
 mod diff;
+pub mod identity;
 pub mod listen;
 pub mod node;
 mod order;
-mod peer;
+pub(crate) mod peer;
 mod protocol;
 pub mod server;
 pub mod sotw;
@@ -20,6 +21,7 @@ mod subscription;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 
 pub use diff::Differ;
 

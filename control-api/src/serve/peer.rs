@@ -10,7 +10,7 @@ use crate::auth::{self, Peer};
 
 /// Why a client certificate identifies nobody.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum PeerError {
+pub(crate) enum PeerError {
     /// It cannot be read.
     #[error("the client certificate cannot be read")]
     Unreadable,
@@ -29,7 +29,7 @@ pub(super) enum PeerError {
 ///
 /// # Errors
 /// Why it identifies nobody of this trust domain.
-pub(super) fn of(leaf: &[u8], trust_domain: &str) -> Result<Peer, PeerError> {
+pub(crate) fn of(leaf: &[u8], trust_domain: &str) -> Result<Peer, PeerError> {
     let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| PeerError::Unreadable)?;
     let names = leaf.subject_alternative_name().map_err(|_| PeerError::Unreadable)?;
     let uris = names.iter().flat_map(|names| &names.value.general_names);
