@@ -4,4 +4,6 @@
 //! source (files, Kubernetes) -> object -> compile -> snapshot per proxy -> serve (ADS)
 //! ```
 
+pub mod digest;
+pub mod object;
 pub mod snapshot;
