@@ -7,3 +7,4 @@
 pub mod digest;
 pub mod object;
 pub mod snapshot;
+pub mod source;

@@ -13,6 +13,7 @@ pub mod http_route;
 pub mod key;
 pub mod meta;
 pub mod scalar;
+pub mod store;
 pub mod traffic;
 pub mod workload;
 
@@ -25,6 +26,7 @@ use serde_json::{Map, Value};
 pub use any::AnyObject;
 pub use key::{Key, ObjectKind};
 pub use meta::Metadata;
+pub use store::Objects;
 
 /// Where in a source an object stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
