@@ -10,6 +10,8 @@ pub const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 pub const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 /// `envoy.extensions.transport_sockets.tls.v3.Secret`
 pub const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+/// `outrider.identity.v1.RevocationList`
+pub const REVOCATIONS: &str = "type.googleapis.com/outrider.identity.v1.RevocationList";
 
 /// Prefix of every type URL.
 pub const PREFIX: &str = "type.googleapis.com/";

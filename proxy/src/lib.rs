@@ -15,6 +15,7 @@ pub mod http;
 pub mod identity;
 pub mod model;
 pub mod observe;
+pub mod policy;
 pub mod retry;
 pub mod route;
 pub mod run;

@@ -12,10 +12,11 @@ use tokio::time::Instant;
 use super::endpoint::EndpointState;
 use super::usage::{Permit, Resource, Usage, UsageRegistry};
 use crate::balance::Picker;
+use crate::identity::Revoked;
 use crate::model::cluster::CircuitLimits;
 use crate::model::{Balancer, Cluster, EndpointSet, Snapshot};
 use crate::observe::series::RequestSeries;
-use crate::transport::BufferPool;
+use crate::transport::{BufferPool, Cutoff, Registry};
 
 /// Endpoints of an ORIGINAL_DST cluster that a worker remembers; the ones without connections go first.
 const MAX_ORIGINAL_ENDPOINTS: usize = 1024;
@@ -26,13 +27,14 @@ pub struct Clusters {
     by_name: RefCell<FxHashMap<Arc<str>, Rc<ClusterState>>>,
     usage: Arc<UsageRegistry>,
     buffers: Rc<BufferPool>,
+    secured: Rc<Registry<Cutoff>>,
 }
 
 impl Clusters {
     /// Without any cluster.
     #[must_use]
     pub fn new(usage: Arc<UsageRegistry>, buffers: Rc<BufferPool>) -> Self {
-        Self { by_name: RefCell::default(), usage, buffers }
+        Self { by_name: RefCell::default(), usage, buffers, secured: Rc::default() }
     }
 
     /// The cluster of this name.
@@ -57,7 +59,8 @@ impl Clusters {
                 Some(state) => state.update(&entry.endpoints),
                 None => {
                     let usage = self.usage.cluster(name);
-                    let state = ClusterState::new(&entry.config, usage, Rc::clone(&self.buffers));
+                    let tools = (Rc::clone(&self.buffers), Rc::clone(&self.secured));
+                    let state = ClusterState::new(&entry.config, usage, tools);
                     state.update(&entry.endpoints);
                     if let Some(old) = by_name.insert(Arc::clone(name), Rc::new(state)) {
                         old.retire();
@@ -65,6 +68,13 @@ impl Clusters {
                 }
             }
         }
+    }
+
+    /// Ends the connections to peers that are revoked; says how many.
+    pub fn revoke(&self, revoked: &Revoked) -> usize {
+        let secured = self.secured.alive();
+        let covered = secured.iter().filter(|link| link.peer.get().is_some_and(|peer| revoked.covers(peer)));
+        covered.filter(|link| !link.is_cut()).map(|link| link.cut()).count()
     }
 
     /// Closes idle connections that are too old or dead.
@@ -85,6 +95,7 @@ pub struct ClusterState {
     original: RefCell<FxHashMap<SocketAddr, Rc<EndpointState>>>,
     local: Rc<LocalConnections>,
     buffers: Rc<BufferPool>,
+    secured: Rc<Registry<Cutoff>>,
     /// How requests to it are recorded.
     pub series: RequestSeries,
 }
@@ -121,7 +132,11 @@ impl Drop for Place {
 }
 
 impl ClusterState {
-    fn new(config: &Arc<Cluster>, usage: Arc<Usage>, buffers: Rc<BufferPool>) -> Self {
+    fn new(
+        config: &Arc<Cluster>,
+        usage: Arc<Usage>,
+        (buffers, secured): (Rc<BufferPool>, Rc<Registry<Cutoff>>),
+    ) -> Self {
         let nobody = Members {
             source: Arc::default(),
             all: Vec::new(),
@@ -135,6 +150,7 @@ impl ClusterState {
             original: RefCell::default(),
             local: Rc::default(),
             buffers,
+            secured,
             series: RequestSeries::new(&config.name),
         }
     }
@@ -153,6 +169,11 @@ impl ClusterState {
 
     pub(super) const fn buffers(&self) -> &Rc<BufferPool> {
         &self.buffers
+    }
+
+    /// What opening a connection needs.
+    pub(super) fn tools(&self) -> (&Rc<BufferPool>, &Registry<Cutoff>) {
+        (&self.buffers, &self.secured)
     }
 
     /// The endpoint for one attempt, `tried` avoided where there is another. An ORIGINAL_DST cluster has the one

@@ -11,6 +11,7 @@ use regex::bytes::Regex;
 use super::super::headers::HeaderChanges;
 use super::super::matcher::part_regex;
 use super::super::parse::{self, Share};
+use super::super::rbac::FilterOverrides;
 use super::super::retry::RetryPolicy;
 use crate::http::h1::field::is_token;
 
@@ -94,6 +95,8 @@ pub struct WeightedEntry {
     pub request_headers: HeaderChanges,
     /// Changes to the response.
     pub response_headers: HeaderChanges,
+    /// Settings of filters.
+    pub filters: FilterOverrides,
 }
 
 impl ClusterChoice {
@@ -116,11 +119,19 @@ impl ClusterChoice {
 
     /// The names of all clusters that may be drawn.
     pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
-        let (one, many) = match self {
-            Self::One(cluster) => (Some(cluster), &[][..]),
-            Self::Weighted { entries, .. } => (None, entries.as_slice()),
+        let one = match self {
+            Self::One(cluster) => Some(cluster),
+            Self::Weighted { .. } => None,
         };
-        one.into_iter().chain(many.iter().map(|(_, entry)| &entry.cluster))
+        one.into_iter().chain(self.entries().iter().map(|(_, entry)| &entry.cluster))
+    }
+
+    /// What may be drawn, where a draw is made.
+    pub(in super::super) fn entries(&self) -> &[(u64, WeightedEntry)] {
+        match self {
+            Self::One(_) => &[],
+            Self::Weighted { entries, .. } => entries,
+        }
     }
 
     /// Builds a draw from entries with weights; a sum of 0 or beyond 32 bits is a fault.
@@ -253,7 +264,8 @@ fn weighted_entry(
         "response",
         path,
     );
-    Some((weight, WeightedEntry { cluster, request_headers, response_headers }))
+    let filters = FilterOverrides::from_proto(&value.typed_per_filter_config, path);
+    Some((weight, WeightedEntry { cluster, request_headers, response_headers, filters }))
 }
 
 fn rewrites(value: &pb::RouteAction, path: &mut Path) -> (Option<PathRewrite>, Option<HostRewrite>) {

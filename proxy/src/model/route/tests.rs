@@ -24,6 +24,7 @@ fn weighted(weights: &[u32]) -> ClusterChoice {
     let entries = weights.iter().enumerate().map(|(index, weight)| {
         let entry = WeightedEntry {
             cluster: index.to_string().into(),
+            filters: FilterOverrides::default(),
             request_headers: HeaderChanges::default(),
             response_headers: HeaderChanges::default(),
         };
