@@ -4,7 +4,9 @@
 //! source (files, Kubernetes) -> object -> compile -> snapshot per proxy -> serve (ADS)
 //! ```
 
+pub mod compile;
 pub mod digest;
 pub mod object;
+pub mod proxy_info;
 pub mod snapshot;
 pub mod source;
