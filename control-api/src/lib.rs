@@ -6,8 +6,12 @@
 
 pub mod auth;
 pub mod ca;
+pub mod compile;
+pub mod digest;
+pub mod object;
 pub mod proxy_info;
 pub mod registry;
 pub mod serve;
 pub mod snapshot;
 pub mod snapshots;
+pub mod source;
