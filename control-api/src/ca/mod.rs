@@ -19,6 +19,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
@@ -125,6 +127,12 @@ impl Authority {
     #[must_use]
     pub fn roots(&self) -> Vec<CertificateDer<'static>> {
         self.current().roots.clone()
+    }
+
+    /// The same, as PEM.
+    #[must_use]
+    pub fn roots_pem(&self) -> String {
+        self.current().roots.iter().map(|root| pem("CERTIFICATE", root)).collect()
     }
 
     /// A number that grows when what signs, or the roots, have changed.
@@ -258,6 +266,20 @@ fn leaf() -> CertificateParams {
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params
+}
+
+/// A block of PEM (RFC 7468).
+fn pem(label: &str, der: &[u8]) -> String {
+    /// Characters of a line.
+    const LINE: usize = 64;
+    let mut text = format!("-----BEGIN {label}-----\n");
+    for (index, letter) in STANDARD.encode(der).chars().enumerate() {
+        if index > 0 && index % LINE == 0 {
+            text.push('\n');
+        }
+        text.push(letter);
+    }
+    text + "\n-----END " + label + "-----\n"
 }
 
 /// A serial number that nobody can foretell.

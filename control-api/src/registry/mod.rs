@@ -90,6 +90,16 @@ impl Registry {
         self.all().iter().map(|proxy| lock(proxy).report()).collect()
     }
 
+    /// One proxy of each namespace and dialect: what these are told, others are told too.
+    #[must_use]
+    pub fn kinds_of_proxies(&self) -> Vec<Arc<ProxyInfo>> {
+        let all = self.all();
+        let infos = all.iter().map(|proxy| Arc::clone(lock(proxy).info()));
+        let kinds: BTreeMap<_, _> =
+            infos.map(|info| ((Arc::clone(&info.namespace), info.dialect), info)).collect();
+        kinds.into_values().collect()
+    }
+
     /// The proxies with this id, with all of their resources; several only when namespaces use the same id.
     #[must_use]
     pub fn resources(&self, id: &str) -> Vec<(ProxyReport, Vec<ResourceReport>)> {

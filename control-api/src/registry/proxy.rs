@@ -130,7 +130,7 @@ impl Proxy {
         Self { info, protocol, connected, kinds: BTreeMap::new() }
     }
 
-    pub(super) fn info(&self) -> &ProxyInfo {
+    pub(super) fn info(&self) -> &Arc<ProxyInfo> {
         &self.info
     }
 
