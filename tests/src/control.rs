@@ -192,14 +192,18 @@ impl Control {
     /// The start-up file of our proxy for a workload of the namespace `shop`.
     #[must_use]
     pub fn outrider(&self, workload: &str, service_account: &str, admin: u16) -> String {
-        let (scheme, secure) = match self.wire {
-            Wire::Plaintext => ("http", String::new()),
-            Wire::Tls => ("https", format!(", ca_file: {}/ca.pem", self.state().display())),
+        let (scheme, ca_file, tls) = match self.wire {
+            Wire::Plaintext => ("http", String::new(), String::new()),
+            Wire::Tls => {
+                let own = "tls_certificate_sds_secret_configs: [{name: default}]";
+                let roots = "validation_context_sds_secret_config: {name: ROOTCA}";
+                ("https", format!(", ca_file: {}/ca.pem", self.state().display()), transport(own, roots))
+            }
         };
         let token = self.token(service_account);
         format!(
-            "{}outrider: {{identity: {{control: {{address: \"{scheme}://127.0.0.1:{}\", token_file: {}{secure}}}}}}}\n",
-            self.bootstrap(workload, admin, "DELTA_GRPC", ""),
+            "{}outrider: {{identity: {{control: {{address: \"{scheme}://127.0.0.1:{}\", token_file: {}{ca_file}}}}}}}\n",
+            self.bootstrap(workload, admin, "DELTA_GRPC", &tls),
             self.port,
             token.display()
         )
@@ -226,6 +230,20 @@ static_resources:
             crate::config::address(admin)
         )
     }
+}
+
+/// TLS towards the control server: with what as own certificate, and verified how.
+#[must_use]
+pub fn transport(own: &str, roots: &str) -> String {
+    let id = "spiffe://mesh.test/ns/outrider-system/sa/outrider-control";
+    let expected = format!("[{{san_type: URI, matcher: {{exact: \"{id}\"}}}}]");
+    format!(
+        ", transport_socket: {{name: tls, typed_config: {{\"@type\": {}.UpstreamTlsContext, common_tls_context: \
+         {{tls_params: {{tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}}, {own}, \
+         combined_validation_context: {{default_validation_context: {{match_typed_subject_alt_names: {expected}}}, \
+         {roots}}}}}}}}}",
+        crate::mesh::TLS
+    )
 }
 
 impl Drop for Control {

@@ -2,6 +2,7 @@
 //! exactly what they want.
 
 pub mod ads;
+pub mod ads_client;
 pub mod authority;
 pub mod backend;
 pub mod client;

@@ -6,6 +6,7 @@ use outrider_tests::backend::Backend;
 use outrider_tests::client::{self, Ask};
 use outrider_tests::control::{Control, PATIENCE, Wire};
 use outrider_tests::process::{Process, admin_get, free_port};
+use serde_json::Value;
 
 /// The workload `web` of the service `web`, and `client`, who calls it at two local ports.
 fn objects(web: u16, application: u16, local: (u16, u16)) -> String {
@@ -63,14 +64,25 @@ async fn becomes(port: u16, path: &str, expected: u16) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn objects_become_traffic_between_proved_identities() {
+    objects_become_traffic(Wire::Plaintext).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn objects_become_traffic_over_mutual_tls_with_the_control_server() {
+    objects_become_traffic(Wire::Tls).await;
+}
+
+async fn objects_become_traffic(wire: Wire) {
     let (backend, ports) = (Backend::start().await, (free_port(), free_port()));
     let web = free_port();
     let mesh = objects(web, backend.port, ports);
-    let control = Control::start(Wire::Plaintext, &mesh);
+    let control = Control::start(wire, &mesh);
     let (_web, _) = start(&control, "web-1", "web");
     let (_client, _) = start(&control, "client-1", "client");
     control.settled("web-1");
-    control.settled("client-1");
+    let client = control.settled("client-1");
+    let proved = if wire == Wire::Tls { "spiffe://mesh.test/ns/shop/sa/client".into() } else { Value::Null };
+    assert_eq!(client["identity"], proved);
     becomes(ports.0, "/hello", 200).await;
     let seen = backend.seen().pop().unwrap();
     let proved = seen.headers.get("x-forwarded-client-cert").cloned().unwrap_or_default();

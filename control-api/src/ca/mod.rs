@@ -182,18 +182,19 @@ impl Authority {
         self.issue(params, key, ttl.unwrap_or(self.lives.svid).min(self.lives.svid), now)
     }
 
-    /// A certificate with a new key (PKCS#8, DER) for the control server itself.
+    /// A certificate with a new key (PKCS#8, DER) for the control server itself: an SVID that also has its names.
     ///
     /// # Errors
     /// When nothing can be signed now.
     pub fn server(
         &self,
-        names: &[String],
-        addresses: &[IpAddr],
+        identity: &Identity,
+        (names, addresses): (&[String], &[IpAddr]),
         now: SystemTime,
     ) -> Result<(Issued, Vec<u8>), CaError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = leaf();
+        params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into()?)];
         for name in names {
             params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into()?));
         }

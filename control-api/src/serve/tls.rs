@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::listen::Tls;
 use crate::ca::{Authority, CaError};
+use crate::proxy_info::Identity;
 
 /// How soon another attempt is made after one that failed.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -36,6 +37,8 @@ pub enum TlsError {
 /// By what names proxies call the control server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
+    /// Its SPIFFE ID, for those who verify it as they verify each other.
+    pub identity: Identity,
     /// DNS names.
     pub dns: Vec<String>,
     /// Addresses.
@@ -97,7 +100,7 @@ impl Keeper {
 }
 
 fn make(authority: &Authority, names: &Names, now: SystemTime) -> Result<(Tls, SystemTime), TlsError> {
-    let (issued, key) = authority.server(&names.dns, &names.addresses, now)?;
+    let (issued, key) = authority.server(&names.identity, (&names.dns, &names.addresses), now)?;
     let mut roots = RootCertStore::empty();
     for root in issued.roots {
         roots.add(root)?;

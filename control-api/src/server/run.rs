@@ -1,6 +1,6 @@
 //! The server from start to end.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,11 +16,12 @@ use super::StartError;
 use super::arguments::Serve;
 use crate::api::{self, Api};
 use crate::auth::join::JoinKey;
-use crate::auth::{Access, check_trust_domain};
+use crate::auth::{Access, check_segment, check_trust_domain};
 use crate::ca::state::StateDir;
 use crate::ca::{Authority, GivenFiles, Lives, Origin};
 use crate::compile::Settings;
 use crate::engine::Engine;
+use crate::proxy_info::Identity;
 use crate::registry::{Registry, Workloads};
 use crate::serve::ads::Ads;
 use crate::serve::identity::Identities;
@@ -37,6 +38,8 @@ const SVID_LIVES_S: std::ops::RangeInclusive<u64> = 60..=90 * 24 * 3600;
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 /// The public file with the roots, in the state directory.
 const ROOTS_FILE: &str = "ca.pem";
+/// The control server's own service account.
+const SERVICE_ACCOUNT: &str = "outrider-control";
 /// How often histograms are folded, so that they do not grow.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -89,8 +92,6 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
     tokio::spawn(upkeep(recorder.clone()));
 
     let api = Api { engine: Arc::clone(&engine), registry: Arc::clone(&registry), recorder };
-    let api = api::start(serve.api_address, api, ending.clone());
-    let api_address = api.await.map_err(|error| StartError::of("--api-address")(&error))?;
     let (told, changes) = watch::channel(0);
     tokio::spawn(debounce::run(engine.changes(), told));
     let shared = Shared {
@@ -107,6 +108,9 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
         services.add_service(Identities::service(Arc::clone(&base.authority), Arc::clone(&base.join) as _));
     let (listener, transport) = listener(&serve, &base).await?;
     let address = listener.local_addr().map_err(|error| StartError::of("--address")(&error))?;
+    // Not before proxies can connect: who asks whether it is ready shall not be told too early.
+    let api = api::start(serve.api_address, api, ending.clone());
+    let api_address = api.await.map_err(|error| StartError::of("--api-address")(&error))?;
     tracing::info!(%address, tls = !serve.plaintext, %api_address, "control server is ready");
     tokio::spawn(async move {
         signals.await;
@@ -124,6 +128,9 @@ fn base(serve: &Serve) -> Result<Base, StartError> {
     let common = &serve.common;
     if !check_trust_domain(&common.trust_domain) {
         return Err(StartError(format!("--trust-domain: \"{}\" is not one", common.trust_domain)));
+    }
+    if !check_segment(&serve.root_namespace) {
+        return Err(StartError(format!("--root-namespace: \"{}\" is not a name", serve.root_namespace)));
     }
     if !SVID_LIVES_S.contains(&serve.svid_ttl_s) {
         let (least, most) = (SVID_LIVES_S.start(), SVID_LIVES_S.end());
@@ -167,7 +174,7 @@ async fn listener(serve: &Serve, base: &Base) -> Result<(TcpListener, Transport)
     let transport = if serve.plaintext {
         Transport::Plaintext
     } else {
-        let names = names(serve.address, &serve.server_name);
+        let names = names(serve);
         let keeper = Keeper::new(Arc::clone(&base.authority), names, SystemTime::now());
         let keeper = keeper.map_err(|error| StartError::of("--server-name")(&error))?;
         let tls = keeper.watch();
@@ -179,15 +186,21 @@ async fn listener(serve: &Serve, base: &Base) -> Result<(TcpListener, Transport)
 }
 
 /// What the control server's certificate is for.
-fn names(address: SocketAddr, given: &[String]) -> Names {
-    let mut dns = given.to_vec();
+fn names(serve: &Serve) -> Names {
+    let mut dns = serve.server_name.clone();
     dns.push("localhost".to_owned());
     dns.dedup();
     let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
-    if !address.ip().is_unspecified() && !address.ip().is_loopback() {
-        addresses.push(address.ip());
+    let own = serve.address.ip();
+    if !own.is_unspecified() && !own.is_loopback() {
+        addresses.push(own);
     }
-    Names { dns, addresses }
+    let identity = Identity {
+        trust_domain: serve.common.trust_domain.as_str().into(),
+        namespace: serve.root_namespace.as_str().into(),
+        service_account: SERVICE_ACCOUNT.into(),
+    };
+    Names { identity, dns, addresses }
 }
 
 /// Keeps the file with the roots as they are; workloads need it to know the control server.
