@@ -17,7 +17,7 @@ use outrider_proto::json;
 use prost::{Message, Name};
 use serde_json::Value;
 
-use super::check;
+use super::check::Judge;
 
 /// Longest line that a value is put on as a whole.
 const WIDTH: usize = 110;
@@ -64,7 +64,7 @@ pub fn case(name: &str, proxies: &[ProxyInfo]) {
     let mut blocks: Vec<String> = Vec::new();
     for proxy in proxies {
         let snapshot = mesh.snapshot(proxy);
-        let refused = check::refusals(proxy, &snapshot);
+        let refused = Judge::default().refusals(proxy, &snapshot);
         assert!(refused.is_empty(), "{name}: {} refuses: {refused:#?}", proxy.id);
         write!(shown, "\n# told to {}\n", proxy.id).unwrap();
         for block in resources(&snapshot) {
@@ -90,7 +90,8 @@ pub fn case(name: &str, proxies: &[ProxyInfo]) {
     assert_eq!(shown.lines().count(), expected.lines().count(), "{}", path.display());
 }
 
-fn statuses(mesh: &Mesh) -> String {
+/// What is said of all objects.
+pub fn statuses(mesh: &Mesh) -> String {
     let mut text = "# conditions\n".to_owned();
     for (key, status) in mesh.statuses().iter() {
         for (parent, conditions) in &status.parents {
@@ -159,7 +160,7 @@ fn show(value: &Value, depth: usize, text: &mut String) {
 /// The routes of a port, shortened: what is matched, then where it goes.
 pub fn routes(mesh: &Mesh, proxy: &ProxyInfo, name: &str) -> Vec<String> {
     let snapshot = mesh.snapshot(proxy);
-    let refused = check::refusals(proxy, &snapshot);
+    let refused = Judge::default().refusals(proxy, &snapshot);
     assert!(refused.is_empty(), "{refused:#?}");
     let body = &snapshot.kind(Kind::Route).unwrap().get(name).expect(name).body;
     let table = json::to_json(&RouteConfiguration::decode(body.clone()).unwrap()).unwrap();
