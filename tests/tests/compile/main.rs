@@ -4,3 +4,4 @@ mod cases;
 mod check;
 mod edits;
 mod golden;
+mod odd;
