@@ -4,6 +4,7 @@
 //! source (files, Kubernetes) -> object -> compile -> snapshot per proxy -> serve (ADS)
 //! ```
 
+pub mod cli;
 pub mod compile;
 pub mod digest;
 pub mod object;
