@@ -5,3 +5,5 @@ mod check;
 mod edits;
 mod golden;
 mod odd;
+mod run;
+mod same;
