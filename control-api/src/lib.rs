@@ -7,6 +7,7 @@
 pub mod api;
 pub mod auth;
 pub mod ca;
+pub mod cli;
 pub mod compile;
 pub mod digest;
 pub mod engine;

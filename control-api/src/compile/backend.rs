@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::model::MeshService;
+use crate::object::gateway::BackendRef;
+use crate::object::http_route::Mirror;
 use crate::object::{Key, ObjectKind};
 
 /// The cluster of a share that goes nowhere. There is no cluster of this name: a proxy answers by itself.
@@ -26,6 +28,33 @@ pub(super) struct Reference<'a> {
     pub(super) namespace: &'a str,
     pub(super) name: &'a str,
     pub(super) port: Option<u16>,
+}
+
+impl<F> BackendRef<F> {
+    /// What it refers to, in a route of this namespace.
+    pub(super) fn reference<'a>(&'a self, namespace: &'a str) -> Reference<'a> {
+        Reference {
+            group: &self.group,
+            kind: &self.kind,
+            namespace: self.namespace.as_deref().unwrap_or(namespace),
+            name: &self.name,
+            port: self.port,
+        }
+    }
+}
+
+impl Mirror {
+    /// What it refers to, in a route of this namespace.
+    pub(super) fn reference<'a>(&'a self, namespace: &'a str) -> Reference<'a> {
+        let backend = &self.backend_ref;
+        Reference {
+            group: &backend.group,
+            kind: backend.kind.as_deref().unwrap_or("Service"),
+            namespace: backend.namespace.as_deref().unwrap_or(namespace),
+            name: &backend.name,
+            port: backend.port,
+        }
+    }
 }
 
 /// The cluster that a reference means.

@@ -11,7 +11,7 @@ use outrider_proto::envoy::config::route::v3 as pb;
 use outrider_proto::strict;
 use prost::Message as _;
 
-use super::backend::{RefFault, Reference, UNRESOLVED, resolve};
+use super::backend::{RefFault, UNRESOLVED, resolve};
 use super::model::MeshService;
 use super::status::ConditionKind;
 use super::traffic::Calls;
@@ -118,7 +118,7 @@ impl Compiler<'_> {
         let mut mirrors = Vec::new();
         for mirror in &changes.mirrors {
             match resolve(self.services, mirror.reference(&key.namespace)) {
-                Ok(cluster) => mirrors.push(mirror.policy(cluster)),
+                Ok(cluster) => mirrors.push(filters::mirror(mirror, cluster)),
                 // A copy that nobody gets changes nothing for the client.
                 Err(fault) => self.unresolved(key, fault),
             }
@@ -150,14 +150,7 @@ impl Compiler<'_> {
     fn clusters(&mut self, key: &Key, rule: &Rule<'_>) -> Option<pb::route_action::ClusterSpecifier> {
         let mut entries = Vec::new();
         for backend in rule.backends {
-            let reference = Reference {
-                group: &backend.group,
-                kind: &backend.kind,
-                namespace: backend.namespace.as_deref().unwrap_or(&key.namespace),
-                name: &backend.name,
-                port: backend.port,
-            };
-            let cluster = match resolve(self.services, reference) {
+            let cluster = match resolve(self.services, backend.reference(&key.namespace)) {
                 Ok(cluster) => cluster,
                 Err(fault) => {
                     self.unresolved(key, fault);

@@ -13,9 +13,11 @@ mod cluster;
 mod grpc;
 mod http;
 mod inbound;
+pub mod live;
 mod local;
 pub mod model;
 mod rbac;
+pub mod registered;
 mod service;
 mod services;
 pub mod status;
@@ -78,6 +80,9 @@ impl Settings {
 /// For whom a view is: the namespace, if it has routes of its own, and the dialect.
 type ViewKey = (Option<Arc<str>>, Dialect);
 
+/// Resources by `node.id` and kind.
+type Own = BTreeMap<(Arc<str>, Kind), Arc<Resources>>;
+
 /// All objects, compiled.
 #[derive(Debug)]
 pub struct Mesh {
@@ -90,11 +95,11 @@ pub struct Mesh {
     statuses: Statuses,
     /// Made when they are first asked for.
     views: Mutex<BTreeMap<ViewKey, View>>,
-    /// The listeners of single proxies, by `node.id`.
-    own: Mutex<BTreeMap<Arc<str>, Arc<Resources>>>,
+    /// What single proxies have of their own, by `node.id`.
+    own: Mutex<Own>,
     /// Those of the mesh before, to share what is equal.
     old_views: BTreeMap<ViewKey, View>,
-    old_own: BTreeMap<Arc<str>, Arc<Resources>>,
+    old_own: Own,
 }
 
 impl Mesh {
@@ -195,8 +200,8 @@ impl Mesh {
         }
         let local = local::find(proxy, &self.objects, &self.services, &self.settings);
         let listeners = self.listeners(local.as_ref(), namespace.as_deref(), &view);
-        snapshot.set(Kind::Listener, self.shared(&proxy.id, listeners));
-        snapshot.set(Kind::Cluster, self.clusters(local.as_ref(), view.clusters));
+        snapshot.set(Kind::Listener, self.shared((&proxy.id, Kind::Listener), listeners));
+        snapshot.set(Kind::Cluster, self.clusters(&proxy.id, local.as_ref(), view.clusters));
         snapshot
     }
 
@@ -223,7 +228,9 @@ impl Mesh {
         } else {
             View::of_proxies(&self.compiled, name, &self.inbound)
         };
-        if let Some(old) = self.old_views.get(&key) {
+        // A namespace that has routes of its own only now was told what all others were.
+        let old = self.old_views.get(&key).or_else(|| self.old_views.get(&(None, dialect)));
+        if let Some(old) = old {
             view = view.sharing(old);
         }
         self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(key, view.clone());
@@ -269,7 +276,7 @@ impl Mesh {
     }
 
     /// The clusters of the view, which know all local ports but those that only the proxy itself speaks of.
-    fn clusters(&self, local: Option<&Local>, common: Arc<Resources>) -> Arc<Resources> {
+    fn clusters(&self, proxy: &Arc<str>, local: Option<&Local>, common: Arc<Resources>) -> Arc<Resources> {
         let ports = local.into_iter().flat_map(|local| &local.ports);
         let missing: BTreeSet<u16> = ports
             .map(|(number, port)| port.application(*number))
@@ -280,14 +287,16 @@ impl Mesh {
         }
         let mut own = Resources::clone(&common);
         own.extend(missing.into_iter().filter_map(inbound_cluster));
-        Arc::new(own)
+        self.shared((proxy, Kind::Cluster), own)
     }
 
-    fn shared(&self, proxy: &Arc<str>, resources: Resources) -> Arc<Resources> {
+    /// What is equal to what this proxy was told before becomes the same.
+    fn shared(&self, (proxy, kind): (&Arc<str>, Kind), resources: Resources) -> Arc<Resources> {
+        let key = (Arc::clone(proxy), kind);
         let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = own.get(proxy).or_else(|| self.old_own.get(proxy)).filter(|old| ***old == resources);
+        let old = own.get(&key).or_else(|| self.old_own.get(&key)).filter(|old| ***old == resources);
         let resources = old.cloned().unwrap_or_else(|| Arc::new(resources));
-        own.insert(Arc::clone(proxy), Arc::clone(&resources));
+        own.insert(key, Arc::clone(&resources));
         resources
     }
 }

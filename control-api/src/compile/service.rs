@@ -10,7 +10,7 @@ use outrider_proto::{Fault, fault, strict};
 use prost::Message as _;
 
 use super::attach::{Attached, Scope};
-use super::backend::{Reference, UNRESOLVED, resolve};
+use super::backend::{RefFault, UNRESOLVED, resolve};
 use super::http::{Compiler, Finding, configuration};
 use super::model::{MeshService, ServicePort};
 use super::status::ConditionKind;
@@ -62,8 +62,8 @@ pub(super) struct Input {
     service: Arc<MeshService>,
     policies: Vec<(u16, Digest)>,
     routes: Vec<(u16, Scope, Vec<Digest>)>,
-    /// Which of the backends of these routes are there.
-    backends: Vec<bool>,
+    /// What is wrong with each of the backends of these routes.
+    backends: Vec<Option<RefFault>>,
 }
 
 /// What a service is compiled from.
@@ -114,30 +114,18 @@ impl Context<'_> {
         Input { service: Arc::clone(self.service), policies: policies.collect(), routes, backends }
     }
 
-    /// Which of the services that a rule names are there.
+    /// What is wrong with each of the services that a rule names.
     fn references<F>(
         &self,
         route: &Key,
         backends: &[BackendRef<F>],
         filters: &[Filter],
-        found: &mut Vec<bool>,
+        found: &mut Vec<Option<RefFault>>,
     ) {
-        found.extend(
-            backends.iter().map(|backend| {
-                self.is_there(route, backend.namespace.as_deref(), &backend.name, backend.port)
-            }),
-        );
+        let backends = backends.iter().map(|backend| backend.reference(&route.namespace));
         let mirrors = filters.iter().filter_map(|filter| filter.request_mirror.as_ref());
-        found.extend(
-            mirrors.map(|mirror| &mirror.backend_ref).map(|backend| {
-                self.is_there(route, backend.namespace.as_deref(), &backend.name, backend.port)
-            }),
-        );
-    }
-
-    fn is_there(&self, route: &Key, namespace: Option<&str>, name: &str, port: Option<u16>) -> bool {
-        let namespace = namespace.unwrap_or(&route.namespace);
-        resolve(self.services, Reference { group: "", kind: "Service", namespace, name, port }).is_ok()
+        let mirrors = mirrors.map(|mirror| mirror.reference(&route.namespace));
+        found.extend(backends.chain(mirrors).map(|reference| resolve(self.services, reference).err()));
     }
 
     fn calls(&self, port: u16) -> Calls {
@@ -288,22 +276,16 @@ impl Context<'_> {
     ) -> listener::Filter {
         let mut clusters = Vec::new();
         for backend in route.spec.rules.iter().flat_map(|rule| &rule.backend_refs) {
-            let reference = Reference {
-                group: &backend.group,
-                kind: &backend.kind,
-                namespace: backend.namespace.as_deref().unwrap_or(&route.key.namespace),
-                name: &backend.name,
-                port: backend.port,
-            };
-            let cluster = resolve(self.services, reference).unwrap_or_else(|fault| {
-                compiled.findings.push(Finding {
-                    route: route.key.clone(),
-                    kind: ConditionKind::ResolvedRefs,
-                    reason: fault.reason,
-                    message: fault.message,
+            let cluster =
+                resolve(self.services, backend.reference(&route.key.namespace)).unwrap_or_else(|fault| {
+                    compiled.findings.push(Finding {
+                        route: route.key.clone(),
+                        kind: ConditionKind::ResolvedRefs,
+                        reason: fault.reason,
+                        message: fault.message,
+                    });
+                    UNRESOLVED.to_owned()
                 });
-                UNRESOLVED.to_owned()
-            });
             if backend.weight > 0 {
                 clusters.push((cluster, backend.weight));
             }

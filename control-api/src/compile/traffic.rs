@@ -15,6 +15,9 @@ use crate::object::http_route::{Retry, Timeouts};
 use crate::object::traffic::{LbPolicy, MtlsUse, Retries, TargetRef, TrafficPolicy};
 use crate::object::{Key, Object, ObjectKind, Objects};
 
+/// What waits between attempts grow to at most, unless the first is longer.
+const MAX_BACKOFF: Duration = Duration::from_secs(3600);
+
 /// How one port of a service is called.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Calls {
@@ -221,6 +224,6 @@ pub(super) fn retry(action: &mut pb::RouteAction, value: &Retry) {
 fn back_off(base: Duration) -> pb::retry_policy::RetryBackOff {
     pb::retry_policy::RetryBackOff {
         base_interval: Some(wire::duration(base)),
-        max_interval: Some(wire::duration(base.saturating_mul(10))),
+        max_interval: Some(wire::duration(base.saturating_mul(10).min(MAX_BACKOFF).max(base))),
     }
 }

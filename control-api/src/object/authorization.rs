@@ -6,6 +6,7 @@ use outrider_proto::Path;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::http_text::matched_header_fault;
 use super::scalar::Cidr;
 use super::workload::Selector;
 use super::{ObjectKind, Spec};
@@ -242,11 +243,10 @@ impl Operation {
             }
         }
         for (name, values) in &self.headers {
-            let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
             path.field("headers", |path| {
                 path.key(name, |path| {
-                    if name.is_empty() || !name.bytes().all(token) {
-                        path.fault("not the name of a header");
+                    if let Some(fault) = matched_header_fault(name) {
+                        path.fault(fault);
                     }
                     if values.is_empty() || !values.iter().all(|value| is_pattern(value)) {
                         path.fault(

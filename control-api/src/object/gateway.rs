@@ -7,6 +7,7 @@ use outrider_proto::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::http_text::{check_changed_header, check_header_value, check_regex, matched_header_fault};
 use super::{ObjectKind, Spec};
 
 /// Most rules of a route, and most matches, filters or backends of a rule, as upstream.
@@ -69,6 +70,20 @@ pub struct BackendRef<F> {
     pub filters: Vec<F>,
 }
 
+/// Largest weight of a backend, as upstream.
+const MAX_WEIGHT: u32 = 1_000_000;
+
+impl<F> BackendRef<F> {
+    pub(super) fn check(&self, path: &mut Path) {
+        if self.weight > MAX_WEIGHT {
+            path.fault_at("weight", format!("larger than {MAX_WEIGHT}"));
+        }
+        if self.port == Some(0) {
+            path.fault_at("port", "must be from 1 to 65535");
+        }
+    }
+}
+
 fn service_kind() -> String {
     "Service".to_owned()
 }
@@ -101,12 +116,30 @@ pub struct ValueMatch {
 }
 
 impl ValueMatch {
+    /// Of a header.
+    pub(super) fn check_header(&self, path: &mut Path) {
+        if let Some(fault) = matched_header_fault(&self.name) {
+            path.fault_at("name", fault);
+        }
+        if self.kind == MatchType::Exact {
+            check_header_value(&self.value, "value", path);
+        }
+        self.check_value(path);
+    }
+
+    /// Of a query parameter.
     pub(super) fn check(&self, path: &mut Path) {
         if self.name.is_empty() {
             path.fault_at("name", "missing");
         }
-        if self.kind == MatchType::RegularExpression {
-            check_regex(&self.value, "value", path);
+        self.check_value(path);
+    }
+
+    fn check_value(&self, path: &mut Path) {
+        match self.kind {
+            MatchType::RegularExpression => check_regex(&self.value, "value", path),
+            MatchType::Exact if self.value.is_empty() => path.fault_at("value", "missing"),
+            MatchType::Exact => {}
         }
     }
 }
@@ -141,38 +174,14 @@ impl HeaderModifier {
         for (list, name) in [(&self.set, "set"), (&self.add, "add")] {
             for (index, header) in list.iter().enumerate() {
                 path.item(name, index, |path| {
-                    check_header_name(&header.name, "name", path);
-                    if header.value.bytes().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
-                        path.fault_at("value", "must not hold line breaks");
-                    }
+                    check_changed_header(&header.name, "name", path);
+                    check_header_value(&header.value, "value", path);
                 });
             }
         }
         for (index, header) in self.remove.iter().enumerate() {
-            check_header_name(header, &format!("remove[{index}]"), path);
+            check_changed_header(header, &format!("remove[{index}]"), path);
         }
-    }
-}
-
-/// A name that a rule may change: a token (RFC 9110 section 5.6.2), and neither the host nor what frames a message.
-fn check_header_name(name: &str, field: &str, path: &mut Path) {
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if name.is_empty() || !name.bytes().all(token) {
-        path.fault_at(field, "not the name of a header");
-    }
-    const FRAMING: [&str; 5] = ["host", "content-length", "transfer-encoding", "connection", "upgrade"];
-    if FRAMING.iter().any(|framing| name.eq_ignore_ascii_case(framing)) {
-        path.fault_at(field, "this header cannot be changed; to change the host use URLRewrite");
-    }
-}
-
-pub(super) fn check_regex(text: &str, field: &str, path: &mut Path) {
-    if text.len() > 1024 {
-        path.fault_at(field, "a regular expression of more than 1024 bytes");
-    } else if let Err(error) = regex::Regex::new(text) {
-        let reason = error.to_string();
-        let last = reason.lines().last().unwrap_or_default();
-        path.fault_at(field, format!("not a regular expression: {}", last.trim()));
     }
 }
 
@@ -263,7 +272,7 @@ impl GrpcRule {
         for (index, one) in self.matches.iter().enumerate() {
             path.item("matches", index, |path| {
                 for (index, header) in one.headers.iter().enumerate() {
-                    path.item("headers", index, |path| header.check(path));
+                    path.item("headers", index, |path| header.check_header(path));
                 }
                 if let Some(method) = &one.method {
                     path.field("method", |path| method.check(path));
@@ -272,7 +281,10 @@ impl GrpcRule {
         }
         super::http_route::check_filters(&self.filters, path);
         for (index, backend) in self.backend_refs.iter().enumerate() {
-            path.item("backendRefs", index, |path| super::http_route::check_filters(&backend.filters, path));
+            path.item("backendRefs", index, |path| {
+                backend.check(path);
+                super::http_route::check_filters(&backend.filters, path);
+            });
         }
     }
 }
@@ -331,7 +343,12 @@ impl Spec for TcpRoute {
             path.fault_at("rules", "exactly one is needed: connections have nothing to tell them apart by");
         }
         for (index, rule) in self.rules.iter().enumerate() {
-            path.item("rules", index, |path| check_count(rule.backend_refs.len(), "backendRefs", path));
+            path.item("rules", index, |path| {
+                check_count(rule.backend_refs.len(), "backendRefs", path);
+                for (index, backend) in rule.backend_refs.iter().enumerate() {
+                    path.item("backendRefs", index, |path| backend.check(path));
+                }
+            });
         }
     }
 }

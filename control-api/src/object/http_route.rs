@@ -4,7 +4,8 @@ use outrider_proto::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::gateway::{BackendRef, HeaderModifier, ParentRef, ValueMatch, check_count, check_regex};
+use super::gateway::{BackendRef, HeaderModifier, ParentRef, ValueMatch, check_count};
+use super::http_text::{check_new_path, check_path, check_regex};
 use super::scalar::Span;
 use super::{ObjectKind, Spec};
 
@@ -331,7 +332,10 @@ impl HttpRule {
         }
         check_filters(&self.filters, path);
         for (index, backend) in self.backend_refs.iter().enumerate() {
-            path.item("backendRefs", index, |path| check_filters(&backend.filters, path));
+            path.item("backendRefs", index, |path| {
+                backend.check(path);
+                check_filters(&backend.filters, path);
+            });
         }
         if let Some(Timeouts { request: Some(all), backend_request: Some(one) }) = self.timeouts
             && one > all
@@ -357,19 +361,11 @@ impl HttpMatch {
             PathMatchType::Exact | PathMatchType::PathPrefix => check_path(&self.path.value, "value", path),
         });
         for (index, header) in self.headers.iter().enumerate() {
-            path.item("headers", index, |path| header.check(path));
+            path.item("headers", index, |path| header.check_header(path));
         }
         for (index, query) in self.query_params.iter().enumerate() {
             path.item("queryParams", index, |path| query.check(path));
         }
-    }
-}
-
-fn check_path(text: &str, field: &str, path: &mut Path) {
-    if !text.starts_with('/') || text.contains(['?', '#', ' ']) || text.chars().any(char::is_control) {
-        path.fault_at(field, "must begin with \"/\" and hold no \"?\", \"#\" or blank");
-    } else if text.contains("//") || text.split('/').any(|part| part == "." || part == "..") {
-        path.fault_at(field, "must be normal: no \"//\", \"/./\" or \"/../\"");
     }
 }
 
@@ -471,13 +467,13 @@ fn check_host(host: Option<&str>, path: &mut Path) {
 fn check_modifier(modifier: Option<&PathModifier>, path: &mut Path) {
     path.field("path", |path| match modifier {
         Some(PathModifier::ReplaceFullPath { replace_full_path }) => {
-            check_path(replace_full_path, "replaceFullPath", path);
+            check_new_path(replace_full_path, "replaceFullPath", path);
         }
         // An empty prefix takes the one that matched away.
         Some(PathModifier::ReplacePrefixMatch { replace_prefix_match })
             if replace_prefix_match.is_empty() => {}
         Some(PathModifier::ReplacePrefixMatch { replace_prefix_match }) => {
-            check_path(replace_prefix_match, "replacePrefixMatch", path);
+            check_new_path(replace_prefix_match, "replacePrefixMatch", path);
         }
         None => {}
     });

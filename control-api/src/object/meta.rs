@@ -7,6 +7,8 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+use super::Key;
+
 /// The namespace of objects that name none, as with `kubectl`.
 pub const DEFAULT_NAMESPACE: &str = "default";
 /// Longest name of an object, bytes (a DNS name's limit).
@@ -69,6 +71,12 @@ impl<'de> Deserialize<'de> for Dropped {
 }
 
 impl Metadata {
+    /// Of an object that no source wrote.
+    pub(crate) fn named(key: &Key, labels: BTreeMap<String, String>) -> Self {
+        let (name, namespace) = (key.name.to_string(), key.namespace.to_string());
+        Self { name, namespace, labels, ..Self::default() }
+    }
+
     pub(super) fn from_value(value: Option<Value>, namespaced: bool, path: &mut Path) -> Option<Self> {
         let Some(value) = value else { return path.refuse("missing; at least metadata.name is needed") };
         let mut meta: Self = super::typed(value, path)?;

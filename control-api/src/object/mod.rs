@@ -10,6 +10,7 @@ pub mod egress;
 pub mod fault_injection;
 pub mod gateway;
 pub mod http_route;
+mod http_text;
 pub mod key;
 pub mod meta;
 pub mod scalar;

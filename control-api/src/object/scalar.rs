@@ -14,7 +14,9 @@ pub struct Span(pub Duration);
 
 /// The form of [`Span`], for schemas.
 const SPAN_PATTERN: &str = "^([0-9]{1,5}(h|m|s|ms)){1,4}$";
-const SPAN_RULE: &str = "a duration like 1h30m, 10s or 500ms";
+const SPAN_RULE: &str = "a duration like 1h30m, 10s or 500ms, a year (8760h) at most";
+/// Longest duration; what is meant to be longer is 0, for ever.
+const MAX_SPAN: Duration = Duration::from_secs(8760 * 3600);
 
 impl FromStr for Span {
     type Err = &'static str;
@@ -34,7 +36,7 @@ impl FromStr for Span {
             total += Duration::from_millis(number.saturating_mul(*factor));
             rest = tail.strip_prefix(unit).ok_or(SPAN_RULE)?;
             if rest.is_empty() {
-                return Ok(Self(total));
+                return if total <= MAX_SPAN { Ok(Self(total)) } else { Err(SPAN_RULE) };
             }
         }
         Err(SPAN_RULE)

@@ -5,7 +5,6 @@ use outrider_proto::envoy::config::route::v3 as pb;
 use outrider_proto::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 use outrider_proto::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
 
-use crate::compile::backend::Reference;
 use crate::compile::wire;
 use crate::object::gateway::HeaderModifier;
 use crate::object::http_route::{Filter, FilterType, Mirror, PathModifier, Redirect};
@@ -15,7 +14,7 @@ use crate::object::http_route::{Filter, FilterType, Mirror, PathModifier, Redire
 pub(super) struct Changes<'a> {
     request: Option<&'a HeaderModifier>,
     response: Option<&'a HeaderModifier>,
-    pub(super) mirrors: Vec<MirrorTo<'a>>,
+    pub(super) mirrors: Vec<&'a Mirror>,
     pub(super) redirect: Option<pb::RedirectAction>,
     pub(super) rewrite: Rewrites,
 }
@@ -27,9 +26,6 @@ pub(super) struct Rewrites {
     prefix: Option<String>,
     regex: Option<RegexMatchAndSubstitute>,
 }
-
-/// Who gets a copy.
-pub(super) struct MirrorTo<'a>(&'a Mirror);
 
 impl<'a> Changes<'a> {
     /// Of filters, where a prefix was matched (without the slash at its end) or something else.
@@ -43,9 +39,7 @@ impl<'a> Changes<'a> {
                 FilterType::ResponseHeaderModifier => {
                     changes.response = filter.response_header_modifier.as_ref();
                 }
-                FilterType::RequestMirror => {
-                    changes.mirrors.extend(filter.request_mirror.iter().map(MirrorTo))
-                }
+                FilterType::RequestMirror => changes.mirrors.extend(filter.request_mirror.iter()),
                 FilterType::RequestRedirect => {
                     let value = filter.request_redirect.clone().unwrap_or_default();
                     changes.redirect = Some(redirect(&value, prefix)?);
@@ -104,33 +98,21 @@ impl Rewrites {
     }
 }
 
-impl MirrorTo<'_> {
-    pub(super) fn reference<'b>(&'b self, namespace: &'b str) -> Reference<'b> {
-        let backend = &self.0.backend_ref;
-        Reference {
-            group: &backend.group,
-            kind: backend.kind.as_deref().unwrap_or("Service"),
-            namespace: backend.namespace.as_deref().unwrap_or(namespace),
-            name: &backend.name,
-            port: backend.port,
+/// A copy for a cluster.
+pub(super) fn mirror(value: &Mirror, cluster: String) -> pb::route_action::RequestMirrorPolicy {
+    let share = match (value.percent, value.fraction) {
+        (Some(percent), _) => Some((percent, DenominatorType::Hundred)),
+        // Rounded down to a millionth, which is as fine as the wire can say it.
+        (None, Some(part)) => {
+            let millionths = u64::from(part.numerator) * 1_000_000 / u64::from(part.denominator.max(1));
+            Some((u32::try_from(millionths).unwrap_or(1_000_000), DenominatorType::Million))
         }
-    }
-
-    pub(super) fn policy(&self, cluster: String) -> pb::route_action::RequestMirrorPolicy {
-        let share = match (self.0.percent, self.0.fraction) {
-            (Some(percent), _) => Some((percent, DenominatorType::Hundred)),
-            // Rounded down to a millionth, which is as fine as the wire can say it.
-            (None, Some(part)) => {
-                let millionths = u64::from(part.numerator) * 1_000_000 / u64::from(part.denominator.max(1));
-                Some((u32::try_from(millionths).unwrap_or(1_000_000), DenominatorType::Million))
-            }
-            (None, None) => None,
-        };
-        let fraction = share.map(|(numerator, denominator)| core::RuntimeFractionalPercent {
-            default_value: Some(FractionalPercent { numerator, denominator: denominator.into() }),
-        });
-        pb::route_action::RequestMirrorPolicy { cluster, runtime_fraction: fraction }
-    }
+        (None, None) => None,
+    };
+    let fraction = share.map(|(numerator, denominator)| core::RuntimeFractionalPercent {
+        default_value: Some(FractionalPercent { numerator, denominator: denominator.into() }),
+    });
+    pb::route_action::RequestMirrorPolicy { cluster, runtime_fraction: fraction }
 }
 
 fn added(changes: &HeaderModifier) -> Vec<core::HeaderValueOption> {
