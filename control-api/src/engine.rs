@@ -1,13 +1,12 @@
 //! From a source to snapshots: compiles the objects as they change, together with the workloads that register
 //! themselves, and hands the result to serving.
 
-mod registered;
-
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Instant, SystemTime};
 
 use tokio::sync::watch;
 
+use crate::compile::registered::with_registered;
 use crate::compile::{Mesh, Settings};
 use crate::object::Objects;
 use crate::proxy_info::ProxyInfo;
@@ -45,7 +44,7 @@ impl Engine {
     #[must_use]
     pub fn new(settings: Settings, view: &View, registry: Arc<Registry>) -> Self {
         let registered = Arc::clone(&registry.workloads().watch().borrow());
-        let objects = registered::together(&view.objects, &registered);
+        let objects = together(&view.objects, &registered);
         let mesh = Arc::new(Mesh::with_settings(objects, settings));
         let current = RwLock::new(Compiled::new(mesh, view));
         Self { registry, current, changes: watch::channel(0).0 }
@@ -82,7 +81,7 @@ impl Engine {
     fn compile(&self, view: &View, registered: &Registered) {
         let started = Instant::now();
         let before = self.compiled();
-        let objects = registered::together(&view.objects, registered);
+        let objects = together(&view.objects, registered);
         let unchanged = Arc::ptr_eq(&objects, before.mesh.objects());
         let mesh = if unchanged { before.mesh } else { Arc::new(before.mesh.update(objects)) };
         // What proxies get is made here, once, and not by the first of their streams that asks.
@@ -120,8 +119,14 @@ impl Snapshots for Engine {
     }
 }
 
-/// The objects as they are; the same `Arc` when there is nothing to add.
-type All = Arc<Objects>;
+/// The objects of the source and those workloads; the same `Arc` when there is nothing to add.
+fn together(objects: &Arc<Objects>, registered: &Registered) -> Arc<Objects> {
+    if registered.is_empty() {
+        return Arc::clone(objects);
+    }
+    let proxies = registered.iter().map(|one| (&*one.info, one.connected));
+    Arc::new(with_registered(objects, proxies))
+}
 
 #[cfg(test)]
 mod tests;

@@ -209,6 +209,42 @@ impl Control {
         )
     }
 
+    /// The start-up file of Envoy for a workload of the namespace `shop`, with certificates that `fetch-svid` has got.
+    /// `api` is `DELTA_GRPC` or `GRPC`.
+    #[must_use]
+    pub fn envoy(&self, workload: &str, service_account: &str, admin: u16, api: &str) -> String {
+        let svid = self.fetch_svid(workload, service_account);
+        let file = |name: &str| format!("{{filename: {}/{name}}}", svid.display());
+        let own = "tls_certificate_sds_secret_configs: [{name: default}]";
+        let roots = "validation_context_sds_secret_config: {name: ROOTCA}";
+        format!(
+            "{}  secrets:
+  - {{name: default, tls_certificate: {{certificate_chain: {}, private_key: {}}}}}
+  - {{name: ROOTCA, validation_context: {{trusted_ca: {}}}}}
+",
+            self.bootstrap(workload, admin, api, &transport(own, roots)),
+            file("tls.crt"),
+            file("tls.key"),
+            file("ca.crt")
+        )
+    }
+
+    /// A directory with `tls.crt`, `tls.key` and `ca.crt` of a workload.
+    ///
+    /// # Panics
+    /// When it gets no identity.
+    #[must_use]
+    pub fn fetch_svid(&self, workload: &str, service_account: &str) -> PathBuf {
+        let folder = self.folder.join(format!("svid-{workload}"));
+        let mut command = Command::new(crate::process::proxy_binary());
+        command.args(["fetch-svid", "--once", "--out-dir"]).arg(&folder);
+        command.arg("--token-file").arg(self.token(service_account));
+        command.args(["--control", &format!("https://127.0.0.1:{}", self.port)]);
+        let got = command.arg("--ca-file").arg(self.state().join("ca.pem")).output().expect("a process");
+        assert!(got.status.success(), "{}", String::from_utf8_lossy(&got.stderr));
+        folder
+    }
+
     /// What Envoy and our proxy have in common; `tls` is the transport socket towards the control server, if any.
     #[must_use]
     pub fn bootstrap(&self, workload: &str, admin: u16, api: &str, tls: &str) -> String {

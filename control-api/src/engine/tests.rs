@@ -75,12 +75,3 @@ async fn changes_of_the_source_and_of_workloads_become_snapshots() {
     };
     timeout(PATIENCE, gone).await.unwrap();
 }
-
-#[test]
-fn a_workload_that_cannot_be_one_is_left_out() {
-    let all = |name: &str| {
-        let one = RegisteredWorkload { info: workload("w", name), connected: true };
-        registered::together(&view(&[80]).objects, &Arc::new(vec![one])).workloads.len()
-    };
-    assert_eq!((all("w"), all("Not_A_Name")), (1, 0));
-}
