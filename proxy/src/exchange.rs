@@ -13,6 +13,7 @@ pub mod relay;
 pub mod replay;
 pub mod reply;
 pub mod report;
+pub mod sticky;
 pub mod timers;
 
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use crate::exchange::attempt::{Attempts, Ending};
 use crate::exchange::relay::Relayed;
 use crate::exchange::report::Report;
+use crate::exchange::sticky::Sticky;
 use crate::exchange::timers::{LazyTimer, Timers};
 use crate::http::downstream::Downstream;
 use crate::http::heads::Heads;
@@ -159,10 +161,13 @@ async fn forward<D: Downstream>(
     prepare::upstream_request(request, routed, weighted, action, report);
     let mirrors = mirror::start(action, request, origin);
     let mut timers = Timers::new(timer, action, &origin.chain, request, report.started);
-    let mut attempts = Attempts::new(&cluster, routed, action, mirrors, origin);
+    let sticky = Sticky::new(action, &cluster, request, report, || origin.worker.draw());
+    let subset = weighted.and_then(|entry| entry.subset.as_ref()).or(action.subset.as_ref());
+    let mut attempts = Attempts::new(&cluster, routed, action, (mirrors, sticky, subset), origin);
     let ending = attempts.run(down, request, response, &mut timers, report).await;
     match ending {
         Ending::Response(mut exchange) => {
+            attempts.sticky.answer(response);
             prepare::response(response, routed, weighted, request, origin, report);
             let relayed =
                 relay::response(down, &mut exchange, (request, response), &mut timers, report).await;

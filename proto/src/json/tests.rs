@@ -119,7 +119,7 @@ fn numbers_are_read_as_the_mapping_says() {
         let yaml = format!("least_request_lb_config: {{choice_count: {value}}}");
         from_yaml::<Cluster>(&yaml).map(|read| match read.lb_config {
             Some(LbConfig::LeastRequestLbConfig(config)) => config.choice_count,
-            None => None,
+            _ => None,
         })
     };
     assert_eq!(choices("3"), Ok(Some(3)));

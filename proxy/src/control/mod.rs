@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::model::bootstrap::StaticResources;
+use crate::model::endpoint::Health;
 use crate::model::{Discovery, Listener};
 use crate::observe::metrics;
 use crate::runtime::{Published, Sockets, Workers};
@@ -297,7 +298,10 @@ impl Control {
                         entry.config.limits.max_connections
                     ));
                     for endpoint in &entry.endpoints.endpoints {
-                        let health = if endpoint.available { "healthy" } else { "unhealthy" };
+                        let health = match endpoint.health {
+                            Health::Well => "healthy",
+                            Health::Unwell | Health::Draining => "unhealthy",
+                        };
                         out.push_str(&format!("{name}::{}::health_flags::{health}\n", endpoint.address));
                         out.push_str(&format!("{name}::{}::weight::{}\n", endpoint.address, endpoint.weight));
                         let locality = &endpoint.locality;

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::mirror::Mirrors;
 use super::replay::Replay;
 use super::report::Report;
+use super::sticky::Sticky;
 use super::timers::Timers;
 use super::{Origin, Routed};
 use crate::http::body::{BodySink as _, Discard, Pump, PumpError, SourceError};
@@ -19,12 +20,14 @@ use crate::http::downstream::Downstream;
 use crate::http::message::{BodyLength, RequestHead, ResponseHead, Version};
 use crate::model::ForwardAction;
 use crate::model::cluster::ProtocolChoice;
+use crate::model::labels::SubsetKey;
 use crate::observe::Flags;
 use crate::observe::Reason;
 use crate::observe::metrics::Labels;
 use crate::observe::series::{CONNECT_FAILURES, RETRIES, TLS_HANDSHAKES};
 use crate::retry::{self, Failure};
 use crate::upstream::endpoint::ActiveGuard;
+use crate::upstream::members::Choice;
 use crate::upstream::pool::{self, AcquireError, UpstreamProtocol};
 use crate::upstream::usage::{Permit, Resource};
 use crate::upstream::{ClusterState, EndpointState, UpstreamError, UpstreamLink};
@@ -64,7 +67,11 @@ pub struct Attempts<'a> {
     action: &'a ForwardAction,
     origin: &'a Origin,
     replay: Option<Replay>,
-    tried: Option<SocketAddr>,
+    /// Endpoints whose attempts failed.
+    tried: Vec<SocketAddr>,
+    /// What holds the request to an endpoint.
+    pub(super) sticky: Sticky,
+    subset: Option<&'a SubsetKey>,
     retries: u32,
     resends: u32,
     retrying: Option<Permit>,
@@ -86,11 +93,23 @@ impl<'a> Attempts<'a> {
         cluster: &'a Rc<ClusterState>,
         routed: &'a Routed<'a>,
         action: &'a ForwardAction,
-        mirrors: Mirrors,
+        (mirrors, sticky, subset): (Mirrors, Sticky, Option<&'a SubsetKey>),
         origin: &'a Origin,
     ) -> Self {
         let replay = Some(Replay::new(true, mirrors, Rc::clone(&origin.worker.buffers)));
-        Self { cluster, routed, action, origin, replay, tried: None, retries: 0, resends: 0, retrying: None }
+        Self {
+            cluster,
+            routed,
+            action,
+            origin,
+            replay,
+            tried: Vec::new(),
+            sticky,
+            subset,
+            retries: 0,
+            resends: 0,
+            retrying: None,
+        }
     }
 
     /// Makes attempts until there is a response to pass on or a reason to give up.
@@ -119,6 +138,7 @@ impl<'a> Attempts<'a> {
                     if !self.may_retry(report) {
                         return Ending::Response(established);
                     }
+                    self.tried.extend(report.upstream);
                     self.replay = Some(self.discard(established).await);
                     self.wait(timers).await;
                     continue;
@@ -130,7 +150,9 @@ impl<'a> Attempts<'a> {
             if !self.again_after(failure, request, report) {
                 return Ending::Answer(reason, detail);
             }
+            // A connection that was closed for idleness says nothing about its endpoint.
             if failure != Failure::StaleConnection {
+                self.tried.extend(report.upstream);
                 self.wait(timers).await;
             }
         }
@@ -201,13 +223,19 @@ impl<'a> Attempts<'a> {
         timers.attempt(self.action.retry.as_ref().and_then(|policy| policy.per_try_timeout));
         let picked = {
             let mut random = self.origin.worker.random.borrow_mut();
-            self.cluster.pick(self.origin.destination, self.tried, &mut random)
+            let choice = Choice {
+                original: self.origin.destination,
+                tried: &self.tried,
+                again: 0,
+                hash: self.sticky.hash,
+                subset: self.subset.map(|key| &**key),
+            };
+            self.cluster.pick(&choice, &mut random)
         };
         let Some(endpoint) = picked else {
             return Err(Failed::Answer(Reason::NoHealthyUpstream, String::new()));
         };
-        self.tried = Some(endpoint.address());
-        report.upstream = self.tried;
+        report.upstream = Some(endpoint.address());
         let active = endpoint.begin();
         let mut link = self.connect(&endpoint, down, request, timers).await?;
         if let Err(error) = link.send_head(request) {

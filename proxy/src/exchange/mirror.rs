@@ -18,6 +18,7 @@ use crate::http::message::{RequestHead, ResponseHead};
 use crate::model::ForwardAction;
 use crate::model::route_table::without_port;
 use crate::upstream::ClusterState;
+use crate::upstream::members::Choice;
 use crate::upstream::pool;
 use crate::worker::Worker;
 
@@ -67,7 +68,8 @@ pub fn start(action: &ForwardAction, request: &RequestHead, origin: &Origin) -> 
         worker.mirrors.set(worker.mirrors.get() + 1);
         tokio::task::spawn_local(async move {
             let _under_way = UnderWay(Rc::clone(&worker));
-            let Some(endpoint) = cluster.pick(destination, None, &mut worker.random.borrow_mut()) else {
+            let Some(endpoint) = cluster.pick(&Choice::any(destination), &mut worker.random.borrow_mut())
+            else {
                 return;
             };
             let sent = timeout(MIRROR_TIMEOUT, send(&cluster, &endpoint, copy, MirrorBody::new(body))).await;

@@ -7,8 +7,9 @@ use outrider_proto::envoy::config::cluster::v3 as pb;
 use outrider_proto::envoy::config::core::v3 as core;
 use outrider_proto::envoy::extensions::upstreams::http::v3 as upstream;
 use outrider_proto::{Fault, Path, unpack};
-use pb::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, LbConfig, LbPolicy};
+use pb::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, LbPolicy};
 
+use super::balancing::Balancing;
 use super::endpoint::{self, EndpointSet, NamedEndpoint};
 use super::http_chain::Http2Settings;
 use super::parse;
@@ -33,7 +34,7 @@ pub struct Cluster {
     /// For a connection to be made.
     pub connect_timeout: Duration,
     /// How an endpoint is chosen.
-    pub balancer: Balancer,
+    pub balancing: Balancing,
     /// How much may be in use at a time.
     pub limits: CircuitLimits,
     /// Which HTTP is spoken.
@@ -81,19 +82,6 @@ pub enum DnsFamily {
     V6Only,
     /// Both.
     All,
-}
-
-/// How an endpoint is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Balancer {
-    /// In turn, by weight.
-    RoundRobin,
-    /// By chance, by weight.
-    Random,
-    /// The least busy of so many drawn by chance.
-    LeastRequest(u32),
-    /// The one that the connection was going to.
-    OriginalDst,
 }
 
 /// Which HTTP is spoken with endpoints.
@@ -156,7 +144,7 @@ impl Cluster {
                 Some(tls) => Some(tls?),
                 None => None,
             },
-            balancer: balancer(value, path),
+            balancing: Balancing::from_proto(value, path),
             limits: limits(value, path),
             protocol: http.protocol,
             http2: http.http2,
@@ -226,22 +214,6 @@ fn discovery(value: &pb::Cluster, path: &mut Path) -> Option<Discovery> {
             }
             Some(Discovery::OriginalDst)
         }
-    }
-}
-
-fn balancer(value: &pb::Cluster, path: &mut Path) -> Balancer {
-    let choices = match &value.lb_config {
-        Some(LbConfig::LeastRequestLbConfig(config)) => config.choice_count.unwrap_or(2),
-        None => 2,
-    };
-    if choices < 2 {
-        path.fault_at("least_request_lb_config.choice_count", "must be at least 2");
-    }
-    match value.lb_policy() {
-        LbPolicy::RoundRobin => Balancer::RoundRobin,
-        LbPolicy::LeastRequest => Balancer::LeastRequest(choices),
-        LbPolicy::Random => Balancer::Random,
-        LbPolicy::ClusterProvided => Balancer::OriginalDst,
     }
 }
 

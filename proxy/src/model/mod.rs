@@ -4,6 +4,7 @@
 //! The wire types stop here; nothing later validates again.
 
 pub mod access_log;
+pub mod balancing;
 pub mod bootstrap;
 pub mod cluster;
 pub mod endpoint;
@@ -11,6 +12,7 @@ pub mod filter_chain;
 pub mod headers;
 pub mod http_chain;
 pub mod identity;
+pub mod labels;
 pub mod listener;
 pub mod matcher;
 pub mod parse;
@@ -22,7 +24,8 @@ pub mod snapshot;
 pub mod tcp_chain;
 pub mod tls;
 
-pub use cluster::{Balancer, Cluster, Discovery};
+pub use balancing::{Balancer, Balancing};
+pub use cluster::{Cluster, Discovery};
 pub use endpoint::{Endpoint, EndpointSet};
 pub use filter_chain::{ChainProtocol, FilterChain, FilterChains};
 pub use http_chain::HttpChain;

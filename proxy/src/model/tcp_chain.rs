@@ -48,7 +48,10 @@ impl TcpChain {
                     })?;
                     let request_headers = HeaderChanges::default();
                     let response_headers = HeaderChanges::default();
-                    Some((entry.weight, WeightedEntry { cluster: name, request_headers, response_headers }))
+                    Some((
+                        entry.weight,
+                        WeightedEntry { cluster: name, subset: None, request_headers, response_headers },
+                    ))
                 });
                 let entries: Vec<_> = entries.collect();
                 if clusters.clusters.is_empty() {

@@ -21,6 +21,7 @@ use crate::observe::{Flags, Reason};
 use crate::transport::Transport;
 use crate::upstream::clusters::Place;
 use crate::upstream::endpoint::ActiveGuard;
+use crate::upstream::members::Choice;
 use crate::upstream::pool::{self, AcquireError};
 use crate::upstream::{ClusterState, EndpointState};
 use crate::worker::Worker;
@@ -124,14 +125,13 @@ async fn connect(
     worker: &Worker,
     attempts: &mut u32,
 ) -> Result<Upstream, Reason> {
-    let mut tried = None;
+    let mut tried = Vec::new();
     loop {
         *attempts += 1;
-        let picked: Option<Rc<EndpointState>> =
-            cluster.pick(target.destination, tried, &mut worker.random.borrow_mut());
+        let choice = Choice { tried: &tried, ..Choice::any(target.destination) };
+        let picked: Option<Rc<EndpointState>> = cluster.pick(&choice, &mut worker.random.borrow_mut());
         let endpoint = picked.ok_or(Reason::NoHealthyUpstream)?;
         let active = endpoint.begin();
-        tried = Some(endpoint.address());
         match pool::open_opaque(cluster, &endpoint).await {
             Ok((transport, place)) => {
                 return Ok(Upstream {
@@ -143,6 +143,7 @@ async fn connect(
             }
             Err(AcquireError::Overflow(_)) => return Err(Reason::OverflowConnections),
             Err(AcquireError::Connect(error)) => {
+                tried.push(endpoint.address());
                 if let Some(refusal) = error.refusal() {
                     let labels = Labels::none().with("side", "upstream").with("outcome", refusal.code());
                     worker.metrics.counter(TLS_HANDSHAKES, &labels).add(1);

@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::endpoint::EndpointState;
+use super::members::{Choice, Members};
 use super::usage::{Permit, Resource, Usage, UsageRegistry};
-use crate::balance::Picker;
 use crate::model::cluster::CircuitLimits;
 use crate::model::{Balancer, Cluster, EndpointSet, Snapshot};
 use crate::observe::series::RequestSeries;
@@ -89,16 +89,6 @@ pub struct ClusterState {
     pub series: RequestSeries,
 }
 
-/// The endpoints of a cluster and the choice among them.
-#[derive(Debug)]
-struct Members {
-    source: Arc<EndpointSet>,
-    all: Vec<Rc<EndpointState>>,
-    /// Positions in `all` that may be chosen.
-    available: Vec<Rc<EndpointState>>,
-    picker: Picker,
-}
-
 /// The connections that this worker has open to a cluster.
 #[derive(Debug, Default)]
 pub struct LocalConnections {
@@ -122,16 +112,10 @@ impl Drop for Place {
 
 impl ClusterState {
     fn new(config: &Arc<Cluster>, usage: Arc<Usage>, buffers: Rc<BufferPool>) -> Self {
-        let nobody = Members {
-            source: Arc::default(),
-            all: Vec::new(),
-            available: Vec::new(),
-            picker: Picker::new(config.balancer, &[]),
-        };
         Self {
             config: Arc::clone(config),
             usage,
-            members: RefCell::new(Rc::new(nobody)),
+            members: RefCell::default(),
             original: RefCell::default(),
             local: Rc::default(),
             buffers,
@@ -155,24 +139,23 @@ impl ClusterState {
         &self.buffers
     }
 
-    /// The endpoint for one attempt, `tried` avoided where there is another. An ORIGINAL_DST cluster has the one
-    /// that the connection was going to.
+    /// The endpoint for one attempt. An ORIGINAL_DST cluster has the one that the connection was going to.
     #[must_use]
-    pub fn pick(
-        &self,
-        original: SocketAddr,
-        tried: Option<SocketAddr>,
-        random: &mut fastrand::Rng,
-    ) -> Option<Rc<EndpointState>> {
-        if self.config.balancer == Balancer::OriginalDst {
-            return Some(self.original_endpoint(original));
+    pub fn pick(&self, choice: &Choice<'_>, random: &mut fastrand::Rng) -> Option<Rc<EndpointState>> {
+        if self.config.balancing.balancer == Balancer::OriginalDst {
+            return Some(self.original_endpoint(choice.original));
         }
-        let members = Rc::clone(&self.members.borrow());
-        let first = members.picker.pick(&members.available, random)?;
-        if tried != Some(first.address()) || members.available.len() == 1 {
-            return Some(first);
+        self.follow_health();
+        self.members.borrow().pick(choice, random)
+    }
+
+    /// Builds the choice anew when the health of an endpoint has changed.
+    fn follow_health(&self) {
+        let generation = self.usage.hosts.generation();
+        if self.members.borrow().generation() != generation {
+            let members = self.members.borrow().rebuilt(&self.config.balancing, generation);
+            *self.members.borrow_mut() = Rc::new(members);
         }
-        members.picker.pick(&members.available, random)
     }
 
     /// Takes a place among the requests under way.
@@ -221,7 +204,7 @@ impl ClusterState {
     pub(super) fn close_one_idle(&self, but: &Rc<EndpointState>) -> bool {
         let members = Rc::clone(&self.members.borrow());
         members
-            .all
+            .all()
             .iter()
             .filter(|endpoint| !Rc::ptr_eq(endpoint, but))
             .any(|endpoint| endpoint.take_idle().is_some())
@@ -230,33 +213,16 @@ impl ClusterState {
     /// The endpoints, for the operator.
     #[must_use]
     pub fn endpoints(&self) -> Vec<Rc<EndpointState>> {
-        self.members.borrow().all.clone()
+        self.members.borrow().all().to_vec()
     }
 
     fn update(&self, source: &Arc<EndpointSet>) {
         let old = Rc::clone(&self.members.borrow());
-        if Arc::ptr_eq(&old.source, source) && !old.all.is_empty() {
+        if old.is_of(source) {
             return;
         }
-        let known: FxHashMap<SocketAddr, &Rc<EndpointState>> =
-            old.all.iter().map(|endpoint| (endpoint.address(), endpoint)).collect();
-        let states: Vec<Rc<EndpointState>> = source
-            .endpoints
-            .iter()
-            .map(|endpoint| match known.get(&endpoint.address) {
-                Some(state) => Rc::clone(state),
-                None => Rc::new(EndpointState::new(endpoint.address, endpoint.hostname.clone())),
-            })
-            .collect();
-        for gone in old.all.iter().filter(|old| !states.iter().any(|state| Rc::ptr_eq(old, state))) {
-            gone.remove();
-        }
-        let pairs = source.endpoints.iter().zip(&states).filter(|(endpoint, _)| endpoint.available);
-        let (weights, available): (Vec<u32>, Vec<Rc<EndpointState>>) =
-            pairs.map(|(endpoint, state)| (endpoint.weight, Rc::clone(state))).unzip();
-        let picker = Picker::new(self.config.balancer, &weights);
-        *self.members.borrow_mut() =
-            Rc::new(Members { source: Arc::clone(source), all: states, available, picker });
+        let members = old.updated(source, &self.config.balancing, &self.usage.hosts);
+        *self.members.borrow_mut() = Rc::new(members);
     }
 
     fn original_endpoint(&self, address: SocketAddr) -> Rc<EndpointState> {
@@ -264,12 +230,13 @@ impl ClusterState {
         if original.len() >= MAX_ORIGINAL_ENDPOINTS && !original.contains_key(&address) {
             original.retain(|_, endpoint| endpoint.active() > 0);
         }
-        Rc::clone(original.entry(address).or_insert_with(|| Rc::new(EndpointState::new(address, None))))
+        let new = || Rc::new(EndpointState::new(address, None, self.usage.hosts.host(address)));
+        Rc::clone(original.entry(address).or_insert_with(new))
     }
 
     fn sweep(&self, now: Instant) {
         let idle_timeout = self.config.idle_timeout;
-        for endpoint in &self.members.borrow().all {
+        for endpoint in self.members.borrow().all() {
             endpoint.sweep(now, idle_timeout);
         }
         self.original
@@ -278,7 +245,7 @@ impl ClusterState {
     }
 
     fn retire(&self) {
-        for endpoint in &self.members.borrow().all {
+        for endpoint in self.members.borrow().all() {
             endpoint.remove();
         }
         for endpoint in self.original.borrow().values() {

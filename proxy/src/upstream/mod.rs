@@ -7,7 +7,9 @@ pub mod client;
 pub mod clusters;
 pub mod connect;
 pub mod endpoint;
+pub mod host;
 pub mod link;
+pub mod members;
 pub mod pool;
 pub mod usage;
 

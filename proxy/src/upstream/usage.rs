@@ -8,9 +8,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use super::host::Hosts;
+
 /// Counts of one cluster.
 #[derive(Debug, Default)]
 pub struct Usage {
+    /// What is known of its endpoints.
+    pub hosts: Hosts,
     connections: AtomicU32,
     pending: AtomicU32,
     requests: AtomicU32,

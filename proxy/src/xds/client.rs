@@ -12,6 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::session::Session;
 use crate::control::{Applied, Message, Wanted};
+use crate::model::endpoint::Health;
 use crate::model::{Cluster, Discovery};
 
 /// Requests that may wait to be sent.
@@ -123,7 +124,7 @@ async fn connect(server: &ClusterMessage) -> Result<Channel, StreamError> {
         Discovery::Static(set) => set
             .endpoints
             .iter()
-            .filter(|endpoint| endpoint.available)
+            .filter(|endpoint| endpoint.health == Health::Well)
             .map(|endpoint| endpoint.address.to_string())
             .collect(),
         Discovery::StrictDns { hosts, .. } => {

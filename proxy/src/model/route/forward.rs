@@ -9,9 +9,11 @@ use outrider_proto::envoy::config::route::v3 as pb;
 use regex::bytes::Regex;
 
 use super::super::headers::HeaderChanges;
+use super::super::labels::{Labels, SubsetKey};
 use super::super::matcher::part_regex;
 use super::super::parse::{self, Share};
 use super::super::retry::RetryPolicy;
+use super::hash::HashPolicy;
 use crate::http::h1::field::is_token;
 
 /// Envoy's default of `RouteAction.timeout`.
@@ -42,6 +44,10 @@ pub struct ForwardAction {
     pub upgrades: Vec<(Box<str>, bool)>,
     /// Who else gets a copy.
     pub mirrors: Vec<Mirror>,
+    /// What the choice of an endpoint by hash goes by.
+    pub hash: Vec<HashPolicy>,
+    /// Which endpoints of the cluster it must be.
+    pub subset: Option<SubsetKey>,
 }
 
 /// A cluster that gets a copy of requests and whose answers nobody sees.
@@ -90,6 +96,8 @@ pub enum ClusterChoice {
 pub struct WeightedEntry {
     /// Its name.
     pub cluster: Arc<str>,
+    /// Which of its endpoints it must be, instead of those that the route names.
+    pub subset: Option<SubsetKey>,
     /// Changes to the request.
     pub request_headers: HeaderChanges,
     /// Changes to the response.
@@ -153,7 +161,9 @@ impl ForwardAction {
         path: &mut Path,
     ) -> Option<Self> {
         use pb::route_action::ClusterNotFoundResponseCode as NotFound;
-        let cluster = cluster_choice(value, path);
+        let labels =
+            path.field("metadata_match", |path| Labels::from_proto(value.metadata_match.as_ref(), path));
+        let cluster = cluster_choice(value, &labels, path);
         let (rewrite, host) = rewrites(value, path);
         let not_found_status = match value.cluster_not_found_response_code() {
             NotFound::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -179,7 +189,15 @@ impl ForwardAction {
                 })
             })
             .collect();
+        let hash = value.hash_policy.iter().enumerate();
+        let hash = hash
+            .filter_map(|(index, policy)| {
+                path.item("hash_policy", index, |path| HashPolicy::from_proto(policy, path))
+            })
+            .collect();
         Some(Self {
+            hash,
+            subset: Some(labels).filter(|labels| !labels.is_empty()).map(|labels| labels.key()),
             not_found_status,
             timeout: parse::limit(value.timeout.as_ref(), Some(DEFAULT_TIMEOUT), "timeout", path),
             idle_timeout: value
@@ -209,7 +227,7 @@ impl ForwardAction {
     }
 }
 
-fn cluster_choice(value: &pb::RouteAction, path: &mut Path) -> Option<ClusterChoice> {
+fn cluster_choice(value: &pb::RouteAction, labels: &Labels, path: &mut Path) -> Option<ClusterChoice> {
     use pb::route_action::ClusterSpecifier;
     match &value.cluster_specifier {
         Some(ClusterSpecifier::Cluster(name)) => {
@@ -218,7 +236,9 @@ fn cluster_choice(value: &pb::RouteAction, path: &mut Path) -> Option<ClusterCho
         Some(ClusterSpecifier::WeightedClusters(clusters)) => path.field("weighted_clusters", |path| {
             let entries = clusters.clusters.iter().enumerate();
             let entries: Vec<_> = entries
-                .filter_map(|(index, entry)| path.item("clusters", index, |path| weighted_entry(entry, path)))
+                .filter_map(|(index, entry)| {
+                    path.item("clusters", index, |path| weighted_entry(entry, labels, path))
+                })
                 .collect();
             if entries.len() < clusters.clusters.len() {
                 return None;
@@ -235,6 +255,7 @@ fn cluster_choice(value: &pb::RouteAction, path: &mut Path) -> Option<ClusterCho
 
 fn weighted_entry(
     value: &pb::weighted_cluster::ClusterWeight,
+    route_labels: &Labels,
     path: &mut Path,
 ) -> Option<(u32, WeightedEntry)> {
     let Some(weight) = value.weight else {
@@ -253,7 +274,9 @@ fn weighted_entry(
         "response",
         path,
     );
-    Some((weight, WeightedEntry { cluster, request_headers, response_headers }))
+    let labels = path.field("metadata_match", |path| Labels::from_proto(value.metadata_match.as_ref(), path));
+    let subset = (!labels.is_empty()).then(|| labels.or(route_labels).key());
+    Some((weight, WeightedEntry { cluster, subset, request_headers, response_headers }))
 }
 
 fn rewrites(value: &pb::RouteAction, path: &mut Path) -> (Option<PathRewrite>, Option<HostRewrite>) {

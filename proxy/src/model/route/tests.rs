@@ -23,6 +23,7 @@ fn forward(action: &str) -> ForwardAction {
 fn weighted(weights: &[u32]) -> ClusterChoice {
     let entries = weights.iter().enumerate().map(|(index, weight)| {
         let entry = WeightedEntry {
+            subset: None,
             cluster: index.to_string().into(),
             request_headers: HeaderChanges::default(),
             response_headers: HeaderChanges::default(),
