@@ -5,6 +5,7 @@
 //! The exchange runs on the task of the HTTP/1 connection or HTTP/2 stream that it belongs to; both bodies move
 //! on that task, without a channel.
 
+mod again;
 pub mod attempt;
 mod client_cert;
 pub mod mirror;
@@ -155,7 +156,7 @@ async fn forward<D: Downstream>(
         let unknown = (Reason::ClusterNotFound, action.not_found_status, Some(routed));
         return reply::with_status(down, request, response, unknown, report).await;
     };
-    let Some(_place) = cluster.request_permit() else {
+    let Some(_place) = cluster.request_permit(action.priority) else {
         return reply::local(down, request, response, (Reason::OverflowRequests, Some(routed)), report).await;
     };
     prepare::upstream_request(request, routed, weighted, action, report);

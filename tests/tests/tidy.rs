@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["transport", "identity"],
     // A log line needs a request's head, a header change needs a format: messages, model and records know each other.
     &["http", "observe", "model"],
-    &["route", "retry"],
+    &["route", "retry", "limit"],
     // A picker chooses among endpoints, and a cluster holds a picker.
     &["balance", "upstream"],
     &["worker"],

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::model::bootstrap::StaticResources;
 use crate::model::endpoint::Health;
+use crate::model::limits::Priority;
 use crate::model::{Discovery, Listener};
 use crate::observe::metrics;
 use crate::runtime::{Published, Sockets, Workers};
@@ -295,7 +296,7 @@ impl Control {
                     let name = &entry.config.name;
                     out.push_str(&format!(
                         "{name}::max_connections::{}\n",
-                        entry.config.limits.max_connections
+                        entry.config.limits.of(Priority::Default).max_connections
                     ));
                     for endpoint in &entry.endpoints.endpoints {
                         let health = match endpoint.health {

@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::mirror::Mirrors;
 use super::replay::Replay;
@@ -21,19 +21,15 @@ use crate::http::message::{BodyLength, RequestHead, ResponseHead, Version};
 use crate::model::ForwardAction;
 use crate::model::cluster::ProtocolChoice;
 use crate::model::labels::SubsetKey;
-use crate::observe::Flags;
 use crate::observe::Reason;
 use crate::observe::metrics::Labels;
-use crate::observe::series::{CONNECT_FAILURES, RETRIES, TLS_HANDSHAKES};
+use crate::observe::series::{CONNECT_FAILURES, TLS_HANDSHAKES};
 use crate::retry::{self, Failure};
 use crate::upstream::endpoint::ActiveGuard;
 use crate::upstream::members::Choice;
 use crate::upstream::pool::{self, AcquireError, UpstreamProtocol};
 use crate::upstream::usage::{Permit, Resource};
 use crate::upstream::{ClusterState, EndpointState, UpstreamError, UpstreamLink};
-
-/// Attempts that the proxy makes on its own account, for stale connections and refused streams.
-const MAX_SAFE_RESENDS: u32 = 3;
 
 /// An upstream that has begun to answer.
 #[derive(Debug)]
@@ -62,19 +58,19 @@ pub enum Ending {
 
 /// The attempts of one request.
 pub struct Attempts<'a> {
-    cluster: &'a Rc<ClusterState>,
-    routed: &'a Routed<'a>,
-    action: &'a ForwardAction,
-    origin: &'a Origin,
-    replay: Option<Replay>,
+    pub(super) cluster: &'a Rc<ClusterState>,
+    pub(super) routed: &'a Routed<'a>,
+    pub(super) action: &'a ForwardAction,
+    pub(super) origin: &'a Origin,
+    pub(super) replay: Option<Replay>,
     /// Endpoints whose attempts failed.
-    tried: Vec<SocketAddr>,
+    pub(super) tried: Vec<SocketAddr>,
     /// What holds the request to an endpoint.
     pub(super) sticky: Sticky,
-    subset: Option<&'a SubsetKey>,
-    retries: u32,
-    resends: u32,
-    retrying: Option<Permit>,
+    pub(super) subset: Option<&'a SubsetKey>,
+    pub(super) retries: u32,
+    pub(super) resends: u32,
+    pub(super) retrying: Option<Permit>,
 }
 
 /// How one attempt ended, when not with a response.
@@ -124,23 +120,19 @@ impl<'a> Attempts<'a> {
         loop {
             report.attempts += 1;
             if self.routed.host.attempt_count {
-                let count = itoa::Buffer::new().format(report.attempts).to_owned();
-                request.headers.set(b"x-envoy-attempt-count", count.as_bytes());
+                let mut count = itoa::Buffer::new();
+                request.headers.set(b"x-envoy-attempt-count", count.format(report.attempts).as_bytes());
             }
             let (failure, reason, detail) = match self.once(down, request, response, timers, report).await {
                 Ok(established) => {
-                    let wanted = self.action.retry.as_ref().is_some_and(|policy| {
-                        retry::wants_after_response(policy, response.status, &response.headers)
-                    });
-                    if !wanted || !established.replay.is_possible() {
-                        return Ending::Response(established);
-                    }
-                    if !self.may_retry(report) {
+                    if !self.again_instead(response, &established.replay, request, report) {
+                        self.tell_attempts(response, report);
                         return Ending::Response(established);
                     }
                     self.tried.extend(report.upstream);
+                    let pause = self.pause(Some(response));
                     self.replay = Some(self.discard(established).await);
-                    self.wait(timers).await;
+                    self.wait(pause, timers).await;
                     continue;
                 }
                 Err(Failed::Answer(reason, detail)) => return Ending::Answer(reason, detail),
@@ -153,7 +145,7 @@ impl<'a> Attempts<'a> {
             // A connection that was closed for idleness says nothing about its endpoint.
             if failure != Failure::StaleConnection {
                 self.tried.extend(report.upstream);
-                self.wait(timers).await;
+                self.wait(self.pause(None), timers).await;
             }
         }
     }
@@ -169,48 +161,6 @@ impl<'a> Attempts<'a> {
         replay
     }
 
-    /// Whether another attempt follows a failed one.
-    fn again_after(&mut self, failure: Failure, request: &RequestHead, report: &mut Report) -> bool {
-        if !self.replay.as_ref().is_some_and(Replay::is_possible) || !request.upgrade.is_empty() {
-            return false;
-        }
-        if retry::is_safe_to_resend(failure, &request.method) && self.resends < MAX_SAFE_RESENDS {
-            self.resends += 1;
-            return true;
-        }
-        let wanted =
-            self.action.retry.as_ref().is_some_and(|policy| retry::wants_after_failure(policy, failure));
-        wanted && self.may_retry(report)
-    }
-
-    /// Takes one of the policy's retries, if one is left and the cluster's `max_retries` allows it.
-    fn may_retry(&mut self, report: &mut Report) -> bool {
-        let allowed = self.action.retry.as_ref().map_or(0, |policy| policy.retries);
-        if self.retries >= allowed {
-            report.flags = report.flags.with(Flags::URX);
-            return false;
-        }
-        self.retrying = None;
-        self.retrying = self.cluster.retry_permit();
-        if self.retrying.is_none() {
-            report.flags = report.flags.with(Flags::UO);
-            return false;
-        }
-        self.retries += 1;
-        let labels = Labels::none().with("destination_service", &self.cluster.config().name);
-        self.origin.worker.metrics.counter(RETRIES, &labels).add(1);
-        true
-    }
-
-    async fn wait(&self, timers: &Timers<'_>) {
-        let Some(policy) = &self.action.retry else { return };
-        let mut pause = retry::back_off(policy, self.retries, self.origin.worker.draw());
-        if let Some(end) = timers.end() {
-            pause = pause.min(end.saturating_duration_since(Instant::now()));
-        }
-        sleep(pause).await;
-    }
-
     /// One attempt, to the head of a response.
     async fn once<D: Downstream>(
         &mut self,
@@ -220,13 +170,13 @@ impl<'a> Attempts<'a> {
         timers: &mut Timers<'_>,
         report: &mut Report,
     ) -> Result<Established, Failed> {
-        timers.attempt(self.action.retry.as_ref().and_then(|policy| policy.per_try_timeout));
+        timers.attempt(self.action.retry.as_ref(), request);
         let picked = {
             let mut random = self.origin.worker.random.borrow_mut();
             let choice = Choice {
                 original: self.origin.destination,
                 tried: &self.tried,
-                again: 0,
+                again: self.action.retry.as_ref().and_then(|policy| policy.previous_hosts).unwrap_or(0),
                 hash: self.sticky.hash,
                 subset: self.subset.map(|key| &**key),
             };
@@ -276,7 +226,7 @@ impl<'a> Attempts<'a> {
         if let Some(link) = pool::acquire_idle(endpoint, protocol) {
             return Ok(link);
         }
-        let mut acquiring = pin!(pool::acquire(self.cluster, endpoint, protocol));
+        let mut acquiring = pin!(pool::acquire(self.cluster, endpoint, protocol, self.action.priority));
         let bodiless = request.body == BodyLength::Empty;
         let acquired = poll_fn(|cx| {
             if let Poll::Ready(acquired) = acquiring.as_mut().poll(cx) {
@@ -374,7 +324,7 @@ fn poll_head<D: Downstream>(
 }
 
 fn late(reason: Reason) -> Failed {
-    if reason == Reason::PerTryTimeout {
+    if matches!(reason, Reason::PerTryTimeout | Reason::PerTryIdle) {
         Failed::Attempt(Failure::PerTryTimeout, reason, String::new())
     } else {
         Failed::Answer(reason, String::new())

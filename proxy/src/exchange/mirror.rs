@@ -16,6 +16,7 @@ use crate::http::body::{BodySink as _, BodySource, Chunk, Discard, Pump, SourceE
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::model::ForwardAction;
+use crate::model::limits::Priority;
 use crate::model::route_table::without_port;
 use crate::upstream::ClusterState;
 use crate::upstream::members::Choice;
@@ -117,7 +118,7 @@ async fn send(
     mut body: MirrorBody,
 ) -> Option<()> {
     let protocol = super::attempt::protocol(cluster, &request);
-    let mut link = pool::acquire(cluster, endpoint, protocol).await.ok()?;
+    let mut link = pool::acquire(cluster, endpoint, protocol, Priority::Default).await.ok()?;
     link.send_head(&request).ok()?;
     let (mut response, mut up, mut down) = (ResponseHead::default(), Pump::default(), Pump::default());
     let mut sink = Discard;

@@ -12,6 +12,7 @@ use pb::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, LbPolicy
 use super::balancing::Balancing;
 use super::endpoint::{self, EndpointSet, NamedEndpoint};
 use super::http_chain::Http2Settings;
+use super::limits::Limits;
 use super::parse;
 use super::tls::UpstreamTls;
 
@@ -36,7 +37,7 @@ pub struct Cluster {
     /// How an endpoint is chosen.
     pub balancing: Balancing,
     /// How much may be in use at a time.
-    pub limits: CircuitLimits,
+    pub limits: Limits,
     /// Which HTTP is spoken.
     pub protocol: ProtocolChoice,
     /// HTTP/2 settings.
@@ -95,25 +96,6 @@ pub enum ProtocolChoice {
     Downstream,
 }
 
-/// Circuit-breaker limits, with Envoy's defaults.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CircuitLimits {
-    /// Connections.
-    pub max_connections: u32,
-    /// Requests that wait for a connection.
-    pub max_pending_requests: u32,
-    /// Requests under way.
-    pub max_requests: u32,
-    /// Retries under way.
-    pub max_retries: u32,
-}
-
-impl Default for CircuitLimits {
-    fn default() -> Self {
-        Self { max_connections: 1024, max_pending_requests: 1024, max_requests: 1024, max_retries: 3 }
-    }
-}
-
 impl Cluster {
     /// Compiles a cluster.
     ///
@@ -145,7 +127,7 @@ impl Cluster {
                 None => None,
             },
             balancing: Balancing::from_proto(value, path),
-            limits: limits(value, path),
+            limits: Limits::from_proto(value.circuit_breakers.as_ref(), path),
             protocol: http.protocol,
             http2: http.http2,
             idle_timeout: http.idle_timeout,
@@ -215,22 +197,6 @@ fn discovery(value: &pb::Cluster, path: &mut Path) -> Option<Discovery> {
             Some(Discovery::OriginalDst)
         }
     }
-}
-
-fn limits(value: &pb::Cluster, path: &mut Path) -> CircuitLimits {
-    let mut limits = CircuitLimits::default();
-    let thresholds =
-        value.circuit_breakers.as_ref().map_or(&[][..], |breakers| breakers.thresholds.as_slice());
-    if thresholds.len() > 1 {
-        path.fault_at("circuit_breakers.thresholds", "more than one for the same priority");
-    }
-    if let Some(set) = thresholds.first() {
-        limits.max_connections = set.max_connections.unwrap_or(limits.max_connections);
-        limits.max_pending_requests = set.max_pending_requests.unwrap_or(limits.max_pending_requests);
-        limits.max_requests = set.max_requests.unwrap_or(limits.max_requests);
-        limits.max_retries = set.max_retries.unwrap_or(limits.max_retries);
-    }
-    limits
 }
 
 /// What `HttpProtocolOptions` says.

@@ -8,6 +8,7 @@ use outrider_proto::envoy::r#type::matcher::v3 as pbm;
 use regex::bytes::{Regex, RegexBuilder};
 
 use crate::http::h1::field::is_token;
+use crate::http::headers::Headers;
 use crate::http::message::RequestHead;
 
 /// Largest compiled regular expression, in bytes.
@@ -198,6 +199,18 @@ impl HeaderMatcher {
         // Without an upgrade there is no such field; the others are always there.
         let present = &*self.name != b"upgrade" || !kept_apart.is_empty();
         self.decide(present.then_some(kept_apart.as_bytes()).into_iter())
+    }
+
+    /// Whether the fields of a response match.
+    #[must_use]
+    pub fn matches_fields(&self, headers: &Headers) -> bool {
+        self.decide(headers.all(&self.name))
+    }
+
+    /// Whether it looks at what only a request has.
+    #[must_use]
+    pub fn is_of_requests(&self) -> bool {
+        self.name.starts_with(b":")
     }
 
     /// Each value of a field that is there several times is looked at by itself: joined, an attacker's second value

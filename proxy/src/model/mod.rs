@@ -13,6 +13,7 @@ pub mod headers;
 pub mod http_chain;
 pub mod identity;
 pub mod labels;
+pub mod limits;
 pub mod listener;
 pub mod matcher;
 pub mod parse;

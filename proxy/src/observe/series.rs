@@ -53,6 +53,13 @@ pub const RETRIES: Family = Family {
     kind: Kind::Counter,
     labels: &["destination_service"],
 };
+/// `outrider_retries_refused_total`
+pub const RETRIES_REFUSED: Family = Family {
+    name: "outrider_retries_refused_total",
+    help: "Attempts that the policy wanted and the cluster's limit on retries did not allow.",
+    kind: Kind::Counter,
+    labels: &["destination_service"],
+};
 /// `outrider_upstream_connect_failures_total`
 pub const CONNECT_FAILURES: Family = Family {
     name: "outrider_upstream_connect_failures_total",
@@ -139,6 +146,7 @@ pub const ALL: &[Family] = &[
     RESPONSE_BYTES,
     LOCAL_REPLIES,
     RETRIES,
+    RETRIES_REFUSED,
     CONNECT_FAILURES,
     CONNECTIONS_OPENED,
     CONNECTIONS_ACTIVE,

@@ -9,10 +9,11 @@ use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::budget::Earned;
 use super::endpoint::EndpointState;
 use super::members::{Choice, Members};
 use super::usage::{Permit, Resource, Usage, UsageRegistry};
-use crate::model::cluster::CircuitLimits;
+use crate::model::limits::{CircuitLimits, Priority, RetryLimit};
 use crate::model::{Balancer, Cluster, EndpointSet, Snapshot};
 use crate::observe::series::RequestSeries;
 use crate::transport::BufferPool;
@@ -84,6 +85,7 @@ pub struct ClusterState {
     /// Endpoints of an ORIGINAL_DST cluster.
     original: RefCell<FxHashMap<SocketAddr, Rc<EndpointState>>>,
     local: Rc<LocalConnections>,
+    earned: Earned,
     buffers: Rc<BufferPool>,
     /// How requests to it are recorded.
     pub series: RequestSeries,
@@ -118,6 +120,7 @@ impl ClusterState {
             members: RefCell::default(),
             original: RefCell::default(),
             local: Rc::default(),
+            earned: Earned::new(),
             buffers,
             series: RequestSeries::new(&config.name),
         }
@@ -131,8 +134,8 @@ impl ClusterState {
 
     /// The circuit-breaker limits.
     #[must_use]
-    pub fn limits(&self) -> &CircuitLimits {
-        &self.config.limits
+    pub fn limits(&self, priority: Priority) -> &CircuitLimits {
+        self.config.limits.of(priority)
     }
 
     pub(super) const fn buffers(&self) -> &Rc<BufferPool> {
@@ -160,29 +163,43 @@ impl ClusterState {
 
     /// Takes a place among the requests under way.
     #[must_use]
-    pub fn request_permit(&self) -> Option<Permit> {
-        self.usage.permit(Resource::Requests, self.limits().max_requests)
+    pub fn request_permit(&self, priority: Priority) -> Option<Permit> {
+        self.earned.earn();
+        self.usage.permit(Resource::Requests, priority, self.limits(priority).max_requests)
     }
 
-    /// Takes a place among the retries under way.
+    /// Takes a place among the retries.
     #[must_use]
-    pub fn retry_permit(&self) -> Option<Permit> {
-        self.usage.permit(Resource::Retries, self.limits().max_retries)
+    pub fn retry_permit(&self, priority: Priority, now: Instant) -> Option<Permit> {
+        let count = |resource| self.usage.count(resource, priority);
+        match self.limits(priority).retries {
+            RetryLimit::Concurrent(limit) => self.usage.permit(Resource::Retries, priority, limit),
+            RetryLimit::Share { percent, min } => {
+                let active = f64::from(count(Resource::Requests).saturating_add(count(Resource::Pending)));
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+                let limit = ((active * percent / 100.0) as u32).max(min);
+                self.usage.permit(Resource::Retries, priority, limit)
+            }
+            RetryLimit::Budget => self
+                .earned
+                .spend(&self.usage.reserve, now)
+                .then(|| self.usage.permit_unlimited(Resource::Retries, priority)),
+        }
     }
 
     /// Takes a place among those who wait for a connection.
-    pub(super) fn pending_permit(&self) -> Option<Permit> {
-        self.usage.permit(Resource::Pending, self.limits().max_pending_requests)
+    pub(super) fn pending_permit(&self, priority: Priority) -> Option<Permit> {
+        self.usage.permit(Resource::Pending, priority, self.limits(priority).max_pending_requests)
     }
 
     /// Takes a place among the connections. A worker without any gets one whatever the limit says, as in Envoy:
     /// otherwise it could wait for ever for connections of other workers.
-    pub(super) fn connection_permit(&self) -> Option<Place> {
-        let limit = self.limits().max_connections;
-        let permit = match self.usage.permit(Resource::Connections, limit) {
+    pub(super) fn connection_permit(&self, priority: Priority) -> Option<Place> {
+        let limit = self.limits(priority).max_connections;
+        let permit = match self.usage.permit(Resource::Connections, priority, limit) {
             Some(permit) => permit,
             None if self.local.count.get() == 0 && limit > 0 => {
-                self.usage.permit_unlimited(Resource::Connections)
+                self.usage.permit_unlimited(Resource::Connections, priority)
             }
             None => return None,
         };
@@ -235,6 +252,7 @@ impl ClusterState {
     }
 
     fn sweep(&self, now: Instant) {
+        self.earned.fade(now);
         let idle_timeout = self.config.idle_timeout;
         for endpoint in self.members.borrow().all() {
             endpoint.sweep(now, idle_timeout);

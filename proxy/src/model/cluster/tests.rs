@@ -1,7 +1,8 @@
 use outrider_proto::json;
 
 use super::*;
-use crate::model::Balancer;
+use crate::model::limits::{CircuitLimits, Priority, RetryLimit};
+use crate::model::{Balancer, Balancing};
 
 const HTTP: &str = "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: \
                     {'@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -35,9 +36,9 @@ fn a_plain_cluster_has_envoys_defaults() {
         max_connections: 1024,
         max_pending_requests: 1024,
         max_requests: 1024,
-        max_retries: 3,
+        retries: RetryLimit::Budget,
     };
-    assert_eq!(cluster.limits, limits);
+    assert_eq!(*cluster.limits.of(Priority::Default), limits);
     assert_eq!(cluster.protocol, ProtocolChoice::Http1);
     assert_eq!(cluster.idle_timeout, Some(Duration::from_secs(3600)));
     assert_eq!(cluster.max_requests_per_connection, None);
@@ -96,9 +97,27 @@ fn balancers_and_limits_are_as_said() {
     let cluster = cluster(
         "circuit_breakers: {thresholds: [{max_connections: 1, max_pending_requests: 0, max_requests: 3}]}",
     );
-    let limits =
-        CircuitLimits { max_connections: 1, max_pending_requests: 0, max_requests: 3, max_retries: 3 };
-    assert_eq!(cluster.limits, limits);
+    let limits = CircuitLimits {
+        max_connections: 1,
+        max_pending_requests: 0,
+        max_requests: 3,
+        retries: RetryLimit::Budget,
+    };
+    assert_eq!(*cluster.limits.of(Priority::Default), limits);
+    assert_eq!(*cluster.limits.of(Priority::High), CircuitLimits::default());
+    for (more, expected) in [
+        ("max_retries: 5", RetryLimit::Concurrent(5)),
+        ("retry_budget: {}", RetryLimit::Share { percent: 20.0, min: 3 }),
+        (
+            "retry_budget: {budget_percent: {value: 7.5}, min_retry_concurrency: 1}",
+            RetryLimit::Share { percent: 7.5, min: 1 },
+        ),
+    ] {
+        let cluster =
+            self::cluster(&format!("circuit_breakers: {{thresholds: [{{priority: HIGH, {more}}}]}}"));
+        assert_eq!(cluster.limits.of(Priority::High).retries, expected);
+        assert_eq!(cluster.limits.of(Priority::Default).retries, RetryLimit::Budget);
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use regex::bytes::Regex;
 
 use super::super::headers::HeaderChanges;
 use super::super::labels::{Labels, SubsetKey};
+use super::super::limits::Priority;
 use super::super::matcher::part_regex;
 use super::super::parse::{self, Share};
 use super::super::retry::RetryPolicy;
@@ -36,8 +37,12 @@ pub struct ForwardAction {
     pub idle_timeout: Option<Option<Duration>>,
     /// From the first byte of the request; the outer `None` leaves it to the filter chain.
     pub max_stream_duration: Option<Option<Duration>>,
-    /// Whether and how far the client's `grpc-timeout` bounds the stream; 0 is no bound on it.
-    pub grpc_timeout_max: Option<Duration>,
+    /// How the client's `grpc-timeout` bounds the stream.
+    pub grpc_stream: Option<GrpcTimeout>,
+    /// How it takes the place of `timeout`.
+    pub grpc_route: Option<GrpcTimeout>,
+    /// Which of the cluster's limits hold.
+    pub priority: Priority,
     /// When attempts are made again.
     pub retry: Option<RetryPolicy>,
     /// Upgrades that the route allows or forbids, whatever the filter chain says.
@@ -48,6 +53,15 @@ pub struct ForwardAction {
     pub hash: Vec<HashPolicy>,
     /// Which endpoints of the cluster it must be.
     pub subset: Option<SubsetKey>,
+}
+
+/// How far a client's `grpc-timeout` is honoured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrpcTimeout {
+    /// At most so long; `None` is no bound.
+    pub max: Option<Duration>,
+    /// Taken off it.
+    pub offset: Duration,
 }
 
 /// A cluster that gets a copy of requests and whose answers nobody sees.
@@ -172,7 +186,14 @@ impl ForwardAction {
         };
         let stream = value.max_stream_duration.as_ref();
         let longest = stream.and_then(|stream| stream.max_stream_duration.as_ref());
-        let grpc = stream.and_then(|stream| stream.grpc_timeout_header_max.as_ref());
+        let grpc_stream = path.field("max_stream_duration", |path| {
+            let (max, offset) = stream.map_or((None, None), |stream| {
+                (stream.grpc_timeout_header_max.as_ref(), stream.grpc_timeout_header_offset.as_ref())
+            });
+            grpc_timeout((max, "grpc_timeout_header_max"), (offset, "grpc_timeout_header_offset"), path)
+        });
+        let (max, offset) = (value.max_grpc_timeout.as_ref(), value.grpc_timeout_offset.as_ref());
+        let grpc_route = grpc_timeout((max, "max_grpc_timeout"), (offset, "grpc_timeout_offset"), path);
         let own_retry = value
             .retry_policy
             .as_ref()
@@ -206,14 +227,9 @@ impl ForwardAction {
                 .map(|idle| parse::limit(Some(idle), None, "idle_timeout", path)),
             max_stream_duration: longest
                 .map(|longest| parse::limit(Some(longest), None, "max_stream_duration", path)),
-            grpc_timeout_max: grpc.map(|grpc| {
-                parse::duration(
-                    Some(grpc),
-                    Duration::ZERO,
-                    "max_stream_duration.grpc_timeout_header_max",
-                    path,
-                )
-            }),
+            grpc_stream,
+            grpc_route,
+            priority: Priority::from_proto(value.priority()),
             retry: own_retry.or_else(|| vhost_retry.cloned()),
             upgrades: parse::upgrades(
                 value.upgrade_configs.iter().map(|upgrade| (upgrade.upgrade_type.as_str(), upgrade.enabled)),
@@ -225,6 +241,20 @@ impl ForwardAction {
             cluster: cluster?,
         })
     }
+}
+
+fn grpc_timeout(
+    (max, max_name): (Option<&prost_types::Duration>, &str),
+    (offset, offset_name): (Option<&prost_types::Duration>, &str),
+    path: &mut Path,
+) -> Option<GrpcTimeout> {
+    if max.is_none() && offset.is_some() {
+        path.fault_at(offset_name, format!("has no effect without {max_name}"));
+    }
+    Some(GrpcTimeout {
+        max: parse::limit(Some(max?), None, max_name, path),
+        offset: parse::duration(offset, Duration::ZERO, offset_name, path),
+    })
 }
 
 fn cluster_choice(value: &pb::RouteAction, labels: &Labels, path: &mut Path) -> Option<ClusterChoice> {
