@@ -1,7 +1,7 @@
 //! One downstream connection, top to bottom.
 //!
 //! original destination -> first bytes (where a chain depends on them) -> filter chain -> TLS (where it has any)
-//! -> HTTP/1 | HTTP/2 | opaque
+//! -> policies of connections -> HTTP/1 | HTTP/2 | opaque
 
 pub mod h1;
 pub mod h2;
@@ -14,16 +14,16 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
-use crate::connection::inspect::Inspected;
 use crate::drain::Drain;
 use crate::exchange::Origin;
-use crate::model::filter_chain::ChainQuery;
 use crate::model::http_chain::Codec;
-use crate::model::{ChainProtocol, HttpChain, Listener};
+use crate::model::{ChainProtocol, FilterChain, HttpChain, Listener};
+use crate::observe::Reason;
 use crate::observe::format::Record;
 use crate::observe::metrics::Labels;
-use crate::observe::series::{LOCAL_REPLIES, PLAINTEXT};
-use crate::observe::{Flags, Reason};
+use crate::observe::series::PLAINTEXT;
+use crate::policy::standing::Facts;
+use crate::policy::{Authorized, Standing};
 use crate::transport::Transport;
 use crate::worker::Worker;
 use crate::{sys, tcp};
@@ -37,53 +37,75 @@ pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker
     let Some(inspected) = inspect::inspect(&mut transport, &listener, &worker).await else {
         return;
     };
-    let query = ChainQuery {
+    let inspected_as = inspected.transport_protocol();
+    let mut facts = Facts {
+        listener: Arc::clone(&listener.name),
         destination,
-        transport_protocol: inspected.transport_protocol(),
-        application_protocols: &inspected.protocols,
-        server_name: inspected.server_name.as_deref(),
+        remote: transport.peer(),
+        transport_protocol: inspected_as,
+        protocols: inspected.protocols,
+        server_name: inspected.server_name.map(Arc::from),
+        secure: false,
+        peer: None,
     };
-    let Some(chain) = listener.chains.select(&query) else {
-        refuse(&transport, &listener, &worker, &inspected);
+    let Some(chain) = listener.chains.select(&facts.query()) else {
+        refuse(&transport, &listener, &worker, (&facts, Reason::NoFilterChain, &Authorized::default()));
         return;
     };
     let secured = match &chain.tls {
         Some(tls) => match Box::pin(tls::accept(&mut transport, tls, &listener, &worker)).await {
-            Some(secured) => Some(secured),
+            Some(secured) => secured,
             None => return,
         },
         None => {
             count_plaintext(&transport, &listener, &worker);
-            None
+            tls::Secured::default()
         }
     };
+    facts.secure = chain.tls.is_some();
+    facts.peer = secured.peer.clone();
+    if let Err(authorized) = authorize(chain, &facts, &worker) {
+        transport.reset_on_close();
+        refuse(&transport, &listener, &worker, (&facts, Reason::AuthorizationDenied, &authorized));
+        return;
+    }
+    let standing = Rc::new(Standing::new(facts, chain, transport.cutoff()));
+    worker.standings.add(&standing);
     match &chain.protocol {
         ChainProtocol::Tcp(tcp) => {
-            let target = tcp::Target {
-                destination,
-                peer: secured.and_then(|secured| secured.peer),
-                server_name: inspected.server_name,
-                direction: listener.direction,
-            };
+            let target = tcp::Target { standing, direction: listener.direction };
             Box::pin(tcp::serve(transport, tcp, target, &worker)).await;
         }
         ChainProtocol::Http(http) => {
-            let chosen = secured.as_ref().and_then(tls::Secured::is_h2);
+            let chosen = secured.is_h2();
             let origin = Origin {
-                secure: secured.is_some(),
-                own: secured.as_ref().and_then(|secured| secured.own.clone()),
-                peer: secured.and_then(|secured| secured.peer),
+                own: secured.own,
                 worker: Rc::clone(&worker),
                 chain: Arc::clone(http),
                 direction: listener.direction,
                 local: transport.local(),
                 remote: transport.peer(),
                 destination,
-                server_name: inspected.server_name.map(Arc::from),
+                standing,
             };
             serve_http(transport, http, (origin, chosen), drain).await;
         }
     }
+}
+
+/// What the chain's policies of connections say; all of them must allow.
+fn authorize(chain: &FilterChain, facts: &Facts, worker: &Worker) -> Result<(), Authorized> {
+    let mut authorized = Authorized::default();
+    let subject = facts.subject();
+    for filter in &chain.policies {
+        let decision = filter.decide(&subject);
+        worker.count_decision(&decision);
+        authorized.add(&decision);
+        if !decision.is_allowed() {
+            return Err(authorized);
+        }
+    }
+    Ok(())
 }
 
 async fn serve_http(
@@ -129,16 +151,22 @@ fn destination(transport: &Transport, listener: &Listener) -> SocketAddr {
     sys::original_destination(transport.socket(), v6).unwrap_or(local)
 }
 
-fn refuse(transport: &Transport, listener: &Listener, worker: &Worker, inspected: &Inspected) {
-    let reason = Reason::NoFilterChain;
-    worker.metrics.counter(LOCAL_REPLIES, &Labels::none().with("reason", reason.code())).add(1);
+fn refuse(
+    transport: &Transport,
+    listener: &Listener,
+    worker: &Worker,
+    (facts, reason, authorized): (&Facts, Reason, &Authorized),
+) {
+    worker.reasons.count(&worker.metrics, reason);
     let record = Record {
         start: std::time::SystemTime::now(),
-        flags: Flags::NR,
+        flags: reason.flag(),
         reason: Some(reason.code()),
+        peer: facts.identity(),
+        authorized: Some(authorized),
         local: Some(transport.local()),
         remote: Some(transport.peer()),
-        server_name: inspected.server_name.as_deref(),
+        server_name: facts.server_name.as_deref(),
         ..Record::default()
     };
     for log in &listener.access_logs {

@@ -1,12 +1,13 @@
 //! One HTTP exchange, top to bottom: what happens to a request between its head and the end of its response.
 //!
-//! normalise -> (fault, authorize, limit: not built yet) -> route -> attempts -> answer -> record
+//! normalise -> route -> authorize -> attempts -> answer -> record
 //!
 //! The exchange runs on the task of the HTTP/1 connection or HTTP/2 stream that it belongs to; both bodies move
 //! on that task, without a channel.
 
 mod again;
 pub mod attempt;
+mod authorize;
 mod client_cert;
 pub mod mirror;
 pub mod prepare;
@@ -22,6 +23,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::exchange::attempt::{Attempts, Ending};
+use crate::exchange::authorize::Oversight;
 use crate::exchange::relay::Relayed;
 use crate::exchange::report::Report;
 use crate::exchange::sticky::Sticky;
@@ -34,6 +36,7 @@ use crate::identity::PeerIdentity;
 use crate::model::route_table::VirtualHost;
 use crate::model::{ForwardAction, HttpChain, Route, RouteAction, RouteTable, Snapshot};
 use crate::observe::Reason;
+use crate::policy::Standing;
 use crate::upstream::ClusterState;
 use crate::worker::Worker;
 
@@ -52,14 +55,25 @@ pub struct Origin {
     pub remote: SocketAddr,
     /// Where the connection was going before it was redirected to us.
     pub destination: SocketAddr,
-    /// By SNI.
-    pub server_name: Option<Arc<str>>,
-    /// Whether the client's connection is encrypted.
-    pub secure: bool,
-    /// Who the client is, as its certificate has proven.
-    pub peer: Option<Rc<PeerIdentity>>,
     /// Who we are to it.
     pub own: Option<Arc<PeerIdentity>>,
+    /// What else is known of the connection, and whether it may stay.
+    pub standing: Rc<Standing>,
+}
+
+impl Origin {
+    /// Who the client is, as its certificate has proven.
+    #[must_use]
+    pub fn peer(&self) -> Option<&PeerIdentity> {
+        self.standing.facts.peer.as_deref()
+    }
+
+    /// What holds for the next request, if it is not what held for the last one.
+    #[must_use]
+    pub fn renewed(&self) -> Option<Self> {
+        let chain = self.standing.http().filter(|chain| !Arc::ptr_eq(chain, &self.chain))?;
+        Some(Self { chain, ..self.clone() })
+    }
 }
 
 /// How an exchange left its connection.
@@ -76,6 +90,24 @@ struct Routed<'a> {
     table: &'a RouteTable,
     host: &'a VirtualHost,
     route: &'a Arc<Route>,
+    /// Decides among the route's clusters.
+    draw: u64,
+}
+
+impl Routed<'_> {
+    /// Whether the request goes on as something else than what was decided about.
+    fn changes_request(&self) -> bool {
+        let (weighted, rewrites) = match &self.route.action {
+            RouteAction::Forward(action) => {
+                let rewrites = action.rewrite.is_some() || action.host.is_some();
+                (action.cluster.pick(self.draw).1, rewrites)
+            }
+            RouteAction::Redirect(_) | RouteAction::Direct(_) => (None, false),
+        };
+        let changes = [&self.route.request_headers, &self.host.request_headers, &self.table.request_headers];
+        let weighted = weighted.map(|entry| &entry.request_headers);
+        rewrites || changes.into_iter().chain(weighted).any(|changes| !changes.is_empty())
+    }
 }
 
 /// Answers one request; the response's head is empty before.
@@ -85,7 +117,7 @@ pub async fn serve<D: Downstream>(
     timer: &mut LazyTimer,
     origin: &Origin,
 ) -> Outcome {
-    request.secure |= origin.secure;
+    request.secure |= origin.standing.facts.secure;
     let snapshot = origin.worker.snapshot();
     let mut report = Report::begin(origin, prepare::client_address(request, origin));
     let outcome = answer(down, request, response, timer, origin, (&snapshot, &mut report)).await;
@@ -118,11 +150,16 @@ async fn answer<D: Downstream>(
     let Some(table) = snapshot.routes(chain) else {
         return reply::local(down, request, response, (Reason::RoutesMissing, None), report).await;
     };
-    let Some((host, route)) = table.select(request, origin.worker.draw()) else {
+    let selected = table.select(request, origin.worker.draw());
+    let routed = selected.map(|(host, route)| Routed { table, host, route, draw: origin.worker.draw() });
+    report.route = routed.as_ref().map(|routed| Arc::clone(routed.route));
+    if !origin.chain.policies.is_empty() && !authorize::decide(request, origin, routed.as_ref(), report) {
+        return reply::local(down, request, response, (Reason::AuthorizationDenied, None), report).await;
+    }
+    let Some(routed) = routed else {
         return reply::local(down, request, response, (Reason::RouteNotFound, None), report).await;
     };
-    report.route = Some(Arc::clone(route));
-    let routed = Routed { table, host, route };
+    let route = routed.route;
     match &route.action {
         RouteAction::Redirect(action) => {
             reply::redirect(action, route, request, response, report);
@@ -150,7 +187,7 @@ async fn forward<D: Downstream>(
         return reply::local(down, request, response, (Reason::UpgradeNotAllowed, Some(routed)), report)
             .await;
     }
-    let (name, weighted) = action.cluster.pick(origin.worker.draw());
+    let (name, weighted) = action.cluster.pick(routed.draw);
     report.cluster = Some(Arc::clone(name));
     let Some(cluster) = origin.worker.clusters.find(name) else {
         let unknown = (Reason::ClusterNotFound, action.not_found_status, Some(routed));
@@ -159,9 +196,10 @@ async fn forward<D: Downstream>(
     let Some(_place) = cluster.request_permit(action.priority) else {
         return reply::local(down, request, response, (Reason::OverflowRequests, Some(routed)), report).await;
     };
+    let oversight = Oversight::new(request, origin, routed, report);
     prepare::upstream_request(request, routed, weighted, action, report);
     let mirrors = mirror::start(action, request, origin);
-    let mut timers = Timers::new(timer, action, &origin.chain, request, report.started);
+    let mut timers = Timers::new(timer, action, &origin.chain, request, (report.started, oversight));
     let sticky = Sticky::new(action, &cluster, request, report, || origin.worker.draw());
     let subset = weighted.and_then(|entry| entry.subset.as_ref()).or(action.subset.as_ref());
     let mut attempts = Attempts::new(&cluster, routed, action, (mirrors, sticky, subset), origin);

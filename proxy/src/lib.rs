@@ -16,6 +16,7 @@ pub mod identity;
 pub mod limit;
 pub mod model;
 pub mod observe;
+pub mod policy;
 pub mod retry;
 pub mod route;
 pub mod run;

@@ -4,12 +4,17 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
 use crate::http::heads::HeadPool;
-use crate::model::Snapshot;
+use crate::identity::Revoked;
+use crate::model::{RouteTable, Snapshot};
+use crate::observe::Reason;
 use crate::observe::access_log::{AccessLogger, LogQueue};
-use crate::observe::metrics::Shard;
-use crate::observe::series::RequestSeries;
-use crate::transport::BufferPool;
+use crate::observe::metrics::{Labels, Shard};
+use crate::observe::series::{CONNECTIONS_CUT, PolicySeries, ReasonSeries, RequestSeries};
+use crate::policy::{Decision, Standing};
+use crate::transport::{BufferPool, Registry};
 use crate::upstream::Clusters;
 use crate::upstream::usage::UsageRegistry;
 
@@ -28,6 +33,12 @@ pub struct Worker {
     pub logger: AccessLogger,
     /// How requests that go to no cluster are recorded.
     pub no_cluster: RequestSeries,
+    /// How our own answers are counted.
+    pub reasons: ReasonSeries,
+    /// How decisions of policies are counted.
+    pub policies: PolicySeries,
+    /// Connections from downstream.
+    pub standings: Registry<Standing>,
     /// Random draws; not for secrets.
     pub random: RefCell<fastrand::Rng>,
     /// Whether answers of our own say their reason in a header.
@@ -35,6 +46,7 @@ pub struct Worker {
     /// Mirrored requests under way.
     pub mirrors: Cell<u32>,
     snapshot: RefCell<Arc<Snapshot>>,
+    revoked: RefCell<Arc<Revoked>>,
 }
 
 impl Worker {
@@ -49,10 +61,14 @@ impl Worker {
             metrics,
             logger: AccessLogger::new(logs),
             no_cluster: RequestSeries::default(),
+            reasons: ReasonSeries::default(),
+            policies: PolicySeries::default(),
+            standings: Registry::default(),
             random: RefCell::new(fastrand::Rng::new()),
             names_reason,
             mirrors: Cell::new(0),
             snapshot: RefCell::default(),
+            revoked: RefCell::default(),
         }
     }
 
@@ -65,7 +81,40 @@ impl Worker {
     /// Takes over a new configuration.
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
         self.clusters.update(&snapshot);
-        *self.snapshot.borrow_mut() = snapshot;
+        self.policies.forget();
+        let before = self.snapshot.replace(snapshot);
+        // What routes say to filters may have changed with them.
+        let tables = (&before.route_tables, &self.snapshot.borrow().route_tables);
+        if !same_tables(tables) {
+            self.standings.alive().iter().for_each(|standing| standing.look_again());
+        }
+    }
+
+    /// Closes connections of peers that are revoked.
+    pub fn revoke(&self, revoked: &Arc<Revoked>) {
+        if Arc::ptr_eq(&self.revoked.replace(Arc::clone(revoked)), revoked) {
+            return;
+        }
+        let ended = self.standings.alive().iter().filter(|standing| standing.revoke(revoked)).count();
+        self.count_cut(Reason::IdentityRevoked, ended + self.clusters.revoke(revoked));
+    }
+
+    /// Counts connections that were ended for a change.
+    pub fn count_cut(&self, reason: Reason, count: usize) {
+        if count > 0 {
+            tracing::info!(count, reason = reason.code(), "established connections were ended");
+            let labels = Labels::none().with("reason", reason.code());
+            self.metrics.counter(CONNECTIONS_CUT, &labels).add(count as u64);
+        }
+    }
+
+    /// Counts what a filter decided.
+    pub fn count_decision(&self, decision: &Decision<'_>) {
+        for (verdict, enforced) in [(&decision.enforced, true), (&decision.shadow, false)] {
+            if let Some(verdict) = verdict {
+                self.policies.count(&self.metrics, verdict.label, enforced, verdict.allowed);
+            }
+        }
     }
 
     /// A random number.
@@ -73,4 +122,11 @@ impl Worker {
     pub fn draw(&self) -> u64 {
         self.random.borrow_mut().u64(..)
     }
+}
+
+type Tables = FxHashMap<Arc<str>, Arc<RouteTable>>;
+
+fn same_tables((before, after): (&Tables, &Tables)) -> bool {
+    before.len() == after.len()
+        && after.iter().all(|(name, table)| before.get(name).is_some_and(|before| Arc::ptr_eq(before, table)))
 }

@@ -9,6 +9,7 @@ pub mod config;
 pub mod frames;
 pub mod identity_server;
 pub mod lab;
+pub mod mesh;
 pub mod process;
 pub mod upstream;
 pub mod workload_api;

@@ -1,85 +1,17 @@
 //! Mutual TLS with peers that others wrote: curl, openssl and Envoy, as client and as server.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use outrider_tests::authority::{Authority, Credentials};
+use outrider_tests::authority::Authority;
 use outrider_tests::backend::Backend;
 use outrider_tests::client::{self, Ask};
 use outrider_tests::config::{HCM, HTTP2, ROUTER, address, cluster};
-use outrider_tests::process::{self, Process, free_port, scratch};
+use outrider_tests::mesh::{CLIENT, DAY, Mesh, SERVER};
+use outrider_tests::process::{self, Process, free_port};
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
-const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3";
 const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
-const CLIENT: &str = "spiffe://mesh.test/ns/shop/sa/client";
-const SERVER: &str = "spiffe://mesh.test/ns/shop/sa/server";
-
-/// Certificates of a mesh, as files.
-struct Mesh {
-    authority: Authority,
-    folder: PathBuf,
-}
-
-impl Mesh {
-    fn new(name: &str) -> Self {
-        let (authority, folder) = (Authority::new("mesh.test"), scratch(name));
-        fs::write(folder.join("ca.pem"), authority.root_pem()).unwrap();
-        let mesh = Self { authority, folder };
-        mesh.write("client", &mesh.authority.svid(CLIENT, DAY));
-        mesh.write("server", &mesh.authority.svid(SERVER, DAY));
-        mesh
-    }
-
-    fn write(&self, who: &str, credentials: &Credentials) {
-        fs::write(self.file(who, "pem"), &credentials.chain_pem).unwrap();
-        fs::write(self.file(who, "key"), &credentials.key_pem).unwrap();
-    }
-
-    fn file(&self, who: &str, kind: &str) -> PathBuf {
-        self.folder.join(format!("{who}.{kind}"))
-    }
-
-    /// A common TLS context: this certificate, and a peer of this identity.
-    fn context(&self, who: &str, peer: &str, alpn: &str) -> String {
-        let file = |path: &Path| format!("{{filename: {}}}", path.display());
-        format!(
-            "common_tls_context: {{tls_params: {{tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3}}, \
-             tls_certificates: [{{certificate_chain: {}, private_key: {}}}], alpn_protocols: [{alpn}], \
-             validation_context: {{trusted_ca: {}, match_typed_subject_alt_names: \
-             [{{san_type: URI, matcher: {{exact: \"{peer}\"}}}}]}}}}",
-            file(&self.file(who, "pem")),
-            file(&self.file(who, "key")),
-            file(&self.folder.join("ca.pem")),
-        )
-    }
-
-    fn upstream(&self, alpn: &str) -> String {
-        format!(
-            "transport_socket: {{name: tls, typed_config: {{\"@type\": {TLS}.UpstreamTlsContext, sni: server.shop, {}}}}}",
-            self.context("client", SERVER, alpn)
-        )
-    }
-
-    fn downstream(&self) -> String {
-        format!(
-            "transport_socket: {{name: tls, typed_config: {{\"@type\": {TLS}.DownstreamTlsContext, \
-             require_client_certificate: true, {}}}}}",
-            self.context("server", CLIENT, "h2, http/1.1")
-        )
-    }
-
-    /// Arguments for curl.
-    fn curl(&self, more: &[&str]) -> std::process::Output {
-        Command::new("curl")
-            .args(["-sS", "-k", "--max-time", "10", "-w", "%{http_code} %{http_version}", "-o", "/dev/null"])
-            .args(more)
-            .output()
-            .unwrap()
-    }
-}
 
 fn http(tag: &str) -> String {
     format!(

@@ -25,7 +25,7 @@ use crate::transport::Transport;
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves a connection to its end.
-pub async fn serve(transport: Transport, origin: Origin, drain: Drain) {
+pub async fn serve(transport: Transport, mut origin: Origin, drain: Drain) {
     let limits = (limits(&origin), origin.chain.request_headers_timeout);
     let link = H1Link::new(transport, Rc::clone(&origin.worker.buffers));
     let mut server = H1Server::new(link);
@@ -46,6 +46,9 @@ pub async fn serve(transport: Transport, origin: Origin, drain: Drain) {
         let last = origin.chain.max_requests.is_some_and(|limit| served >= limit);
         if last || drain.has_begun() {
             server.close_after_response();
+        }
+        if let Some(renewed) = origin.renewed() {
+            origin = renewed;
         }
         let outcome = exchange::serve(&mut server, &mut heads, &mut timer, &origin).await;
         origin.worker.heads.give_back(heads);

@@ -99,6 +99,9 @@ impl Streams {
                     self.accepted = self.accepted.saturating_add(1);
                     let (parts, recv) = request.into_parts();
                     let request = http::Request::from_parts(parts, ());
+                    if let Some(renewed) = self.origin.renewed() {
+                        self.origin = Rc::new(renewed);
+                    }
                     self.tasks.spawn_local(stream(request, recv, respond, Rc::clone(&self.origin)));
                     draining |= self.is_used_up();
                 }

@@ -7,8 +7,10 @@ use outrider_proto::envoy::config::endpoint::v3 as pb_endpoint;
 use outrider_proto::envoy::config::listener::v3 as pb_listener;
 use outrider_proto::envoy::config::route::v3 as pb_route;
 use outrider_proto::envoy::extensions::transport_sockets::tls::v3 as pb_tls;
+use outrider_proto::outrider::identity::v1 as pb_identity;
 use tokio::time::Instant;
 
+use crate::identity::Revoked;
 use crate::model::tls::Secret;
 use crate::model::{Cluster, EndpointSet, Listener, RouteTable};
 
@@ -37,6 +39,8 @@ pub enum Resource {
     Endpoints(pb_endpoint::ClusterLoadAssignment, EndpointSet),
     /// A secret.
     Secret(pb_tls::Secret, Secret),
+    /// Who is cut off.
+    Revocations(pb_identity::RevocationList, Revoked),
 }
 
 /// The kinds of resources.
@@ -52,6 +56,8 @@ pub enum Kind {
     Routes,
     /// Certificates and roots.
     Secret,
+    /// Lists of who is cut off.
+    Revocations,
 }
 
 impl Change {
@@ -77,6 +83,7 @@ impl Change {
                 Resource::Routes(..) => Kind::Routes,
                 Resource::Endpoints(..) => Kind::Endpoints,
                 Resource::Secret(..) => Kind::Secret,
+                Resource::Revocations(..) => Kind::Revocations,
             },
             Self::Extend(kind, ..) | Self::Remove(kind, _) => *kind,
         }
@@ -92,6 +99,7 @@ impl Change {
                 Resource::Routes(_, table) => &table.name,
                 Resource::Endpoints(message, _) => &message.cluster_name,
                 Resource::Secret(_, secret) => &secret.name,
+                Resource::Revocations(message, _) => &message.name,
             },
             Self::Extend(_, name, _) | Self::Remove(_, name) => name,
         }
@@ -106,7 +114,8 @@ impl Change {
                 Resource::Cluster(..)
                 | Resource::Routes(..)
                 | Resource::Endpoints(..)
-                | Resource::Secret(..) => None,
+                | Resource::Secret(..)
+                | Resource::Revocations(..) => None,
             },
             Self::Extend(..) | Self::Remove(..) => None,
         }

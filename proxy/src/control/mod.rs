@@ -5,6 +5,7 @@
 
 pub mod change;
 pub mod dns;
+mod redact;
 pub mod secrets;
 pub mod store;
 
@@ -17,6 +18,7 @@ use serde_json::json as object;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::identity::Revoked;
 use crate::model::bootstrap::StaticResources;
 use crate::model::endpoint::Health;
 use crate::model::limits::Priority;
@@ -94,6 +96,9 @@ pub struct Control {
     workers: Workers,
     dns: dns::Resolver,
     secrets: Secrets,
+    /// Who is cut off, as the workers know it.
+    revoked: Arc<Revoked>,
+    revoked_changed: bool,
     version: u64,
     draining: bool,
     /// When the workers were told last, and when they are to be told next, if there is news.
@@ -112,6 +117,8 @@ impl Control {
             workers,
             dns: dns::Resolver::new(messages),
             secrets: Secrets::default(),
+            revoked: Arc::default(),
+            revoked_changed: false,
             version: 0,
             draining: false,
             published: None,
@@ -151,10 +158,11 @@ impl Control {
     /// Applies what came over xDS. A listener whose address is taken is refused, the others are taken.
     pub fn apply(&mut self, changes: Vec<Change>) -> Applied {
         let mut refused = Vec::new();
+        let (mut secrets, mut others) = (false, false);
         for change in changes {
-            if change.kind() == Kind::Secret {
-                self.secrets.changed();
-            }
+            secrets |= change.kind() == Kind::Secret;
+            others |= change.kind() != Kind::Secret;
+            self.revoked_changed |= change.kind() == Kind::Revocations;
             let name = change.name().to_owned();
             let bound = match change.bindable() {
                 Some(listener) => match listener.unknown_cluster(|name| self.store.has_cluster(name)) {
@@ -171,7 +179,14 @@ impl Control {
         }
         let wanted = self.store.wanted();
         self.store.note_missing(&wanted);
-        self.publish_soon();
+        if secrets {
+            // Contexts follow their secrets without a new snapshot.
+            self.secrets.changed();
+            self.fill_secrets();
+        }
+        if others {
+            self.publish_soon();
+        }
         Applied { refused, wanted }
     }
 
@@ -222,6 +237,7 @@ impl Control {
                     self.fill_secrets();
                 }
                 if self.store.expire(now) {
+                    self.revoked_changed = true;
                     self.publish();
                 }
             }
@@ -266,6 +282,7 @@ impl Control {
     }
 
     fn publish(&mut self) {
+        self.revoke();
         self.fill_secrets();
         self.version += 1;
         let snapshot = Arc::new(self.store.assemble(self.version));
@@ -280,7 +297,30 @@ impl Control {
         self.dns.follow(names);
         self.published = Some(Instant::now());
         self.due = None;
-        self.workers.publish(Published { snapshot, sockets: self.sockets.all(), draining: self.draining });
+        self.workers.publish(Published {
+            snapshot,
+            sockets: self.sockets.all(),
+            revoked: Arc::clone(&self.revoked),
+            draining: self.draining,
+        });
+    }
+
+    /// Brings up to date who is cut off: handshakes look at it from here on, the workers hear of it with the
+    /// publication.
+    fn revoke(&mut self) {
+        if !std::mem::take(&mut self.revoked_changed) {
+            return;
+        }
+        let revoked = self.store.revoked();
+        if *self.revoked != revoked {
+            tracing::warn!(
+                identities = revoked.identities.len(),
+                certificates = revoked.serials.len(),
+                "the lists of who is cut off have changed"
+            );
+            self.secrets.revoke(revoked.clone());
+            self.revoked = Arc::new(revoked);
+        }
     }
 
     fn answer(&self, question: Question) -> String {
@@ -334,13 +374,14 @@ impl Control {
         let resources = |messages: Vec<Result<serde_json::Value, Fault>>| {
             serde_json::Value::Array(messages.into_iter().filter_map(Result::ok).collect())
         };
-        let dump = object!({
+        let mut dump = object!({
             "version": self.version,
             "listeners": resources(self.store.listeners().map(|message| json::to_json(&message)).collect()),
             "clusters": resources(self.store.clusters().map(|message| json::to_json(&message)).collect()),
             "routes": resources(self.store.routes().map(|message| json::to_json(&message)).collect()),
             "endpoints": resources(self.store.endpoints().map(|message| json::to_json(&message)).collect()),
         });
+        redact::private_keys(&mut dump);
         serde_json::to_string_pretty(&dump).unwrap_or_default()
     }
 

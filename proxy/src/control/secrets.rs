@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::identity::config::{self, Credential};
 use crate::identity::live::{Live, Material};
 use crate::identity::trust::Roots;
-use crate::identity::{Revocations, Trust};
+use crate::identity::{Revocations, Revoked, Trust};
 use crate::model::tls::{CertificateSource, Pem, Secret, SecretKind, TlsSettings, TrustSource};
 use crate::model::{Cluster, Listener};
 
@@ -78,6 +78,11 @@ impl Secrets {
     pub fn set_own(&mut self, own: Option<Own>) {
         self.own = own;
         self.dirty = true;
+    }
+
+    /// Cuts off whom the lists name, and nobody else.
+    pub fn revoke(&self, revoked: Revoked) {
+        self.revocations.replace(revoked);
     }
 
     /// Something that contexts may name has changed.

@@ -1,7 +1,8 @@
 //! All resources, where they came from, and the snapshot that they make together.
 
+mod kept;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,32 +12,21 @@ use outrider_proto::envoy::config::endpoint::v3 as pb_endpoint;
 use outrider_proto::envoy::config::listener::v3 as pb_listener;
 use outrider_proto::envoy::config::route::v3 as pb_route;
 use outrider_proto::envoy::extensions::transport_sockets::tls::v3 as pb_tls;
-use prost::Message;
+use outrider_proto::outrider::identity::v1 as pb_identity;
 use tokio::time::Instant;
 
 use super::Wanted;
 pub use super::change::{Change, Kind, Resource};
 use super::dns::Resolved;
+use crate::identity::Revoked;
 use crate::model::tls::{CertificateSource, Secret, SecretKind, TlsSettings, TrustSource};
 use crate::model::{Cluster, ClusterEntry, Discovery, EndpointSet, Listener, RouteTable, Snapshot};
+use kept::{Kept, Resources, lapsed, put};
 
 /// How long a resource that others refer to is waited for before it counts as missing (xDS: 15 s).
 pub const MISSING_AFTER: Duration = Duration::from_secs(15);
 /// How long the first answer to a cluster's names is waited for.
 pub const UNRESOLVED_AFTER: Duration = Duration::from_secs(5);
-
-/// A resource as it came and as it was compiled.
-#[derive(Debug)]
-struct Kept<M, C> {
-    /// Encoded, because it is looked at again only when a new one comes or an operator asks.
-    encoded: Box<[u8]>,
-    message: PhantomData<M>,
-    compiled: Arc<C>,
-    expires: Option<Instant>,
-    from_file: bool,
-}
-
-type Resources<M, C> = BTreeMap<Arc<str>, Kept<M, C>>;
 
 /// All resources.
 #[derive(Debug, Default)]
@@ -46,6 +36,7 @@ pub struct Store {
     routes: Resources<pb_route::RouteConfiguration, RouteTable>,
     endpoints: Resources<pb_endpoint::ClusterLoadAssignment, EndpointSet>,
     secrets: Resources<pb_tls::Secret, Secret>,
+    revocations: Resources<pb_identity::RevocationList, Revoked>,
     /// Endpoints of names, by cluster.
     resolved: BTreeMap<Arc<str>, Arc<EndpointSet>>,
     /// Since when a resource that is referred to is missing; for a cluster, the addresses of its names.
@@ -77,7 +68,10 @@ impl Store {
                         let name = Arc::clone(&compiled.name);
                         put(&mut self.clusters, name, &message, compiled, (None, true));
                     }
-                    Resource::Routes(..) | Resource::Endpoints(..) | Resource::Secret(..) => {}
+                    Resource::Routes(..)
+                    | Resource::Endpoints(..)
+                    | Resource::Secret(..)
+                    | Resource::Revocations(..) => {}
                 }
             }
         }
@@ -134,6 +128,10 @@ impl Store {
                 let name = Arc::clone(&compiled.name);
                 put(&mut self.secrets, name, &message, compiled, (expires, false));
             }
+            Resource::Revocations(message, compiled) => {
+                let name: Arc<str> = message.name.as_str().into();
+                put(&mut self.revocations, name, &message, compiled, (expires, false));
+            }
         }
         Ok(())
     }
@@ -145,6 +143,7 @@ impl Store {
             Kind::Listener => self.listeners.get_mut(name).map(|kept| &mut kept.expires),
             Kind::Routes => self.routes.get_mut(name).map(|kept| &mut kept.expires),
             Kind::Secret => self.secrets.get_mut(name).map(|kept| &mut kept.expires),
+            Kind::Revocations => self.revocations.get_mut(name).map(|kept| &mut kept.expires),
         };
         if let Some(slot) = slot {
             *slot = expires;
@@ -167,6 +166,9 @@ impl Store {
             // Who had it goes on with it, and comes up with nothing after a restart.
             Kind::Secret => {
                 self.secrets.remove(name);
+            }
+            Kind::Revocations => {
+                self.revocations.remove(name);
             }
         }
     }
@@ -194,6 +196,7 @@ impl Store {
         expired.extend(lapsed(Kind::Routes, &self.routes, now));
         expired.extend(lapsed(Kind::Endpoints, &self.endpoints, now));
         expired.extend(lapsed(Kind::Secret, &self.secrets, now));
+        expired.extend(lapsed(Kind::Revocations, &self.revocations, now));
         for (kind, name) in &expired {
             tracing::info!(?kind, %name, "the resource's TTL has run out");
             self.remove(*kind, name);
@@ -241,6 +244,14 @@ impl Store {
     #[must_use]
     pub fn secret(&self, name: &str) -> Option<SecretKind> {
         self.secrets.get(name).map(|kept| kept.compiled.kind.clone())
+    }
+
+    /// Who is cut off, by all lists together.
+    #[must_use]
+    pub fn revoked(&self) -> Revoked {
+        let mut all = Revoked::default();
+        self.revocations.values().for_each(|kept| all.add(&kept.compiled));
+        all
     }
 
     /// Puts everything together. A listener or cluster that still waits for its routes or endpoints stays as it was
@@ -316,7 +327,7 @@ impl Store {
             Kind::Routes => wanted.routes.contains(name) && !routes.contains_key(name),
             Kind::Endpoints => wanted.endpoints.contains(name) && !endpoints.contains_key(name),
             Kind::Cluster => unresolved.contains(name),
-            Kind::Listener | Kind::Secret => false,
+            Kind::Listener | Kind::Secret | Kind::Revocations => false,
         };
         self.missing.retain(|(kind, name), _| needed(*kind, name));
         let now = Instant::now();
@@ -413,40 +424,7 @@ fn secrets_of(settings: &TlsSettings) -> impl Iterator<Item = Arc<str>> + use<> 
 const fn patience(kind: Kind) -> Duration {
     match kind {
         Kind::Cluster => UNRESOLVED_AFTER,
-        Kind::Endpoints | Kind::Listener | Kind::Routes | Kind::Secret => MISSING_AFTER,
-    }
-}
-
-/// The resources whose TTL has run out.
-fn lapsed<M, C>(kind: Kind, resources: &Resources<M, C>, now: Instant) -> Vec<(Kind, Arc<str>)> {
-    let dead = resources.iter().filter(|(_, kept)| kept.expires.is_some_and(|expires| expires <= now));
-    dead.map(|(name, _)| (kind, Arc::clone(name))).collect()
-}
-
-/// Keeps a resource; the same message again changes nothing but its time.
-fn put<M: Message + Default + PartialEq, C>(
-    resources: &mut Resources<M, C>,
-    name: Arc<str>,
-    message: &M,
-    compiled: C,
-    (expires, from_file): (Option<Instant>, bool),
-) {
-    let encoded = message.encode_to_vec().into_boxed_slice();
-    match resources.get_mut(&name) {
-        // The entries of a map have no order, so that the same message can have several encodings.
-        Some(kept) if kept.encoded == encoded || kept.message().as_ref() == Some(message) => {
-            kept.expires = expires;
-        }
-        Some(_) | None => {
-            let compiled = Arc::new(compiled);
-            resources.insert(name, Kept { encoded, message: PhantomData, compiled, expires, from_file });
-        }
-    }
-}
-
-impl<M: Message + Default, C> Kept<M, C> {
-    fn message(&self) -> Option<M> {
-        M::decode(&*self.encoded).ok()
+        Kind::Endpoints | Kind::Listener | Kind::Routes | Kind::Secret | Kind::Revocations => MISSING_AFTER,
     }
 }
 

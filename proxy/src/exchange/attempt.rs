@@ -235,7 +235,7 @@ impl<'a> Attempts<'a> {
             if bodiless && down.poll_closed(cx).is_ready() {
                 return Poll::Ready(Err(Failed::Gone(Reason::DownstreamGone)));
             }
-            timers.poll(cx).map(|reason| Err(late(reason)))
+            timers.poll(cx, request).map(|reason| Err(late(reason)))
         });
         acquired.await
     }
@@ -317,7 +317,7 @@ fn poll_head<D: Downstream>(
         return Poll::Ready(Err(Failed::Gone(Reason::DownstreamGone)));
     }
     let starved = pump.is_starved();
-    timers.poll(cx).map(|reason| {
+    timers.poll(cx, request).map(|reason| {
         let by_client = starved && reason == Reason::StreamIdle;
         Err(late(if by_client { Reason::RequestIdle } else { reason }))
     })

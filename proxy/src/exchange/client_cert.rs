@@ -12,7 +12,7 @@ const NAME: &[u8] = b"x-forwarded-client-cert";
 /// Takes the field away, leaves it, replaces it or adds to it.
 pub(super) fn forward(request: &mut RequestHead, origin: &Origin) {
     let mode = origin.chain.forward_client_cert;
-    let Some(peer) = &origin.peer else {
+    let Some(peer) = origin.peer() else {
         if mode != ForwardClientCert::AlwaysForwardOnly {
             request.headers.remove(NAME);
         }

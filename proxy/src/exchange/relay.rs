@@ -55,7 +55,7 @@ pub async fn response<D: Downstream>(
         upstream.pump = Pump::done();
     }
     let mut pump = Pump::default();
-    let ended = poll_fn(|cx| poll_relay(cx, down, upstream, (&mut pump, tunnel), timers)).await;
+    let ended = poll_fn(|cx| poll_relay(cx, (down, request), upstream, (&mut pump, tunnel), timers)).await;
     report.sent_bytes = pump.bytes();
     report.received_bytes = report.received_bytes.max(upstream.pump.bytes());
     match ended {
@@ -80,7 +80,7 @@ fn opens_tunnel(request: &RequestHead, response: &ResponseHead) -> bool {
 
 fn poll_relay<D: Downstream>(
     cx: &mut Context<'_>,
-    down: &mut D,
+    (down, request): (&mut D, &RequestHead),
     upstream: &mut Established,
     (pump, tunnel): (&mut Pump, bool),
     timers: &mut Timers<'_>,
@@ -113,5 +113,5 @@ fn poll_relay<D: Downstream>(
         return Poll::Ready(Err(Reason::DownstreamGone));
     }
     let _ = link.poll_flush(cx);
-    timers.poll(cx).map(Err)
+    timers.poll(cx, request).map(Err)
 }

@@ -10,9 +10,9 @@ use super::Origin;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::model::Route;
 use crate::observe::format::Record;
-use crate::observe::metrics::Labels;
-use crate::observe::series::{LOCAL_REPLIES, Outcome};
+use crate::observe::series::Outcome;
 use crate::observe::{Flags, Reason};
+use crate::policy::Authorized;
 
 /// How long a client may take to read an answer of ours where `stream_idle_timeout` is off.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(300);
@@ -45,6 +45,8 @@ pub struct Report {
     pub flags: Flags,
     /// Why we answered or ended it.
     pub reason: Option<Reason>,
+    /// What policies have said.
+    pub authorized: Authorized,
     /// Body bytes from the client.
     pub received_bytes: u64,
     /// Body bytes to the client.
@@ -70,6 +72,7 @@ impl Report {
             status: 0,
             flags: Flags::NONE,
             reason: None,
+            authorized: Authorized::default(),
             received_bytes: 0,
             sent_bytes: 0,
         }
@@ -104,13 +107,15 @@ impl Report {
             status: self.status,
             flags: self.flags,
             reason: self.reason.map(Reason::code),
+            peer: origin.standing.facts.identity(),
+            authorized: Some(&self.authorized),
             received_bytes: self.received_bytes,
             sent_bytes: self.sent_bytes,
             upstream: self.upstream,
             cluster: self.cluster.as_deref().unwrap_or_default(),
             route: self.route.as_ref().map(|route| &*route.name).unwrap_or_default(),
             attempts: self.attempts,
-            server_name: origin.server_name.as_deref(),
+            server_name: origin.standing.facts.server_name.as_deref(),
             local: self.local,
             remote: self.remote,
         }
@@ -134,7 +139,10 @@ impl Report {
     }
 
     /// Records metrics and access log.
-    pub fn finish(&self, request: &RequestHead, response: &ResponseHead, origin: &Origin) {
+    pub fn finish(&mut self, request: &RequestHead, response: &ResponseHead, origin: &Origin) {
+        if let Some(reason) = origin.standing.ended() {
+            self.ended(reason);
+        }
         let worker = &origin.worker;
         let outcome = Outcome {
             status: self.status,
@@ -147,8 +155,7 @@ impl Report {
         let series = cluster.as_ref().map_or(&worker.no_cluster, |cluster| &cluster.series);
         series.record(&worker.metrics, &origin.chain.stat_prefix, origin.direction, &outcome);
         if let Some(reason) = self.reason {
-            let labels = Labels::none().with("reason", reason.code());
-            worker.metrics.counter(LOCAL_REPLIES, &labels).add(1);
+            worker.reasons.count(&worker.metrics, reason);
         }
         for log in &origin.chain.access_logs {
             worker.logger.write(log, &self.record(Some(request), Some(response), origin));

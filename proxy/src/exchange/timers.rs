@@ -1,4 +1,4 @@
-//! The deadlines of an exchange, on one timer.
+//! What ends an exchange from within: its deadlines, on one timer, and policies that no longer allow it.
 //!
 //! Most deadlines are set and never met, so the timer is armed lazily: it is left alone while it would fire
 //! before the next deadline anyway, and looks again when it does. A connection thereby pays for a timer once in
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::authorize::Oversight;
 use crate::http::message::RequestHead;
 use crate::model::retry::RetryPolicy;
 use crate::model::{ForwardAction, HttpChain};
@@ -43,6 +44,7 @@ impl LazyTimer {
 #[derive(Debug)]
 pub struct Timers<'a> {
     timer: &'a mut LazyTimer,
+    oversight: Option<Oversight<'a>>,
     idle_timeout: Option<Duration>,
     last_activity: Instant,
     /// The whole request must be in by then.
@@ -63,7 +65,7 @@ impl<'a> Timers<'a> {
         action: &ForwardAction,
         chain: &HttpChain,
         request: &RequestHead,
-        started: Instant,
+        (started, oversight): (Instant, Option<Oversight<'a>>),
     ) -> Self {
         let tunnel = !request.upgrade.is_empty();
         let longest = action.max_stream_duration.unwrap_or(chain.max_stream_duration);
@@ -83,6 +85,7 @@ impl<'a> Timers<'a> {
         };
         Self {
             timer,
+            oversight,
             idle_timeout: action.idle_timeout.unwrap_or(chain.stream_idle_timeout),
             last_activity: started,
             request: chain.request_timeout.map(|limit| started + limit),
@@ -132,8 +135,11 @@ impl<'a> Timers<'a> {
         self.per_try = None;
     }
 
-    /// Ready with the first deadline that has passed.
-    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+    /// Ready with the first deadline that has passed, or when the policies no longer allow the request.
+    pub fn poll(&mut self, cx: &mut Context<'_>, request: &RequestHead) -> Poll<Reason> {
+        if self.oversight.as_mut().is_some_and(|oversight| oversight.poll(cx, request).is_ready()) {
+            return Poll::Ready(Reason::PolicyChanged);
+        }
         let idle = self.idle_timeout.map(|limit| self.last_activity + limit);
         let all = [
             (idle, Reason::StreamIdle),

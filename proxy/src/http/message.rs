@@ -35,7 +35,7 @@ pub enum BodyLength {
 /// `content-length`, `transfer-encoding` and the other hop-by-hop fields (RFC 9110 section 7.6.1) are not in
 /// [`RequestHead::headers`]: the codec turns them into the typed members below, and the codec of the next hop
 /// writes its own. `host` and `:authority` are in [`RequestHead::authority`] only.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RequestHead {
     /// The method; `CONNECT` for a tunnel.
     pub method: Method,

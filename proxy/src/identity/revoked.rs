@@ -15,6 +15,12 @@ pub struct Revoked {
 }
 
 impl Revoked {
+    /// Adds what another list cuts off.
+    pub fn add(&mut self, other: &Self) {
+        self.identities.extend(other.identities.iter().cloned());
+        self.serials.extend(other.serials.iter().cloned());
+    }
+
     /// Whether this peer is cut off.
     #[must_use]
     pub fn covers(&self, peer: &PeerIdentity) -> bool {

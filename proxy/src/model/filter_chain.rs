@@ -6,14 +6,18 @@ use std::sync::Arc;
 
 use outrider_proto::envoy::config::listener::v3 as pb;
 use outrider_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use outrider_proto::envoy::extensions::filters::network::rbac::v3::Rbac;
 use outrider_proto::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use outrider_proto::{Path, unpack};
+use prost_types::Any;
 use rustc_hash::FxHashMap;
 
 use super::http_chain::HttpChain;
 use super::parse;
+use super::rbac;
 use super::tcp_chain::TcpChain;
 use super::tls::DownstreamTls;
+use crate::policy::Filter;
 
 /// Combinations of prefix, server name and application protocol that one chain may match.
 const MAX_CLAIMS: usize = 10_000;
@@ -28,6 +32,8 @@ pub struct FilterChain {
     pub name: Arc<str>,
     /// Its encryption; plaintext without.
     pub tls: Option<DownstreamTls>,
+    /// Authorization of connections, in order: all of them must allow.
+    pub policies: Vec<Filter>,
     /// Its terminal filter.
     pub protocol: ChainProtocol,
 }
@@ -154,25 +160,24 @@ impl FilterChains {
 
 impl FilterChain {
     fn from_proto(value: &pb::FilterChain, path: &mut Path) -> Option<Self> {
-        let [filter] = value.filters.as_slice() else {
+        let Some((last, before)) = value.filters.split_last() else {
             return path.field("filters", |path| {
-                path.refuse("exactly one is needed: HttpConnectionManager or TcpProxy")
+                path.refuse("missing; the last one must be HttpConnectionManager or TcpProxy")
             });
         };
-        let protocol = path.item("filters", 0, |path| {
-            parse::required(&filter.name, "name", path);
-            let Some(pb::filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
-                return path.field("typed_config", |path| path.refuse("missing"));
-            };
-            path.field("typed_config", |path| {
-                if let Some(http) = unpack::<HttpConnectionManager>(any) {
-                    HttpChain::from_proto(&http, path).map(|chain| ChainProtocol::Http(Arc::new(chain)))
-                } else if let Some(tcp) = unpack::<TcpProxy>(any) {
-                    TcpChain::from_proto(&tcp, path).map(|chain| ChainProtocol::Tcp(Arc::new(chain)))
-                } else {
-                    path.refuse(format!("\"{}\" is not a network filter", any.type_url))
-                }
-            })
+        let policies = before.iter().enumerate();
+        let policies: Vec<_> =
+            policies.filter_map(|(index, filter)| network_policies(filter, index, path)).collect();
+        let protocol = network_filter(last, before.len(), path, |any, path| {
+            if let Some(http) = unpack::<HttpConnectionManager>(any) {
+                HttpChain::from_proto(&http, path).map(|chain| ChainProtocol::Http(Arc::new(chain)))
+            } else if let Some(tcp) = unpack::<TcpProxy>(any) {
+                TcpChain::from_proto(&tcp, path).map(|chain| ChainProtocol::Tcp(Arc::new(chain)))
+            } else if unpack::<Rbac>(any).is_some() {
+                path.refuse("the last filter must be HttpConnectionManager or TcpProxy")
+            } else {
+                path.refuse(format!("\"{}\" is not a network filter", any.type_url))
+            }
         });
         let tls = match &value.transport_socket {
             Some(socket) => {
@@ -180,8 +185,33 @@ impl FilterChain {
             }
             None => None,
         };
-        Some(Self { name: value.name.as_str().into(), tls, protocol: protocol? })
+        Some(Self { name: value.name.as_str().into(), tls, policies, protocol: protocol? })
     }
+}
+
+/// A filter before the last one.
+fn network_policies(filter: &pb::Filter, index: usize, path: &mut Path) -> Option<Filter> {
+    network_filter(filter, index, path, |any, path| match unpack::<Rbac>(any) {
+        Some(value) => Some(rbac::network_filter(&value, path)),
+        None => {
+            path.refuse(format!("\"{}\" must be the last filter, or is none that is known", any.type_url))
+        }
+    })
+}
+
+fn network_filter<T>(
+    filter: &pb::Filter,
+    index: usize,
+    path: &mut Path,
+    compile: impl FnOnce(&Any, &mut Path) -> Option<T>,
+) -> Option<T> {
+    path.item("filters", index, |path| {
+        parse::required(&filter.name, "name", path);
+        let Some(pb::filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
+            return path.field("typed_config", |path| path.refuse("missing"));
+        };
+        path.field("typed_config", |path| compile(any, path))
+    })
 }
 
 impl ChainMatch {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_proto::envoy::config::core::v3 as core;
+use outrider_proto::envoy::extensions::filters::http::rbac::v3::Rbac;
 use outrider_proto::envoy::extensions::filters::http::router::v3::Router;
 use outrider_proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use outrider_proto::{Path, unpack};
@@ -11,6 +12,7 @@ use pb::http_connection_manager::{CodecType, PathWithEscapedSlashesAction, Route
 
 use super::access_log::{self, AccessLog};
 use super::parse;
+use super::rbac::{self, HttpPolicies};
 use super::route_table::RouteTable;
 use crate::http::path::{EscapedSlashes, PathOptions};
 
@@ -58,6 +60,8 @@ pub struct HttpChain {
     pub stat_prefix: Arc<str>,
     /// Where the routes are.
     pub routes: RouteSource,
+    /// Authorization, in the order of the filters: all of them must allow.
+    pub policies: Vec<HttpPolicies>,
     /// HTTP/1.0 is served.
     pub accept_http10: bool,
     /// HTTP/2 settings.
@@ -203,7 +207,10 @@ impl HttpChain {
     pub(super) fn from_proto(value: &pb::HttpConnectionManager, path: &mut Path) -> Option<Self> {
         let stat_prefix = parse::required(&value.stat_prefix, "stat_prefix", path);
         let routes = routes(value, path);
-        check_filters(&value.http_filters, path);
+        let policies = filters(&value.http_filters, path);
+        if let Some(RouteSource::Inline(table)) = &routes {
+            check_overrides(table, &policies, path);
+        }
         let default_options = core::HttpProtocolOptions::default();
         let common = value.common_http_protocol_options.as_ref().unwrap_or(&default_options);
         let limits = Timeouts::from_proto(value, common, path);
@@ -258,6 +265,7 @@ impl HttpChain {
             strip_port: matches!(value.strip_port_mode, Some(StripPortMode::StripAnyHostPort(true))),
             stat_prefix: stat_prefix?,
             routes: routes?,
+            policies,
         })
     }
 
@@ -338,23 +346,43 @@ fn routes(value: &pb::HttpConnectionManager, path: &mut Path) -> Option<RouteSou
     }
 }
 
-fn check_filters(filters: &[pb::HttpFilter], path: &mut Path) {
+/// The filters before the router, which must be the last.
+fn filters(filters: &[pb::HttpFilter], path: &mut Path) -> Vec<HttpPolicies> {
+    let mut policies = Vec::new();
     for (index, filter) in filters.iter().enumerate() {
         path.item("http_filters", index, |path| {
-            parse::required(&filter.name, "name", path);
+            let name = parse::required(&filter.name, "name", path);
             let Some(pb::http_filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
                 path.fault_at("typed_config", "missing");
                 return;
             };
-            if unpack::<Router>(any).is_none() {
+            let is_last = index + 1 == filters.len();
+            if let Some(value) = unpack::<Rbac>(any) {
+                let filter = path.field("typed_config", |path| rbac::http_filter(&value, path));
+                policies.extend(name.map(|name| HttpPolicies { name, filter }));
+                if is_last {
+                    path.fault("the router must be the last filter");
+                }
+            } else if unpack::<Router>(any).is_none() {
                 path.fault_at("typed_config", format!("\"{}\" is not an HTTP filter", any.type_url));
-            } else if index + 1 != filters.len() {
+            } else if !is_last {
                 path.fault("the router must be the last filter");
             }
         });
     }
     if filters.is_empty() {
         path.fault_at("http_filters", "missing; the last filter must be the router");
+    }
+    policies
+}
+
+/// What the listener's own routes say to filters must be heard by one.
+fn check_overrides(table: &RouteTable, policies: &[HttpPolicies], path: &mut Path) {
+    for name in table.filter_names() {
+        if !policies.iter().any(|filter| &*filter.name == name) {
+            let reason = format!("typed_per_filter_config names \"{name}\", which is none of http_filters");
+            path.fault_at("route_config", reason);
+        }
     }
 }
 

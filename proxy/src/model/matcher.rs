@@ -10,6 +10,7 @@ use regex::bytes::{Regex, RegexBuilder};
 use crate::http::h1::field::is_token;
 use crate::http::headers::Headers;
 use crate::http::message::RequestHead;
+use crate::policy::Reading;
 
 /// Largest compiled regular expression, in bytes.
 pub const MAX_REGEX_BYTES: usize = 1 << 20;
@@ -154,7 +155,7 @@ enum HeaderRule {
 }
 
 impl HeaderMatcher {
-    pub(super) fn from_proto(value: &pb::HeaderMatcher, path: &mut Path) -> Option<Self> {
+    pub(crate) fn from_proto(value: &pb::HeaderMatcher, path: &mut Path) -> Option<Self> {
         use pb::header_matcher::HeaderMatchSpecifier as Rule;
         let name = super::parse::required(&value.name, "name", path)?.to_ascii_lowercase();
         path.field("name", |path| {
@@ -187,18 +188,31 @@ impl HeaderMatcher {
     /// Whether the request's fields match, those included that a head keeps apart.
     #[must_use]
     pub fn matches(&self, head: &RequestHead) -> bool {
-        let kept_apart = match &*self.name {
-            b":method" => head.method.as_str(),
-            b":path" => head.path.as_str(),
-            b":authority" | b"host" => head.authority.as_str(),
-            b":scheme" if head.secure => "https",
-            b":scheme" => "http",
-            b"upgrade" => head.upgrade.as_str(),
-            name => return self.decide(head.headers.all(name)),
-        };
-        // Without an upgrade there is no such field; the others are always there.
-        let present = &*self.name != b"upgrade" || !kept_apart.is_empty();
-        self.decide(present.then_some(kept_apart.as_bytes()).into_iter())
+        match kept_apart(head, &self.name) {
+            Some(value) => self.decide(value.into_iter()),
+            None => self.decide(head.headers.all(&self.name)),
+        }
+    }
+
+    /// The same where it is a question of security: the rule is held against each value by itself, its inversion
+    /// included, and `reading` says whether one of them has to meet it or all.
+    #[must_use]
+    pub fn matches_as(&self, head: &RequestHead, reading: Reading) -> bool {
+        match kept_apart(head, &self.name) {
+            Some(value) => self.decide_as(value.into_iter(), reading),
+            None => self.decide_as(head.headers.all(&self.name), reading),
+        }
+    }
+
+    /// The name, and what one of the values must be for the rule to hold, if that is all that it asks for.
+    #[must_use]
+    pub fn asks_for(&self) -> Option<(&[u8], &StringMatcher)> {
+        match &self.rule {
+            HeaderRule::String(matcher) if !self.invert && !self.missing_is_empty => {
+                Some((&self.name, matcher))
+            }
+            HeaderRule::String(_) | HeaderRule::Present(_) | HeaderRule::Range(..) => None,
+        }
     }
 
     /// Whether the fields of a response match.
@@ -216,15 +230,43 @@ impl HeaderMatcher {
     /// Each value of a field that is there several times is looked at by itself: joined, an attacker's second value
     /// could hide the first one from a rule.
     fn decide<'a>(&self, mut values: impl Iterator<Item = &'a [u8]>) -> bool {
-        let first = values.next();
-        let found = match (&self.rule, first) {
+        let found = match self.decide_first(values.next()) {
+            Decided::Never => return false,
+            Decided::Found(found) => {
+                found || (!self.is_about_presence() && values.any(|value| self.value_matches(value)))
+            }
+        };
+        found != self.invert
+    }
+
+    const fn is_about_presence(&self) -> bool {
+        matches!(self.rule, HeaderRule::Present(_))
+    }
+
+    fn decide_as<'a>(&self, mut values: impl Iterator<Item = &'a [u8]>, reading: Reading) -> bool {
+        let meets = |found: bool| found != self.invert;
+        let first = match self.decide_first(values.next()) {
+            Decided::Never => return false,
+            Decided::Found(found) => meets(found),
+        };
+        if self.is_about_presence() {
+            return first;
+        }
+        match reading {
+            Reading::Any => first || values.any(|value| meets(self.value_matches(value))),
+            Reading::All => first && values.all(|value| meets(self.value_matches(value))),
+        }
+    }
+
+    /// What the first value says, or that there is none.
+    fn decide_first(&self, first: Option<&[u8]>) -> Decided {
+        Decided::Found(match (&self.rule, first) {
             (HeaderRule::Present(wanted), value) => (value.is_some() || self.missing_is_empty) == *wanted,
             (_, None) if self.missing_is_empty => self.value_matches(b""),
             // A missing header matches no value, not even one that must be different.
-            (_, None) => return false,
-            (_, Some(first)) => self.value_matches(first) || values.any(|value| self.value_matches(value)),
-        };
-        found != self.invert
+            (_, None) => return Decided::Never,
+            (_, Some(first)) => self.value_matches(first),
+        })
     }
 
     fn value_matches(&self, value: &[u8]) -> bool {
@@ -236,6 +278,38 @@ impl HeaderMatcher {
                 .and_then(|text| text.parse::<i64>().ok())
                 .is_some_and(|number| (*start..*end).contains(&number)),
         }
+    }
+}
+
+/// What one value says about a rule.
+enum Decided {
+    /// It holds or not, before inversion.
+    Found(bool),
+    /// It does not hold, inverted or not.
+    Never,
+}
+
+/// The one value of a field that a head keeps apart, if it is there; the outer `None` for all other fields.
+fn kept_apart<'a>(head: &'a RequestHead, name: &[u8]) -> Option<Option<&'a [u8]>> {
+    let value = match name {
+        b":method" => head.method.as_str(),
+        b":path" => head.path.as_str(),
+        b":authority" | b"host" => head.authority.as_str(),
+        b":scheme" if head.secure => "https",
+        b":scheme" => "http",
+        b"upgrade" => head.upgrade.as_str(),
+        _ => return None,
+    };
+    // Without an upgrade there is no such field; the others are always there.
+    let present = name != b"upgrade" || !value.is_empty();
+    Some(present.then_some(value.as_bytes()))
+}
+
+/// Hands over all values of a field or pseudo-field.
+pub fn visit_values(head: &RequestHead, name: &[u8], found: impl FnMut(&[u8])) {
+    match kept_apart(head, name) {
+        Some(value) => value.into_iter().for_each(found),
+        None => head.headers.all(name).for_each(found),
     }
 }
 

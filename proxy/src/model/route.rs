@@ -13,6 +13,7 @@ use regex::bytes::Regex;
 use super::headers::HeaderChanges;
 use super::matcher::{Case, HeaderMatcher, QueryMatcher, full_regex};
 use super::parse::Share;
+use super::rbac::FilterOverrides;
 use super::retry::RetryPolicy;
 use super::route_index::PathKey;
 use crate::http::message::RequestHead;
@@ -33,6 +34,8 @@ pub struct Route {
     pub request_headers: HeaderChanges,
     /// Changes to the response on its way downstream.
     pub response_headers: HeaderChanges,
+    /// Settings of filters.
+    pub filters: FilterOverrides,
 }
 
 /// What a route does with a request.
@@ -104,7 +107,17 @@ impl Route {
             action: action?,
             request_headers,
             response_headers,
+            filters: FilterOverrides::from_proto(&value.typed_per_filter_config, path),
         })
+    }
+
+    /// The names of the filters that something is said to, by the route or one of its weighted clusters.
+    pub(super) fn filter_names(&self) -> impl Iterator<Item = &str> {
+        let entries = match &self.action {
+            RouteAction::Forward(action) => action.cluster.entries(),
+            RouteAction::Redirect(_) | RouteAction::Direct(_) => &[],
+        };
+        self.filters.names().chain(entries.iter().flat_map(|(_, entry)| entry.filters.names()))
     }
 
     /// How the index finds this route.

@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 
 use super::headers::HeaderChanges;
 use super::parse;
+use super::rbac::FilterOverrides;
 use super::retry::RetryPolicy;
 use super::route::{Route, RouteAction};
 use super::route_index::RouteIndex;
@@ -29,6 +30,8 @@ pub struct RouteTable {
     pub request_headers: HeaderChanges,
     /// Changes to every response.
     pub response_headers: HeaderChanges,
+    /// Settings of filters.
+    pub filters: FilterOverrides,
     /// Whether the route's changes come last, instead of ours.
     pub most_specific_wins: bool,
     /// Whether all clusters must exist before the table is used. Not so by default, even where Envoy's default differs
@@ -47,6 +50,8 @@ pub struct VirtualHost {
     pub request_headers: HeaderChanges,
     /// Changes to its responses.
     pub response_headers: HeaderChanges,
+    /// Settings of filters.
+    pub filters: FilterOverrides,
     /// Whether `x-envoy-attempt-count` is sent upstream.
     pub attempt_count: bool,
     /// Whether the response says so too.
@@ -134,6 +139,7 @@ impl RouteTable {
             ignore_port: value.ignore_port_in_host_matching,
             request_headers,
             response_headers,
+            filters: FilterOverrides::from_proto(&value.typed_per_filter_config, path),
             most_specific_wins: value.most_specific_header_mutations_wins,
             validate_clusters: value.validate_clusters.unwrap_or(false),
         }
@@ -149,6 +155,15 @@ impl RouteTable {
     /// The first cluster that is missing although all have to be there.
     pub fn unknown_cluster(&self, exists: impl Fn(&str) -> bool) -> Option<&Arc<str>> {
         self.clusters().filter(|_| self.validate_clusters).find(|name| !exists(name))
+    }
+
+    /// The names of the filters that something is said to, at any level; one may come several times.
+    pub fn filter_names(&self) -> impl Iterator<Item = &str> {
+        let hosts = self.hosts.iter().flat_map(|host| {
+            let routes = host.routes.iter().flat_map(|route| route.filter_names());
+            host.filters.names().chain(routes)
+        });
+        self.filters.names().chain(hosts)
     }
 
     /// The names of all clusters that requests may go to.
@@ -199,6 +214,7 @@ impl VirtualHost {
         );
         let index = RouteIndex::new(routes.iter().map(|route| route.key()));
         let attempt_count = value.include_request_attempt_count;
+        let filters = FilterOverrides::from_proto(&value.typed_per_filter_config, path);
         let attempt_count_in_response = value.include_attempt_count_in_response;
         Some(Self {
             name: name?,
@@ -206,6 +222,7 @@ impl VirtualHost {
             index,
             request_headers,
             response_headers,
+            filters,
             attempt_count,
             attempt_count_in_response,
         })

@@ -9,6 +9,7 @@ use outrider_proto::envoy::extensions::filters::network::tcp_proxy::v3 as pb;
 use super::access_log::{self, AccessLog};
 use super::headers::HeaderChanges;
 use super::parse;
+use super::rbac::FilterOverrides;
 use super::route::{ClusterChoice, WeightedEntry};
 
 /// Envoy's default of `idle_timeout`.
@@ -46,11 +47,15 @@ impl TcpChain {
                         }
                         name
                     })?;
-                    let request_headers = HeaderChanges::default();
-                    let response_headers = HeaderChanges::default();
                     Some((
                         entry.weight,
-                        WeightedEntry { cluster: name, subset: None, request_headers, response_headers },
+                        WeightedEntry {
+                            cluster: name,
+                            subset: None,
+                            request_headers: HeaderChanges::default(),
+                            response_headers: HeaderChanges::default(),
+                            filters: FilterOverrides::default(),
+                        },
                     ))
                 });
                 let entries: Vec<_> = entries.collect();

@@ -202,6 +202,12 @@ impl TlsSettings {
         Some(Self { certificate, trust, expected: expected.into(), protocols })
     }
 
+    /// Whether a peer that is trusted is one of those that are expected.
+    #[must_use]
+    pub fn expects(&self, peer: &PeerIdentity) -> bool {
+        self.expected.is_empty() || self.expected.iter().any(|one| one.matches(peer))
+    }
+
     fn verifier(&self, material: &Material, anonymous_clients: bool) -> Option<Verifier> {
         let matches = Arc::clone(&self.expected);
         let expected: Option<Expected> = (!matches.is_empty()).then(|| -> Expected {

@@ -23,6 +23,7 @@ pub const MODULES: &[&str] = &[
     "svid",
     "tcp",
     "upstream",
+    "worker",
     "xds",
 ];
 

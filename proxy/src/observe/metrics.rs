@@ -20,7 +20,7 @@ pub const MAX_SERIES_PER_FAMILY: usize = 10_000;
 const EXPIRY: Duration = Duration::from_secs(600);
 
 /// Labels whose values come from the configuration, and so may leave with it.
-const CONFIGURED: &[&str] = &["listener", "destination_service"];
+const CONFIGURED: &[&str] = &["listener", "destination_service", "policy"];
 
 /// `outrider_metrics_series_dropped_total`
 pub const SERIES_DROPPED: Family = Family {

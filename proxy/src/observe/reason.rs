@@ -102,6 +102,9 @@ reasons! {
     BadPath "bad_path" 400 DPE Downstream Never "The path is ambiguous: an escaped slash, a malformed escape, no UTF-8." "Mend the client, or set path_with_escaped_slashes_action or normalize_path.";
     UnderscoreHeader "underscore_header" 400 DPE Downstream Never "A header name holds an underscore and headers_with_underscores_action is REJECT_REQUEST." "Rename the header.";
     UpgradeNotAllowed "upgrade_not_allowed" 403 NONE Policy Never "The protocol upgrade is not allowed." "Add it to upgrade_configs.";
+    AuthorizationDenied "authorization_denied" 403 UAEX Policy Never "Access denied: a policy denies it, or none allows it." "Look at the policy that the access log and outrider_authz_denied_total name.";
+    PolicyChanged "policy_changed" 403 UAEX Policy Never "The policies have changed and no longer allow what they had let in. Only in logs and metrics." "Look at the policy that the access log and outrider_authz_denied_total name.";
+    IdentityRevoked "identity_revoked" 403 UAEX Policy Never "The peer's identity was revoked; its connections were closed. Only in logs and metrics." "Find out why it was revoked; give the workload a new identity.";
     ConnectNotRouted "connect_not_routed" 404 NR Downstream Never "CONNECT and TRACE are not forwarded." "Talk to the service directly.";
     RouteNotFound "route_not_found" 404 NR Configuration Never "No virtual host or no route matches the request." "Look at the host and the path, and at the routes in /config_dump.";
     RoutesMissing "routes_missing" 404 NR Configuration Again "The listener names a route configuration that has not come yet." "Look at the control server, and at outrider_xds_rejects_total.";

@@ -1,15 +1,9 @@
-//! The families on the data path, and how a request is recorded in them.
+//! The families of metrics: what is counted, under which labels.
 
-use std::cell::RefCell;
-use std::sync::Arc;
-use std::time::Duration;
+mod recorders;
 
-use super::flags::Flags;
-use super::metrics::{Counter, Family, Gauge, Histogram, Kind, Labels, SERIES_DROPPED, Shard};
-use super::reason::Reason;
-
-/// Combinations of listener, status and flags that a cluster keeps handles for; further ones are looked up.
-const MAX_CACHED: usize = 64;
+use super::metrics::{Family, Kind, SERIES_DROPPED};
+pub use recorders::{ListenerSeries, Outcome, PolicySeries, ReasonSeries, RequestSeries};
 
 /// `outrider_requests_total`
 pub const REQUESTS: Family = Family {
@@ -130,6 +124,27 @@ pub const PLAINTEXT: Family = Family {
     kind: Kind::Counter,
     labels: &["listener", "source"],
 };
+/// `outrider_authz_allowed_total`
+pub const AUTHZ_ALLOWED: Family = Family {
+    name: "outrider_authz_allowed_total",
+    help: "Requests and connections that policies allowed; mode audit only looks on.",
+    kind: Kind::Counter,
+    labels: &["policy", "mode"],
+};
+/// `outrider_authz_denied_total`
+pub const AUTHZ_DENIED: Family = Family {
+    name: "outrider_authz_denied_total",
+    help: "Requests and connections that policies denied, or would have in mode audit.",
+    kind: Kind::Counter,
+    labels: &["policy", "mode"],
+};
+/// `outrider_connections_cut_total`
+pub const CONNECTIONS_CUT: Family = Family {
+    name: "outrider_connections_cut_total",
+    help: "Established connections ended because the policy or the trust that let them in has changed.",
+    kind: Kind::Counter,
+    labels: &["reason"],
+};
 /// `outrider_panics_total`
 pub const PANICS: Family = Family {
     name: "outrider_panics_total",
@@ -153,6 +168,9 @@ pub const ALL: &[Family] = &[
     DETECT,
     TLS_HANDSHAKES,
     PLAINTEXT,
+    AUTHZ_ALLOWED,
+    AUTHZ_DENIED,
+    CONNECTIONS_CUT,
     TCP_OPENED,
     TCP_CLOSED,
     TCP_SENT,
@@ -231,141 +249,6 @@ pub fn describe() {
             Kind::Gauge => metrics::describe_gauge!(family.name, family.help),
             Kind::Histogram => metrics::describe_histogram!(family.name, family.help),
         }
-    }
-}
-
-/// How a request ended.
-#[derive(Clone, Copy, Debug)]
-pub struct Outcome {
-    /// The status that the client got; 0 when it got none.
-    pub status: u16,
-    /// What was unusual.
-    pub flags: Flags,
-    /// From the first byte in to the last byte out.
-    pub duration: Duration,
-    /// Body bytes from the client.
-    pub received_bytes: u64,
-    /// Body bytes to the client.
-    pub sent_bytes: u64,
-}
-
-/// The handles of one cluster (or of "no cluster") in one worker.
-#[derive(Debug, Default)]
-pub struct RequestSeries {
-    cluster: Arc<str>,
-    cached: RefCell<Vec<(Key, Handles)>>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Key {
-    listener: Arc<str>,
-    direction: &'static str,
-    status: u16,
-    flags: Flags,
-}
-
-#[derive(Clone, Debug)]
-struct Handles {
-    requests: Counter,
-    duration: Histogram,
-    request_bytes: Counter,
-    response_bytes: Counter,
-}
-
-impl RequestSeries {
-    /// For requests to this cluster; an empty name for those that went to none.
-    #[must_use]
-    pub fn new(cluster: &Arc<str>) -> Self {
-        Self { cluster: Arc::clone(cluster), cached: RefCell::default() }
-    }
-
-    /// Records a request. Allocates only when a combination is seen for the first time.
-    pub fn record(&self, shard: &Shard, listener: &Arc<str>, direction: &'static str, outcome: &Outcome) {
-        let mut cached = self.cached.borrow_mut();
-        let known = cached.iter().position(|(key, _)| {
-            key.status == outcome.status
-                && key.flags == outcome.flags
-                && key.direction == direction
-                && (Arc::ptr_eq(&key.listener, listener) || key.listener == *listener)
-        });
-        if let Some((_, handles)) = known.and_then(|index| cached.get(index)) {
-            handles.add(outcome);
-            return;
-        }
-        let key =
-            Key { listener: Arc::clone(listener), direction, status: outcome.status, flags: outcome.flags };
-        let handles = self.handles(shard, &key);
-        handles.add(outcome);
-        if cached.len() < MAX_CACHED {
-            cached.push((key, handles));
-        }
-    }
-
-    fn handles(&self, shard: &Shard, key: &Key) -> Handles {
-        let common = Labels::none()
-            .with("direction", key.direction)
-            .with("listener", &key.listener)
-            .with("destination_service", &self.cluster);
-        let outcome = common
-            .clone()
-            .with("response_code", &key.status.to_string())
-            .with("response_flags", &key.flags.to_string());
-        Handles {
-            requests: shard.counter(REQUESTS, &outcome),
-            duration: shard.histogram(DURATION, &common),
-            request_bytes: shard.counter(REQUEST_BYTES, &common),
-            response_bytes: shard.counter(RESPONSE_BYTES, &common),
-        }
-    }
-}
-
-impl Handles {
-    fn add(&self, outcome: &Outcome) {
-        self.requests.add(1);
-        self.duration.record(outcome.duration);
-        self.request_bytes.add(outcome.received_bytes);
-        self.response_bytes.add(outcome.sent_bytes);
-    }
-}
-
-/// The handles of one listener in one worker.
-#[derive(Clone, Debug)]
-pub struct ListenerSeries {
-    /// Connections accepted.
-    pub opened: Counter,
-    /// Connections open now.
-    pub active: Gauge,
-}
-
-impl ListenerSeries {
-    /// For the listener of this name.
-    #[must_use]
-    pub fn new(shard: &Shard, listener: &str) -> Self {
-        let labels = Labels::none().with("listener", listener);
-        Self {
-            opened: shard.counter(CONNECTIONS_OPENED, &labels),
-            active: shard.gauge(CONNECTIONS_ACTIVE, &labels),
-        }
-    }
-}
-
-/// The handles for the proxy's own answers in one worker, each made when its reason is first given.
-#[derive(Debug)]
-pub struct ReasonSeries(RefCell<Vec<Option<Counter>>>);
-
-impl Default for ReasonSeries {
-    fn default() -> Self {
-        Self(RefCell::new(vec![None; Reason::ALL.len()]))
-    }
-}
-
-impl ReasonSeries {
-    /// Counts one answer. Allocates and locks only the first time for each reason.
-    pub fn count(&self, shard: &Shard, reason: Reason) {
-        let mut handles = self.0.borrow_mut();
-        let Some(handle) = handles.get_mut(reason as usize) else { return };
-        let make = || shard.counter(LOCAL_REPLIES, &Labels::none().with("reason", reason.code()));
-        handle.get_or_insert_with(make).add(1);
     }
 }
 

@@ -15,6 +15,7 @@ use super::workers::Published;
 use crate::connection;
 use crate::drain::Drain;
 use crate::model::Listener;
+use crate::observe::Reason;
 use crate::observe::metrics::Labels;
 use crate::observe::series::{ListenerSeries, PANICS};
 use crate::worker::Worker;
@@ -114,6 +115,7 @@ impl Listeners {
             }
             let old = open.current.replace(Generation::new(listener, &self.worker));
             self.drain(old);
+            self.hold_to(listener);
             return;
         }
         let socket = bound.of_worker(self.index).and_then(TcpListener::from_std);
@@ -136,7 +138,16 @@ impl Listeners {
             old.accepting.abort();
             let generation = Rc::clone(&old.current.borrow());
             self.drain(generation);
+            self.hold_to(listener);
         }
+    }
+
+    /// Holds connections that an earlier version of a listener let in to what it says now.
+    fn hold_to(&self, listener: &Listener) {
+        let standings = self.worker.standings.alive();
+        let of_listener = standings.iter().filter(|standing| standing.facts.listener == listener.name);
+        let ended = of_listener.filter(|standing| standing.follow(listener)).count();
+        self.worker.count_cut(Reason::PolicyChanged, ended);
     }
 
     /// Lets the connections of a generation end, and ends them when they take too long.

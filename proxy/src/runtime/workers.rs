@@ -14,6 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::listeners::Listeners;
 use super::sockets::BoundListener;
+use crate::identity::Revoked;
 use crate::model::Snapshot;
 use crate::observe::access_log::LogQueue;
 use crate::observe::metrics::Shard;
@@ -32,6 +33,8 @@ pub struct Published {
     pub snapshot: Arc<Snapshot>,
     /// The sockets of its listeners.
     pub sockets: HashMap<Arc<str>, Arc<BoundListener>>,
+    /// Who is cut off.
+    pub revoked: Arc<Revoked>,
     /// The proxy is ending.
     pub draining: bool,
 }
@@ -132,6 +135,7 @@ async fn run(
                 } else {
                     worker.publish(Arc::clone(&published.snapshot));
                     listeners.update(&published);
+                    worker.revoke(&published.revoked);
                 }
             }
             _ = tick.tick() => {

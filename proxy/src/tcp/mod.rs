@@ -10,7 +10,6 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use crate::identity::PeerIdentity;
 use crate::model::TcpChain;
 use crate::observe::format::Record;
 use crate::observe::metrics::{Counter, Labels};
@@ -18,6 +17,7 @@ use crate::observe::series::{
     CONNECT_FAILURES, TCP_CLOSED, TCP_OPENED, TCP_RECEIVED, TCP_SENT, TLS_HANDSHAKES,
 };
 use crate::observe::{Flags, Reason};
+use crate::policy::Standing;
 use crate::transport::Transport;
 use crate::upstream::clusters::Place;
 use crate::upstream::endpoint::ActiveGuard;
@@ -30,12 +30,8 @@ use relay::Relay;
 /// What is known of an opaque connection.
 #[derive(Debug)]
 pub struct Target {
-    /// Where it was going.
-    pub destination: SocketAddr,
-    /// By SNI.
-    pub server_name: Option<String>,
-    /// Who the client is, as its certificate has proven.
-    pub peer: Option<Rc<PeerIdentity>>,
+    /// What is known of the connection, and whether it may stay.
+    pub standing: Rc<Standing>,
     /// Which way the listener's traffic goes.
     pub direction: &'static str,
 }
@@ -95,6 +91,7 @@ pub async fn serve(transport: Transport, chain: &Arc<TcpChain>, target: Target, 
             Some(reason)
         }
     };
+    let reason = target.standing.ended().or(reason);
     series.closed.add(1);
     series.received.add(bytes.0);
     series.sent.add(bytes.1);
@@ -103,12 +100,13 @@ pub async fn serve(transport: Transport, chain: &Arc<TcpChain>, target: Target, 
         duration: started.elapsed(),
         flags: reason.map_or(Flags::NONE, Reason::flag),
         reason: reason.map(Reason::code),
+        peer: target.standing.facts.identity(),
         received_bytes: bytes.0,
         sent_bytes: bytes.1,
         upstream: address,
         cluster: name,
         attempts,
-        server_name: target.server_name.as_deref(),
+        server_name: target.standing.facts.server_name.as_deref(),
         local: Some(local),
         remote: Some(remote),
         ..Record::default()
@@ -128,7 +126,7 @@ async fn connect(
     let mut tried = Vec::new();
     loop {
         *attempts += 1;
-        let choice = Choice { tried: &tried, ..Choice::any(target.destination) };
+        let choice = Choice { tried: &tried, ..Choice::any(target.standing.facts.destination) };
         let picked: Option<Rc<EndpointState>> = cluster.pick(&choice, &mut worker.random.borrow_mut());
         let endpoint = picked.ok_or(Reason::NoHealthyUpstream)?;
         let active = endpoint.begin();

@@ -4,10 +4,12 @@
 //! connection is encrypted.
 
 pub mod buffer;
+pub mod cutoff;
 pub mod fair;
 pub mod stream;
 pub mod tls;
 
 pub use buffer::{Buffer, BufferPool};
+pub use cutoff::{Cutoff, Registry};
 pub use fair::Fair;
 pub use stream::Transport;

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::buffer::BufferPool;
+use super::cutoff::Cutoff;
 use super::tls::TlsSession;
 
 /// A connected stream, encrypted or not, with the bytes that sniffing took from its front put back.
@@ -24,6 +25,7 @@ pub struct Transport {
     /// connection it is plaintext.
     prefix: Bytes,
     tls: Option<Box<TlsSession>>,
+    cutoff: Option<Rc<Cutoff>>,
     peer: SocketAddr,
     local: SocketAddr,
 }
@@ -36,7 +38,7 @@ impl Transport {
     pub fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
-        Ok(Self { stream, prefix: Bytes::new(), tls: None, peer, local })
+        Ok(Self { stream, prefix: Bytes::new(), tls: None, cutoff: None, peer, local })
     }
 
     /// The peer's address.
@@ -66,6 +68,15 @@ impl Transport {
     #[cfg(test)]
     pub(super) fn tls_mut(&mut self) -> Option<&mut TlsSession> {
         self.tls.as_deref_mut()
+    }
+
+    /// What ends the connection from outside; made when it is first asked for.
+    pub fn cutoff(&mut self) -> &Rc<Cutoff> {
+        self.cutoff.get_or_insert_default()
+    }
+
+    fn check(&self, cx: &Context<'_>) -> io::Result<()> {
+        self.cutoff.as_ref().map_or(Ok(()), |cutoff| cutoff.check(cx))
     }
 
     /// Encrypts the rest of the connection, as its server. Cancelled, the connection is of no more use.
@@ -109,6 +120,7 @@ impl Transport {
 
     /// Reads into `space`; `Ok(0)` is the peer's end of stream.
     pub fn poll_read_into(&mut self, cx: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
         if !self.prefix.is_empty() {
             let count = self.prefix.len().min(space.len());
             let taken = self.prefix.split_to(count);
@@ -142,6 +154,7 @@ impl AsyncRead for Transport {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.prefix.is_empty() && self.tls.is_none() {
+            self.check(cx)?;
             // Straight into memory that need not be cleared before.
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
@@ -153,6 +166,7 @@ impl AsyncRead for Transport {
 
 impl AsyncWrite for Transport {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
         let Self { stream, tls, .. } = &mut *self;
         match tls {
             Some(tls) => tls.poll_write(cx, stream, &[IoSlice::new(buf)]),
@@ -182,6 +196,7 @@ impl AsyncWrite for Transport {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
         let Self { stream, tls, .. } = &mut *self;
         match tls {
             Some(tls) => tls.poll_write(cx, stream, bufs),

@@ -13,10 +13,11 @@ use super::budget::Earned;
 use super::endpoint::EndpointState;
 use super::members::{Choice, Members};
 use super::usage::{Permit, Resource, Usage, UsageRegistry};
+use crate::identity::Revoked;
 use crate::model::limits::{CircuitLimits, Priority, RetryLimit};
 use crate::model::{Balancer, Cluster, EndpointSet, Snapshot};
 use crate::observe::series::RequestSeries;
-use crate::transport::BufferPool;
+use crate::transport::{BufferPool, Cutoff, Registry};
 
 /// Endpoints of an ORIGINAL_DST cluster that a worker remembers; the ones without connections go first.
 const MAX_ORIGINAL_ENDPOINTS: usize = 1024;
@@ -27,13 +28,14 @@ pub struct Clusters {
     by_name: RefCell<FxHashMap<Arc<str>, Rc<ClusterState>>>,
     usage: Arc<UsageRegistry>,
     buffers: Rc<BufferPool>,
+    secured: Rc<Registry<Cutoff>>,
 }
 
 impl Clusters {
     /// Without any cluster.
     #[must_use]
     pub fn new(usage: Arc<UsageRegistry>, buffers: Rc<BufferPool>) -> Self {
-        Self { by_name: RefCell::default(), usage, buffers }
+        Self { by_name: RefCell::default(), usage, buffers, secured: Rc::default() }
     }
 
     /// The cluster of this name.
@@ -58,7 +60,8 @@ impl Clusters {
                 Some(state) => state.update(&entry.endpoints),
                 None => {
                     let usage = self.usage.cluster(name);
-                    let state = ClusterState::new(&entry.config, usage, Rc::clone(&self.buffers));
+                    let tools = (Rc::clone(&self.buffers), Rc::clone(&self.secured));
+                    let state = ClusterState::new(&entry.config, usage, tools);
                     state.update(&entry.endpoints);
                     if let Some(old) = by_name.insert(Arc::clone(name), Rc::new(state)) {
                         old.retire();
@@ -66,6 +69,13 @@ impl Clusters {
                 }
             }
         }
+    }
+
+    /// Ends the connections to peers that are revoked; says how many.
+    pub fn revoke(&self, revoked: &Revoked) -> usize {
+        let secured = self.secured.alive();
+        let covered = secured.iter().filter(|link| link.peer.get().is_some_and(|peer| revoked.covers(peer)));
+        covered.filter(|link| !link.is_cut()).map(|link| link.cut()).count()
     }
 
     /// Closes idle connections that are too old or dead.
@@ -87,6 +97,7 @@ pub struct ClusterState {
     local: Rc<LocalConnections>,
     earned: Earned,
     buffers: Rc<BufferPool>,
+    secured: Rc<Registry<Cutoff>>,
     /// How requests to it are recorded.
     pub series: RequestSeries,
 }
@@ -113,7 +124,11 @@ impl Drop for Place {
 }
 
 impl ClusterState {
-    fn new(config: &Arc<Cluster>, usage: Arc<Usage>, buffers: Rc<BufferPool>) -> Self {
+    fn new(
+        config: &Arc<Cluster>,
+        usage: Arc<Usage>,
+        (buffers, secured): (Rc<BufferPool>, Rc<Registry<Cutoff>>),
+    ) -> Self {
         Self {
             config: Arc::clone(config),
             usage,
@@ -122,6 +137,7 @@ impl ClusterState {
             local: Rc::default(),
             earned: Earned::new(),
             buffers,
+            secured,
             series: RequestSeries::new(&config.name),
         }
     }
@@ -140,6 +156,11 @@ impl ClusterState {
 
     pub(super) const fn buffers(&self) -> &Rc<BufferPool> {
         &self.buffers
+    }
+
+    /// What opening a connection needs.
+    pub(super) fn tools(&self) -> (&Rc<BufferPool>, &Registry<Cutoff>) {
+        (&self.buffers, &self.secured)
     }
 
     /// The endpoint for one attempt. An ORIGINAL_DST cluster has the one that the connection was going to.

@@ -14,7 +14,7 @@ use crate::identity::{PeerIdentity, Refusal};
 use crate::model::Cluster;
 use crate::model::tls::UpstreamTls;
 use crate::observe::Reason;
-use crate::transport::{BufferPool, Transport};
+use crate::transport::{BufferPool, Cutoff, Registry, Transport};
 
 /// Why there is no connection.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -78,14 +78,14 @@ impl ConnectError {
     }
 }
 
-/// Opens a connection, encrypted where the cluster says so. Cancel-safe: dropping the future closes the socket.
+/// Opens a connection, encrypted where the cluster says so, and then among those that end when their peer is revoked. Cancel-safe: dropping the future closes the socket.
 ///
 /// # Errors
 /// When the endpoint cannot be reached in time, or is not who it should be.
 pub async fn connect(
     cluster: &Cluster,
     address: SocketAddr,
-    buffers: &Rc<BufferPool>,
+    (buffers, secured): (&Rc<BufferPool>, &Registry<Cutoff>),
 ) -> Result<Transport, ConnectError> {
     let limit = cluster.connect_timeout;
     let connected = timeout(limit, async {
@@ -93,8 +93,12 @@ pub async fn connect(
         let stream = TcpStream::connect(address).await.map_err(failed)?;
         let mut transport = Transport::new(stream).map_err(failed)?;
         if let Some(tls) = &cluster.tls {
-            let secured = Box::pin(encrypt(&mut transport, tls, buffers)).await;
-            secured.map_err(|refusal| ConnectError::Tls { address, refusal })?;
+            let encrypted = Box::pin(encrypt(&mut transport, tls, buffers)).await;
+            let peer = encrypted.map_err(|refusal| ConnectError::Tls { address, refusal })?;
+            let cutoff = transport.cutoff();
+            // It is a new one.
+            let _ = cutoff.peer.set(peer);
+            secured.add(cutoff);
         }
         Ok(transport)
     });
@@ -105,7 +109,7 @@ async fn encrypt(
     transport: &mut Transport,
     tls: &UpstreamTls,
     buffers: &Rc<BufferPool>,
-) -> Result<(), Refusal> {
+) -> Result<PeerIdentity, Refusal> {
     let Current { config, revocations, .. } = tls.current()?;
     let name = match &tls.server_name {
         Some(name) => name.clone(),
@@ -116,5 +120,7 @@ async fn encrypt(
     connected.map_err(|error| Refusal::from_io(&error))?;
     let leaf = transport.tls().and_then(|session| session.peer_certificates()?.first());
     // A resumed session stands for a certificate that was verified earlier.
-    PeerIdentity::from_leaf(leaf.ok_or(Refusal::NoCertificate)?)?.recheck(&revocations.now(), UnixTime::now())
+    let peer = PeerIdentity::from_leaf(leaf.ok_or(Refusal::NoCertificate)?)?;
+    peer.recheck(&revocations.now(), UnixTime::now())?;
+    Ok(peer)
 }

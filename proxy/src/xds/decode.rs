@@ -19,15 +19,14 @@ pub const fn url(kind: Kind) -> &'static str {
         Kind::Listener => type_url::LISTENER,
         Kind::Routes => type_url::ROUTE,
         Kind::Secret => type_url::SECRET,
+        Kind::Revocations => type_url::REVOCATIONS,
     }
 }
 
 /// The kind of a type URL, if it is one of ours.
 #[must_use]
 pub fn kind(url_text: &str) -> Option<Kind> {
-    [Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::Routes, Kind::Secret]
-        .into_iter()
-        .find(|kind| url(*kind) == url_text)
+    super::session::KINDS.into_iter().find(|kind| url(*kind) == url_text)
 }
 
 /// Decodes and compiles a resource of this kind.
@@ -78,6 +77,12 @@ pub fn resource(kind: Kind, wrapped: &pb::Resource) -> Result<Resource, Vec<Faul
                 strict::decode(bytes)?;
             let name = message.name.clone();
             Secret::from_proto(&message).map(|compiled| (Resource::Secret(message, compiled), name))?
+        }
+        Kind::Revocations => {
+            let message: outrider_proto::outrider::identity::v1::RevocationList = strict::decode(bytes)?;
+            let name = message.name.clone();
+            crate::model::revocation::compile(&message)
+                .map(|compiled| (Resource::Revocations(message, compiled), name))?
         }
     };
     if name != wrapped.name {

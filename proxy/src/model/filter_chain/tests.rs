@@ -195,10 +195,10 @@ fn faults_name_their_fields() {
     );
     for (yaml, expected) in [
         ("{}".to_owned(), "filter_chains: missing"),
-        ("{filter_chains: [{}]}".to_owned(), "filter_chains[0].filters: exactly one is needed: HttpConnectionManager or TcpProxy"),
+        ("{filter_chains: [{}]}".to_owned(), "filter_chains[0].filters: missing; the last one must be HttpConnectionManager or TcpProxy"),
         (
             format!("{{filter_chains: [{{filters: [{TCP}, {TCP}]}}]}}"),
-            "filter_chains[0].filters: exactly one is needed: HttpConnectionManager or TcpProxy",
+            "filter_chains[0].filters[0].typed_config: \"type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy\" must be the last filter, or is none that is known",
         ),
         ("{filter_chains: [{filters: [{name: a}]}]}".to_owned(), "filter_chains[0].filters[0].typed_config: missing"),
         (

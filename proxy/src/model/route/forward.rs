@@ -13,6 +13,7 @@ use super::super::labels::{Labels, SubsetKey};
 use super::super::limits::Priority;
 use super::super::matcher::part_regex;
 use super::super::parse::{self, Share};
+use super::super::rbac::FilterOverrides;
 use super::super::retry::RetryPolicy;
 use super::hash::HashPolicy;
 use crate::http::h1::field::is_token;
@@ -116,6 +117,8 @@ pub struct WeightedEntry {
     pub request_headers: HeaderChanges,
     /// Changes to the response.
     pub response_headers: HeaderChanges,
+    /// Settings of filters.
+    pub filters: FilterOverrides,
 }
 
 impl ClusterChoice {
@@ -138,11 +141,19 @@ impl ClusterChoice {
 
     /// The names of all clusters that may be drawn.
     pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
-        let (one, many) = match self {
-            Self::One(cluster) => (Some(cluster), &[][..]),
-            Self::Weighted { entries, .. } => (None, entries.as_slice()),
+        let one = match self {
+            Self::One(cluster) => Some(cluster),
+            Self::Weighted { .. } => None,
         };
-        one.into_iter().chain(many.iter().map(|(_, entry)| &entry.cluster))
+        one.into_iter().chain(self.entries().iter().map(|(_, entry)| &entry.cluster))
+    }
+
+    /// What may be drawn, where a draw is made.
+    pub(in super::super) fn entries(&self) -> &[(u64, WeightedEntry)] {
+        match self {
+            Self::One(_) => &[],
+            Self::Weighted { entries, .. } => entries,
+        }
     }
 
     /// Builds a draw from entries with weights; a sum of 0 or beyond 32 bits is a fault.
@@ -306,7 +317,8 @@ fn weighted_entry(
     );
     let labels = path.field("metadata_match", |path| Labels::from_proto(value.metadata_match.as_ref(), path));
     let subset = (!labels.is_empty()).then(|| labels.or(route_labels).key());
-    Some((weight, WeightedEntry { cluster, subset, request_headers, response_headers }))
+    let filters = FilterOverrides::from_proto(&value.typed_per_filter_config, path);
+    Some((weight, WeightedEntry { cluster, subset, request_headers, response_headers, filters }))
 }
 
 fn rewrites(value: &pb::RouteAction, path: &mut Path) -> (Option<PathRewrite>, Option<HostRewrite>) {

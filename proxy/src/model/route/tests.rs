@@ -26,6 +26,7 @@ fn weighted(weights: &[u32]) -> ClusterChoice {
         let entry = WeightedEntry {
             subset: None,
             cluster: index.to_string().into(),
+            filters: FilterOverrides::default(),
             request_headers: HeaderChanges::default(),
             response_headers: HeaderChanges::default(),
         };
@@ -38,10 +39,7 @@ fn weighted(weights: &[u32]) -> ClusterChoice {
 fn a_plain_action_has_envoys_defaults() {
     let action = forward("");
     assert_eq!(action.timeout, Some(Duration::from_secs(15)));
-    assert_eq!(
-        (action.idle_timeout, action.max_stream_duration, action.grpc_stream),
-        (None, None, None)
-    );
+    assert_eq!((action.idle_timeout, action.max_stream_duration, action.grpc_stream), (None, None, None));
     assert_eq!(action.not_found_status, 503);
     assert!(action.retry.is_none() && action.rewrite.is_none() && action.host.is_none());
     assert!(action.upgrades.is_empty() && action.mirrors.is_empty());

@@ -14,13 +14,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::flags::Flags;
 use crate::http::message::{RequestHead, ResponseHead};
+use crate::policy::Authorized;
 use operator::Operator;
 
-/// Envoy's default line, and after it what else our own answers are explained with: reason code, cluster and route.
+/// Envoy's default line, and after it what else our own answers are explained with: reason code, cluster, route, peer and policy.
 const DEFAULT_LINE: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
     %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \
     \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \
-    \"%UPSTREAM_HOST%\" %RESPONSE_CODE_DETAILS% %UPSTREAM_CLUSTER% %ROUTE_NAME%\n";
+    \"%UPSTREAM_HOST%\" %RESPONSE_CODE_DETAILS% %UPSTREAM_CLUSTER% %ROUTE_NAME% \
+    %DOWNSTREAM_PEER_URI_SAN% %DYNAMIC_METADATA(envoy.filters.http.rbac:enforced_effective_policy_id)%\n";
 
 /// The form of an access log line.
 #[derive(Clone, Debug)]
@@ -110,6 +112,10 @@ pub struct Record<'a> {
     pub flags: Flags,
     /// The reason code, if we answered.
     pub reason: Option<&'static str>,
+    /// The SPIFFE ID that the client has proven.
+    pub peer: Option<&'a str>,
+    /// What policies have said, if any were asked.
+    pub authorized: Option<&'a Authorized>,
     /// Body bytes from the client.
     pub received_bytes: u64,
     /// Body bytes to the client.
@@ -141,6 +147,8 @@ impl Default for Record<'_> {
             status: 0,
             flags: Flags::NONE,
             reason: None,
+            peer: None,
+            authorized: None,
             received_bytes: 0,
             sent_bytes: 0,
             upstream: None,

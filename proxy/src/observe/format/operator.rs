@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::time::TimeFormat;
 use super::{FormatError, Record};
 use crate::http::message::{RequestHead, ResponseHead, Version};
+use crate::policy::Authorized;
 
 /// One operator, its arguments checked.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub(super) enum Operator {
     TerminationDetails,
     Local(Part),
     Remote(Part),
+    Peer,
+    Authorization(Said),
     /// Read once; `None` where the system has none.
     Hostname(Option<Box<str>>),
 }
@@ -40,6 +43,16 @@ pub(super) enum Part {
     Whole,
     Ip,
     Port,
+}
+
+/// What a policy said, as Envoy's filters leave it in dynamic metadata.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Said {
+    EnforcedPolicy,
+    EnforcedResult,
+    ShadowPolicy,
+    ShadowResult,
+    Log,
 }
 
 /// A header, or else another, of which so many bytes are shown.
@@ -88,6 +101,9 @@ impl Operator {
                 .map_or_else(|| Some(TimeFormat::rfc3339()), TimeFormat::parse)
                 .map(Self::StartTime);
         }
+        if written.name == "DYNAMIC_METADATA" {
+            return Said::parse(written.argument?).map(Self::Authorization);
+        }
         if written.argument.is_some_and(|argument| !argument.is_empty()) {
             return None;
         }
@@ -121,6 +137,7 @@ impl Operator {
                 Self::Remote(Part::Ip)
             }
             "DOWNSTREAM_REMOTE_PORT" | "DOWNSTREAM_DIRECT_REMOTE_PORT" => Self::Remote(Part::Port),
+            "DOWNSTREAM_PEER_URI_SAN" => Self::Peer,
             "HOSTNAME" => Self::Hostname(hostname()),
             _ => return None,
         })
@@ -180,8 +197,46 @@ impl Operator {
             }
             Self::Local(part) => part.write(record.local, out),
             Self::Remote(part) => part.write(record.remote, out),
+            Self::Peer => text(record.peer.unwrap_or_default(), out),
+            Self::Authorization(said) => {
+                record.authorized.is_some_and(|authorized| said.write(authorized, out))
+            }
             Self::Hostname(name) => text(name.as_deref().unwrap_or_default(), out),
         }
+    }
+}
+
+impl Said {
+    /// From the argument of `DYNAMIC_METADATA`: a filter's namespace and a key.
+    fn parse(argument: &str) -> Option<Self> {
+        let (space, key) = argument.split_once(':')?;
+        Some(match (space, key) {
+            ("envoy.common", "access_log_hint") => Self::Log,
+            ("envoy.filters.http.rbac" | "envoy.filters.network.rbac", key) => match key {
+                "enforced_effective_policy_id" => Self::EnforcedPolicy,
+                "enforced_engine_result" => Self::EnforcedResult,
+                "shadow_effective_policy_id" => Self::ShadowPolicy,
+                "shadow_engine_result" => Self::ShadowResult,
+                _ => return None,
+            },
+            _ => return None,
+        })
+    }
+
+    fn write(self, authorized: &Authorized, out: &mut Vec<u8>) -> bool {
+        let ruling = match self {
+            Self::EnforcedPolicy | Self::EnforcedResult => &authorized.enforced,
+            Self::ShadowPolicy | Self::ShadowResult => &authorized.shadow,
+            Self::Log => {
+                return authorized.log.is_some_and(|log| text(if log { "true" } else { "false" }, out));
+            }
+        };
+        ruling.as_ref().is_some_and(|ruling| match self {
+            Self::EnforcedPolicy | Self::ShadowPolicy => {
+                ruling.policy.as_ref().is_some_and(|policy| text(policy, out))
+            }
+            Self::EnforcedResult | Self::ShadowResult | Self::Log => text(ruling.result(), out),
+        })
     }
 }
 

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::policy::Ruling;
 
 fn line(template: &str, record: &Record<'_>) -> String {
     let mut out = b"before ".to_vec();
@@ -24,7 +25,14 @@ fn operators_are_filled_in() {
     let head = request(&[("x", b"1\"\n2")]);
     let mut response = ResponseHead::default();
     response.headers.append(b"y", b"why");
+    let authorized = Authorized {
+        enforced: Some(Ruling { allowed: false, policy: Some("p".into()) }),
+        shadow: Some(Ruling { allowed: true, policy: None }),
+        log: Some(true),
+    };
     let record = Record {
+        authorized: Some(&authorized),
+        peer: Some("spiffe://a/b"),
         start: UNIX_EPOCH + Duration::from_millis(1_709_164_800_123),
         duration: Duration::from_millis(1500),
         response_after: Some(Duration::from_micros(2999)),
@@ -59,6 +67,17 @@ fn operators_are_filled_in() {
         ("%REQUESTED_SERVER_NAME% %PROTOCOL()%", "sni HTTP/1.1"),
         ("%DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%", "10.0.0.1:8080 10.0.0.1"),
         ("%DOWNSTREAM_REMOTE_ADDRESS% %DOWNSTREAM_DIRECT_REMOTE_ADDRESS%", "10.0.0.2:4000 10.0.0.2:4000"),
+        (
+            "%DYNAMIC_METADATA(envoy.filters.http.rbac:enforced_effective_policy_id)% \
+             %DYNAMIC_METADATA(envoy.filters.http.rbac:enforced_engine_result)%",
+            "p denied",
+        ),
+        (
+            "%DYNAMIC_METADATA(envoy.filters.network.rbac:shadow_effective_policy_id)% \
+             %DYNAMIC_METADATA(envoy.filters.network.rbac:shadow_engine_result)%",
+            "- allowed",
+        ),
+        ("%DYNAMIC_METADATA(envoy.common:access_log_hint)% %DOWNSTREAM_PEER_URI_SAN%", "true spiffe://a/b"),
         ("%DOWNSTREAM_LOCAL_PORT% %DOWNSTREAM_REMOTE_PORT%", "8080 4000"),
     ];
     for (template, expected) in cases {
@@ -98,6 +117,9 @@ fn what_is_not_supported_is_named() {
         "START_TIME(%Q)",
         "START_TIME(%Y):4",
         "GRPC_STATUS",
+        "DYNAMIC_METADATA",
+        "DYNAMIC_METADATA(a:b)",
+        "DYNAMIC_METADATA(envoy.filters.http.rbac:x)",
         "TRAILER(a)",
         "req(a)",
         "",
@@ -175,7 +197,7 @@ fn the_default_line_begins_with_envoys() {
     let mut out = Vec::new();
     LineFormat::envoy_default().render(&record, &mut out);
     let expected = "[2026-11-21T01:20:44.724Z] \"GET /up HTTP/1.1\" 503 UF 0 98 0 - \"-\" \"curl/7.88.1\" \"1-2\" \
-                    \"h:1\" \"127.0.0.1:1\" upstream_connect_failure c -\n";
+                    \"h:1\" \"127.0.0.1:1\" upstream_connect_failure c - - -\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
 }
 

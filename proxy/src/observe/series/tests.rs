@@ -1,8 +1,14 @@
 use std::fmt::Write as _;
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::recorders::MAX_CACHED;
 use super::*;
 use crate::admin::process;
-use crate::observe::metrics::render;
+use crate::observe::flags::Flags;
+use crate::observe::metrics::{Shard, render};
+use crate::observe::reason::Reason;
 
 fn outcome(status: u16, flags: Flags) -> Outcome {
     Outcome { status, flags, duration: Duration::from_millis(3), received_bytes: 5, sent_bytes: 7 }
@@ -41,7 +47,7 @@ fn more_combinations_than_are_kept_are_counted_all_the_same() {
     for status in codes.clone().chain(codes.clone()) {
         series.record(&shard, &listener, "outbound", &outcome(status, Flags::NONE));
     }
-    assert_eq!(series.cached.borrow().len(), MAX_CACHED);
+    assert_eq!(series.kept(), MAX_CACHED);
     let read = exposition::parse(&render(&[shard]));
     for status in codes {
         let labels = [

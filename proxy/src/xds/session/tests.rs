@@ -44,7 +44,7 @@ async fn the_node_is_sent_once_and_versions_on_reconnect() {
     let mut session = session();
     let first = session.open(&wanted(&[]), Instant::now());
     let urls: Vec<&str> = first.iter().map(|request| request.type_url.as_str()).collect();
-    assert_eq!(urls, [type_url::CLUSTER, type_url::LISTENER]);
+    assert_eq!(urls, [type_url::REVOCATIONS, type_url::CLUSTER, type_url::LISTENER]);
     assert_eq!(first.iter().filter(|request| request.node.is_some()).count(), 1);
 
     let update = session.receive(response(vec![cluster("a", "7", &good("a"))]), Instant::now());
@@ -53,7 +53,7 @@ async fn the_node_is_sent_once_and_versions_on_reconnect() {
     assert_eq!((ack.response_nonce.as_str(), ack.error_detail, ack.node), ("n1", None, None));
 
     let again = session.open(&wanted(&[]), Instant::now());
-    assert_eq!(again[0].initial_resource_versions.get("a").map(String::as_str), Some("7"));
+    assert_eq!(again[1].initial_resource_versions.get("a").map(String::as_str), Some("7"));
     assert!(again[0].node.is_some());
 }
 
@@ -86,7 +86,7 @@ async fn bad_resources_are_refused_by_name_and_good_ones_taken() {
     ] {
         assert!(detail.contains(part), "{part} not in {detail}");
     }
-    let known = &session.open(&wanted(&[]), Instant::now())[0].initial_resource_versions;
+    let known = &session.open(&wanted(&[]), Instant::now())[1].initial_resource_versions;
     assert_eq!(known.keys().collect::<Vec<_>>(), ["good"], "what was refused is not claimed");
 }
 
@@ -148,7 +148,7 @@ async fn heartbeats_extend_and_removals_remove() {
     gone.removed_resources = vec!["a".into()];
     let update = session.receive(gone, now);
     let _ = session.answer(update, Vec::new());
-    assert!(session.open(&wanted(&[]), Instant::now())[0].initial_resource_versions.is_empty());
+    assert!(session.open(&wanted(&[]), Instant::now())[1].initial_resource_versions.is_empty());
 }
 
 #[tokio::test]
@@ -165,7 +165,7 @@ async fn a_lease_that_has_run_out_is_not_claimed_and_not_renewed() {
     let _ = session.answer(beat, Vec::new());
     let known = |session: &mut Session, after_s: u64| {
         let requests = session.open(&wanted(&[]), now + Duration::from_secs(after_s));
-        requests[0].initial_resource_versions.len()
+        requests[1].initial_resource_versions.len()
     };
     assert_eq!(known(&mut session, 8), 1, "the heartbeat renewed it");
     assert_eq!(known(&mut session, 9), 0, "what is gone here must be sent again");

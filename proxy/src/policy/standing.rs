@@ -1,0 +1,198 @@
+//! Whether an established connection may stay: it is held to the policies and the trust of today, not to those that
+//! let it in.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+use super::rule::Subject;
+use crate::identity::{PeerIdentity, Revoked};
+use crate::model::filter_chain::ChainQuery;
+use crate::model::{ChainProtocol, FilterChain, HttpChain, Listener};
+use crate::observe::Reason;
+use crate::transport::Cutoff;
+
+/// A connection from downstream, as far as decisions about it go.
+#[derive(Debug)]
+pub struct Standing {
+    /// What is known of it.
+    pub facts: Facts,
+    cutoff: Rc<Cutoff>,
+    chain: RefCell<Arc<FilterChain>>,
+    /// Counts the changes that may concern requests under way.
+    changes: Cell<u32>,
+    waiting: RefCell<Vec<Place>>,
+    ended: Cell<Option<Reason>>,
+}
+
+/// Where a request waits for changes.
+#[derive(Debug, Default)]
+struct Place {
+    taken: bool,
+    waker: Option<Waker>,
+}
+
+/// What is known of a connection from downstream.
+#[derive(Debug)]
+pub struct Facts {
+    /// The name of the listener.
+    pub listener: Arc<str>,
+    /// Where it was going.
+    pub destination: SocketAddr,
+    /// Who opened it.
+    pub remote: SocketAddr,
+    /// `tls`, or `raw_buffer`.
+    pub transport_protocol: &'static str,
+    /// By ALPN, or by looking.
+    pub protocols: Vec<String>,
+    /// By SNI.
+    pub server_name: Option<Arc<str>>,
+    /// Whether it is encrypted.
+    pub secure: bool,
+    /// Who the client is, as its certificate has proven.
+    pub peer: Option<Rc<PeerIdentity>>,
+}
+
+impl Facts {
+    /// What decides about the filter chain.
+    #[must_use]
+    pub fn query(&self) -> ChainQuery<'_> {
+        ChainQuery {
+            destination: self.destination,
+            transport_protocol: self.transport_protocol,
+            application_protocols: &self.protocols,
+            server_name: self.server_name.as_deref(),
+        }
+    }
+
+    /// The SPIFFE ID that the client has proven.
+    #[must_use]
+    pub fn identity(&self) -> Option<&str> {
+        self.peer.as_ref().and_then(|peer| peer.spiffe.as_ref()).map(|id| id.as_str())
+    }
+
+    /// What policies of connections are asked about.
+    #[must_use]
+    pub fn subject(&self) -> Subject<'_> {
+        Subject {
+            peer: self.identity(),
+            direct_remote: self.remote.ip(),
+            remote: self.remote.ip(),
+            local: self.destination,
+            server_name: self.server_name.as_deref(),
+            head: None,
+        }
+    }
+
+    /// Whether a connection that was let in before may go on under this chain.
+    fn may_stay(&self, before: &FilterChain, chain: &FilterChain) -> bool {
+        let same_protocol = matches!(
+            (&before.protocol, &chain.protocol),
+            (ChainProtocol::Http(_), ChainProtocol::Http(_)) | (ChainProtocol::Tcp(_), ChainProtocol::Tcp(_))
+        );
+        let trusted = match (&chain.tls, &self.peer) {
+            (None, _) => !self.secure,
+            (Some(_), _) if !self.secure => false,
+            (Some(tls), None) => !tls.require_client_certificate,
+            (Some(tls), Some(peer)) => tls.settings.expects(peer),
+        };
+        let subject = self.subject();
+        same_protocol && trusted && chain.policies.iter().all(|filter| filter.decide(&subject).is_allowed())
+    }
+}
+
+impl Standing {
+    /// A connection that was let in under this chain.
+    #[must_use]
+    pub fn new(facts: Facts, chain: &Arc<FilterChain>, cutoff: &Rc<Cutoff>) -> Self {
+        Self {
+            facts,
+            cutoff: Rc::clone(cutoff),
+            chain: RefCell::new(Arc::clone(chain)),
+            changes: Cell::new(0),
+            waiting: RefCell::default(),
+            ended: Cell::new(None),
+        }
+    }
+
+    /// Holds it to what its listener says now. Whether it was ended.
+    pub fn follow(&self, listener: &Listener) -> bool {
+        let chain = listener.chains.select(&self.facts.query());
+        let Some(chain) = chain.filter(|chain| self.facts.may_stay(&self.chain.borrow(), chain)) else {
+            return self.end(Reason::PolicyChanged);
+        };
+        *self.chain.borrow_mut() = Arc::clone(chain);
+        self.look_again();
+        false
+    }
+
+    /// Holds it to what is revoked now. Whether it was ended.
+    pub fn revoke(&self, revoked: &Revoked) -> bool {
+        self.facts.peer.as_ref().is_some_and(|peer| revoked.covers(peer)) && self.end(Reason::IdentityRevoked)
+    }
+
+    /// Lets the requests under way ask again whether they may go on.
+    pub fn look_again(&self) {
+        self.changes.set(self.changes.get().wrapping_add(1));
+        for waker in self.waiting.borrow_mut().iter_mut().filter_map(|place| place.waker.take()) {
+            waker.wake();
+        }
+    }
+
+    fn end(&self, reason: Reason) -> bool {
+        if self.ended.get().is_some() {
+            return false;
+        }
+        self.ended.set(Some(reason));
+        self.cutoff.cut();
+        true
+    }
+
+    /// Why it was ended, if it was.
+    #[must_use]
+    pub const fn ended(&self) -> Option<Reason> {
+        self.ended.get()
+    }
+
+    /// The HTTP settings that hold now.
+    #[must_use]
+    pub fn http(&self) -> Option<Arc<HttpChain>> {
+        match &self.chain.borrow().protocol {
+            ChainProtocol::Http(chain) => Some(Arc::clone(chain)),
+            ChainProtocol::Tcp(_) => None,
+        }
+    }
+
+    /// Counts the changes that may concern requests under way.
+    #[must_use]
+    pub const fn changes(&self) -> u32 {
+        self.changes.get()
+    }
+
+    /// Asks to be woken at the next change, in a place that [`Self::leave`] gives back.
+    pub fn wait(&self, place: &mut Option<usize>, waker: &Waker) {
+        let mut waiting = self.waiting.borrow_mut();
+        let index = *place.get_or_insert_with(|| {
+            waiting.iter().position(|place| !place.taken).unwrap_or_else(|| {
+                waiting.push(Place::default());
+                waiting.len() - 1
+            })
+        });
+        if let Some(place) = waiting.get_mut(index) {
+            place.taken = true;
+            if !place.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+                place.waker = Some(waker.clone());
+            }
+        }
+    }
+
+    /// Gives a place back.
+    pub fn leave(&self, place: Option<usize>) {
+        let mut waiting = self.waiting.borrow_mut();
+        if let Some(place) = place.and_then(|index| waiting.get_mut(index)) {
+            *place = Place::default();
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Identities that are cut off, and certificates that are replaced, over ADS and under load.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use outrider_proto::envoy::extensions::transport_sockets::tls::v3 as pb_tls;
+use outrider_proto::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource};
+use outrider_proto::outrider::identity::v1::RevocationList;
+use outrider_proto::type_url;
+use outrider_tests::ads::Ads;
+use outrider_tests::authority::Credentials;
+use outrider_tests::backend::Backend;
+use outrider_tests::client::{self, Ask, PATIENCE, echoes, websocket};
+use outrider_tests::config::{HCM, HTTP2, ROUTER, address, cluster};
+use outrider_tests::mesh::{CLIENT, DAY, Mesh, SERVER, TLS};
+use outrider_tests::process::{Process, admin_get, free_port};
+use prost::Message;
+use tokio::io::AsyncReadExt as _;
+use tokio::time::timeout;
+
+/// Two sidecars with mutual TLS between them, and a control server for each.
+struct Pair {
+    server_ads: Ads,
+    client_ads: Ads,
+    mesh: Mesh,
+    _server: Process,
+    client: Process,
+    server_admin: u16,
+    client_admin: u16,
+    /// Where the application asks.
+    port: u16,
+    _backend: Backend,
+}
+
+fn chain(port: u16, socket: &str) -> String {
+    format!(
+        "{{name: l, address: {}, filter_chains: [{{filters: [{{name: http, typed_config: {{\"@type\": {HCM}, stat_prefix: s, \
+         upgrade_configs: [{{upgrade_type: websocket}}], http_filters: [{{name: r, typed_config: {{\"@type\": {ROUTER}}}}}], \
+         route_config: {{virtual_hosts: [{{name: v, domains: ['*'], routes: [{{match: {{prefix: /}}, route: {{cluster: be}}}}]}}]}}}}}}]{socket}}}]}}",
+        address(port)
+    )
+}
+
+fn config(admin: u16, listener: &str, be: &str, ads: &Ads) -> String {
+    format!(
+        "admin: {{address: {}}}\nnode: {{id: me}}\ndynamic_resources: {{cds_config: {{ads: {{}}, resource_api_version: V3}}, \
+         ads_config: {{api_type: DELTA_GRPC, transport_api_version: V3, grpc_services: [{{envoy_grpc: {{cluster_name: xds}}}}]}}}}\n\
+         static_resources: {{listeners: [{listener}], clusters: [{be}, {}]}}\n",
+        address(admin),
+        cluster("xds", ads.port, HTTP2)
+    )
+}
+
+impl Pair {
+    /// The server's certificate comes from its control server when `sds` is set.
+    async fn start(sds: bool) -> Self {
+        let (mesh, backend) = (Mesh::new("revocation"), Backend::start().await);
+        let (server_ads, client_ads) = (Ads::start(0).await, Ads::start(0).await);
+        let (server_admin, client_admin) = (free_port(), free_port());
+        let (inner, port) = (free_port(), free_port());
+        let socket = if sds {
+            format!(
+                ", transport_socket: {{name: tls, typed_config: {{\"@type\": {TLS}.DownstreamTlsContext, \
+                 require_client_certificate: true, common_tls_context: {{alpn_protocols: [http/1.1], \
+                 tls_certificate_sds_secret_configs: [{{name: mine, sds_config: {{ads: {{}}, resource_api_version: V3}}}}], \
+                 validation_context: {{trusted_ca: {{filename: {}}}}}}}}}}}",
+                mesh.folder.join("ca.pem").display()
+            )
+        } else {
+            format!(", {}", mesh.downstream())
+        };
+        let server =
+            config(server_admin, &chain(inner, &socket), &cluster("be", backend.port, ""), &server_ads);
+        let server = Process::outrider(&server, server_admin);
+        // Each request has a handshake of its own where certificates are to be seen.
+        let fresh = "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: \
+                     {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, \
+                     common_http_protocol_options: {max_requests_per_connection: 1}, explicit_http_config: {http_protocol_options: {}}}}";
+        let more =
+            if sds { format!("{}, {fresh}", mesh.upstream("http/1.1")) } else { mesh.upstream("http/1.1") };
+        let client = config(client_admin, &chain(port, ""), &cluster("be", inner, &more), &client_ads);
+        let client = Process::outrider(&client, client_admin);
+        Self {
+            server_ads,
+            client_ads,
+            mesh,
+            _server: server,
+            client,
+            server_admin,
+            client_admin,
+            port,
+            _backend: backend,
+        }
+    }
+}
+
+async fn until(what: &str, holds: impl AsyncFn() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(timeout(PATIENCE, waiting).await.is_ok(), "{what}");
+}
+
+fn response(kind: &str, nonce: &str, name: &str, message: &impl Message) -> DeltaDiscoveryResponse {
+    DeltaDiscoveryResponse {
+        type_url: kind.into(),
+        nonce: nonce.into(),
+        resources: vec![Resource {
+            name: name.into(),
+            version: nonce.into(),
+            resource: Some(prost_types::Any { type_url: kind.into(), value: message.encode_to_vec() }),
+            ttl: None,
+        }],
+        ..DeltaDiscoveryResponse::default()
+    }
+}
+
+async fn subscribed(ads: &Ads, kind: &str) {
+    until(kind, async || ads.requests().iter().any(|request| request.type_url == kind)).await;
+}
+
+async fn acknowledged(ads: &Ads, nonce: &str) {
+    until(nonce, async || {
+        ads.requests().iter().any(|request| {
+            assert!(request.error_detail.is_none(), "{request:?}");
+            request.response_nonce == nonce
+        })
+    })
+    .await;
+}
+
+async fn status(port: u16) -> u16 {
+    client::h1(port, &Ask::default()).await.status
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_identity_is_cut_off_on_either_side_and_let_in_again() {
+    for (at_server, revoked) in [(true, CLIENT), (false, SERVER)] {
+        let pair = Pair::start(false).await;
+        let (ads, admin) = if at_server {
+            (&pair.server_ads, pair.server_admin)
+        } else {
+            (&pair.client_ads, pair.client_admin)
+        };
+        let mut tunnel = websocket(pair.port).await;
+        assert!(echoes(&mut tunnel, b"before").await);
+        assert_eq!(status(pair.port).await, 200);
+
+        subscribed(ads, type_url::REVOCATIONS).await;
+        let list = RevocationList {
+            name: "cut".into(),
+            spiffe_ids: vec![revoked.into()],
+            ..RevocationList::default()
+        };
+        ads.send(response(type_url::REVOCATIONS, "n1", "cut", &list));
+        let mut byte = [0];
+        let ended = timeout(PATIENCE, tunnel.read(&mut byte)).await.expect("the tunnel is ended");
+        assert!(!matches!(ended, Ok(1..)), "{revoked}");
+        until("new connections are refused", async || status(pair.port).await == 503).await;
+        let metrics = admin_get(admin, "/metrics").unwrap();
+        assert!(metrics.contains("outrider_connections_cut_total{reason=\"identity_revoked\"}"), "{metrics}");
+        assert!(metrics.contains("outcome=\"tls_revoked\"}"), "{metrics}");
+
+        ads.send(DeltaDiscoveryResponse {
+            type_url: type_url::REVOCATIONS.into(),
+            nonce: "n2".into(),
+            removed_resources: vec!["cut".into()],
+            ..DeltaDiscoveryResponse::default()
+        });
+        until("it is let in again", async || status(pair.port).await == 200).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_with_a_typing_error_is_refused_and_the_last_one_stays() {
+    let pair = Pair::start(false).await;
+    subscribed(&pair.server_ads, type_url::REVOCATIONS).await;
+    let list = |id: &str| RevocationList {
+        name: "cut".into(),
+        spiffe_ids: vec![id.into()],
+        ..RevocationList::default()
+    };
+    pair.server_ads.send(response(type_url::REVOCATIONS, "n1", "cut", &list(CLIENT)));
+    until("refused", async || status(pair.port).await == 503).await;
+    pair.server_ads.send(response(type_url::REVOCATIONS, "n2", "cut", &list("spiffe:/typing/error")));
+    until("the refusal names the field", async || {
+        let requests = pair.server_ads.requests();
+        let refusal = requests.iter().find(|request| request.response_nonce == "n2");
+        refusal.is_some_and(|request| {
+            request.error_detail.as_ref().is_some_and(|error| error.message.contains("spiffe_ids[0]"))
+        })
+    })
+    .await;
+    assert_eq!(status(pair.port).await, 503);
+}
+
+fn secret(credentials: &Credentials) -> pb_tls::Secret {
+    let yaml = serde_json::json!({
+        "name": "mine",
+        "tls_certificate": {
+            "certificate_chain": {"inline_string": credentials.chain_pem},
+            "private_key": {"inline_string": credentials.key_pem},
+        },
+    });
+    outrider_proto::json::from_yaml(&yaml.to_string()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_rotations_under_load_and_no_request_fails() {
+    const ROTATIONS: usize = 1000;
+    const CLIENTS: usize = 4;
+    let pair = Pair::start(true).await;
+    subscribed(&pair.server_ads, type_url::SECRET).await;
+    pair.server_ads.send(response(
+        type_url::SECRET,
+        "n0",
+        "mine",
+        &secret(&pair.mesh.authority.svid(SERVER, DAY)),
+    ));
+    until("the first certificate", async || status(pair.port).await == 200).await;
+    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let load: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let (stop, asked, port) = (Arc::clone(&stop), Arc::clone(&asked), pair.port);
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    assert_eq!(status(port).await, 200);
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    for rotation in 1..=ROTATIONS {
+        let credentials = pair.mesh.authority.svid(SERVER, DAY);
+        let nonce = format!("n{rotation}");
+        let before = asked.load(Ordering::Relaxed);
+        pair.server_ads.send(response(type_url::SECRET, &nonce, "mine", &secret(&credentials)));
+        acknowledged(&pair.server_ads, &nonce).await;
+        until("a request under this certificate", async || asked.load(Ordering::Relaxed) > before).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for client in load {
+        client.await.expect("no request failed");
+    }
+    println!("{ROTATIONS} rotations, {} requests, none failed", asked.load(Ordering::Relaxed));
+    let log = pair.client.log();
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+}
