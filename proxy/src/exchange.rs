@@ -10,6 +10,7 @@ pub mod attempt;
 mod authorize;
 mod client_cert;
 pub mod mirror;
+mod observe;
 pub mod prepare;
 pub mod relay;
 pub mod replay;

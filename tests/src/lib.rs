@@ -4,6 +4,7 @@
 pub mod ads;
 pub mod authority;
 pub mod backend;
+pub mod beside;
 pub mod client;
 pub mod config;
 pub mod frames;

@@ -7,7 +7,9 @@ pub mod change;
 pub mod dns;
 mod redact;
 pub mod secrets;
+mod show;
 pub mod store;
+pub mod watch;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,8 +22,6 @@ use tokio::time::Instant;
 
 use crate::identity::Revoked;
 use crate::model::bootstrap::StaticResources;
-use crate::model::endpoint::Health;
-use crate::model::limits::Priority;
 use crate::model::{Discovery, Listener};
 use crate::observe::metrics;
 use crate::runtime::{Published, Sockets, Workers};
@@ -96,6 +96,7 @@ pub struct Control {
     workers: Workers,
     dns: dns::Resolver,
     secrets: Secrets,
+    watch: watch::Watch,
     /// Who is cut off, as the workers know it.
     revoked: Arc<Revoked>,
     revoked_changed: bool,
@@ -114,6 +115,7 @@ impl Control {
         Self {
             store: Store::default(),
             sockets: Sockets::new(worker_count),
+            watch: watch::Watch::new(Arc::clone(workers.usage()), workers.own_shard().clone()),
             workers,
             dns: dns::Resolver::new(messages),
             secrets: Secrets::default(),
@@ -295,6 +297,7 @@ impl Control {
             Discovery::Static(_) | Discovery::Eds(_) | Discovery::OriginalDst => None,
         });
         self.dns.follow(names);
+        self.watch.follow(&snapshot);
         self.published = Some(Instant::now());
         self.due = None;
         self.workers.publish(Published {
@@ -325,38 +328,12 @@ impl Control {
 
     fn answer(&self, question: Question) -> String {
         match question {
-            Question::Metrics => metrics::render(self.workers.shards()),
-            Question::ConfigDump => self.config_dump(),
-            Question::Clusters => {
-                let mut out = String::new();
-                let snapshot = self.store.current();
-                let mut clusters: Vec<_> = snapshot.clusters.values().collect();
-                clusters.sort_by_key(|entry| &entry.config.name);
-                for entry in clusters {
-                    let name = &entry.config.name;
-                    out.push_str(&format!(
-                        "{name}::max_connections::{}\n",
-                        entry.config.limits.of(Priority::Default).max_connections
-                    ));
-                    for endpoint in &entry.endpoints.endpoints {
-                        let health = match endpoint.health {
-                            Health::Well => "healthy",
-                            Health::Unwell | Health::Draining => "unhealthy",
-                        };
-                        out.push_str(&format!("{name}::{}::health_flags::{health}\n", endpoint.address));
-                        out.push_str(&format!("{name}::{}::weight::{}\n", endpoint.address, endpoint.weight));
-                        let locality = &endpoint.locality;
-                        for (key, value) in [
-                            ("region", &locality.region),
-                            ("zone", &locality.zone),
-                            ("sub_zone", &locality.sub_zone),
-                        ] {
-                            out.push_str(&format!("{name}::{}::{key}::{value}\n", endpoint.address));
-                        }
-                    }
-                }
-                out
+            Question::Metrics => {
+                self.watch.record();
+                metrics::render(self.workers.shards())
             }
+            Question::ConfigDump => self.config_dump(),
+            Question::Clusters => show::clusters(self.store.current(), self.workers.usage()),
             Question::Listeners => {
                 let mut lines: Vec<String> = self
                     .sockets

@@ -74,7 +74,7 @@ pub struct Attempts<'a> {
 }
 
 /// How one attempt ended, when not with a response.
-enum Failed {
+pub(super) enum Failed {
     /// It may be worth another.
     Attempt(Failure, Reason, String),
     /// Another attempt would end the same: the client is answered with this.
@@ -186,8 +186,23 @@ impl<'a> Attempts<'a> {
             return Err(Failed::Answer(Reason::NoHealthyUpstream, String::new()));
         };
         report.upstream = Some(endpoint.address());
+        let begun = self.cluster.stamp();
+        let ended = self.at(&endpoint, down, request, response, (timers, report)).await;
+        self.observe(&endpoint, begun, request, ended.as_ref().map(|_| &*response));
+        ended
+    }
+
+    /// The attempt at an endpoint.
+    async fn at<D: Downstream>(
+        &mut self,
+        endpoint: &Rc<EndpointState>,
+        down: &mut D,
+        request: &mut RequestHead,
+        response: &mut ResponseHead,
+        (timers, report): (&mut Timers<'_>, &mut Report),
+    ) -> Result<Established, Failed> {
         let active = endpoint.begin();
-        let mut link = self.connect(&endpoint, down, request, timers).await?;
+        let mut link = self.connect(endpoint, down, request, timers).await?;
         if let Err(error) = link.send_head(request) {
             return Err(failed(error));
         }
@@ -202,7 +217,13 @@ impl<'a> Attempts<'a> {
         if !needs_replay {
             replay.stop_keeping();
         }
-        let mut established = Established { link, endpoint, pump: Pump::default(), replay, _active: active };
+        let mut established = Established {
+            link,
+            endpoint: Rc::clone(endpoint),
+            pump: Pump::default(),
+            replay,
+            _active: active,
+        };
         let failed = poll_fn(|cx| poll_head(cx, down, request, response, (&mut established, timers))).await;
         report.received_bytes = established.pump.bytes();
         match failed {

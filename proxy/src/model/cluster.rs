@@ -13,6 +13,7 @@ use super::balancing::Balancing;
 use super::endpoint::{self, EndpointSet, NamedEndpoint};
 use super::http_chain::Http2Settings;
 use super::limits::Limits;
+use super::outlier::OutlierDetection;
 use super::parse;
 use super::tls::UpstreamTls;
 
@@ -46,6 +47,8 @@ pub struct Cluster {
     pub idle_timeout: Option<Duration>,
     /// Requests on one connection.
     pub max_requests_per_connection: Option<u32>,
+    /// When endpoints are ejected for what they did to requests.
+    pub outliers: Option<OutlierDetection>,
     /// How its endpoints are spoken to; plaintext without.
     pub tls: Option<UpstreamTls>,
 }
@@ -128,6 +131,9 @@ impl Cluster {
             },
             balancing: Balancing::from_proto(value, path),
             limits: Limits::from_proto(value.circuit_breakers.as_ref(), path),
+            outliers: value.outlier_detection.as_ref().map(|outliers| {
+                path.field("outlier_detection", |path| OutlierDetection::from_proto(outliers, path))
+            }),
             protocol: http.protocol,
             http2: http.http2,
             idle_timeout: http.idle_timeout,

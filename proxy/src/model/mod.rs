@@ -16,6 +16,7 @@ pub mod labels;
 pub mod limits;
 pub mod listener;
 pub mod matcher;
+pub mod outlier;
 pub mod parse;
 pub mod rbac;
 pub mod retry;

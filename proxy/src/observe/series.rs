@@ -54,6 +54,20 @@ pub const RETRIES_REFUSED: Family = Family {
     kind: Kind::Counter,
     labels: &["destination_service"],
 };
+/// `outrider_ejections_total`
+pub const EJECTIONS: Family = Family {
+    name: "outrider_ejections_total",
+    help: "Endpoints ejected for what they did to requests, by the cause.",
+    kind: Kind::Counter,
+    labels: &["destination_service", "cause"],
+};
+/// `outrider_endpoints_out`
+pub const ENDPOINTS_OUT: Family = Family {
+    name: "outrider_endpoints_out",
+    help: "Endpoints that get no requests: ejected, or failing their health checks.",
+    kind: Kind::Gauge,
+    labels: &["destination_service", "cause"],
+};
 /// `outrider_upstream_connect_failures_total`
 pub const CONNECT_FAILURES: Family = Family {
     name: "outrider_upstream_connect_failures_total",
@@ -162,6 +176,8 @@ pub const ALL: &[Family] = &[
     LOCAL_REPLIES,
     RETRIES,
     RETRIES_REFUSED,
+    EJECTIONS,
+    ENDPOINTS_OUT,
     CONNECT_FAILURES,
     CONNECTIONS_OPENED,
     CONNECTIONS_ACTIVE,

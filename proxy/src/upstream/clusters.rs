@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::budget::Earned;
 use super::endpoint::EndpointState;
 use super::members::{Choice, Members};
+use super::outlier::{Cause, Charge, Outcome};
 use super::usage::{Permit, Resource, Usage, UsageRegistry};
 use crate::identity::Revoked;
 use crate::model::limits::{CircuitLimits, Priority, RetryLimit};
@@ -26,6 +27,8 @@ const MAX_ORIGINAL_ENDPOINTS: usize = 1024;
 #[derive(Debug)]
 pub struct Clusters {
     by_name: RefCell<FxHashMap<Arc<str>, Rc<ClusterState>>>,
+    /// Those whose endpoints may be ejected.
+    watched: RefCell<Vec<Rc<ClusterState>>>,
     usage: Arc<UsageRegistry>,
     buffers: Rc<BufferPool>,
     secured: Rc<Registry<Cutoff>>,
@@ -35,7 +38,13 @@ impl Clusters {
     /// Without any cluster.
     #[must_use]
     pub fn new(usage: Arc<UsageRegistry>, buffers: Rc<BufferPool>) -> Self {
-        Self { by_name: RefCell::default(), usage, buffers, secured: Rc::default() }
+        Self {
+            by_name: RefCell::default(),
+            watched: RefCell::default(),
+            usage,
+            buffers,
+            secured: Rc::default(),
+        }
     }
 
     /// The cluster of this name.
@@ -69,6 +78,8 @@ impl Clusters {
                 }
             }
         }
+        let watched = by_name.values().filter(|state| state.config.outliers.is_some());
+        *self.watched.borrow_mut() = watched.map(Rc::clone).collect();
     }
 
     /// Ends the connections to peers that are revoked; says how many.
@@ -76,6 +87,13 @@ impl Clusters {
         let secured = self.secured.alive();
         let covered = secured.iter().filter(|link| link.peer.get().is_some_and(|peer| revoked.covers(peer)));
         covered.filter(|link| !link.is_cut()).map(|link| link.cut()).count()
+    }
+
+    /// Adds to what all workers know what this one has seen since the last time.
+    pub fn flush(&self) {
+        for state in self.watched.borrow().iter() {
+            state.for_all(|endpoint| endpoint.tally.flush(&endpoint.host().conduct));
+        }
     }
 
     /// Closes idle connections that are too old or dead.
@@ -171,6 +189,45 @@ impl ClusterState {
         }
         self.follow_health();
         self.members.borrow().pick(choice, random)
+    }
+
+    /// The time, where it is wanted of an attempt how long it took.
+    #[must_use]
+    pub fn stamp(&self) -> Option<Instant> {
+        matches!(self.config.balancing.balancer, Balancer::PeakEwma(_)).then(Instant::now)
+    }
+
+    /// Takes note of how an attempt went that began at the stamp; why its endpoint is ejected, if it is.
+    pub fn attempted(
+        &self,
+        endpoint: &EndpointState,
+        (outcome, begun): (Outcome, Option<Instant>),
+        random: &mut fastrand::Rng,
+    ) -> Option<Cause> {
+        if let (Balancer::PeakEwma(parameters), Some(begun)) = (&self.config.balancing.balancer, begun) {
+            let now = Instant::now();
+            let took = now.saturating_duration_since(begun);
+            let took = if outcome.is_well() { took } else { took.max(parameters.failure_penalty) };
+            endpoint.latency.observe(parameters, took, now);
+        }
+        let config = self.config.outliers.as_ref()?;
+        let charge = Charge::new(config.split, outcome);
+        endpoint.tally.count(charge);
+        let host = endpoint.host();
+        let causes = host.conduct.charge(config, charge);
+        causes.into_iter().flatten().find(|cause| {
+            let ejected = self.usage.hosts.eject(host, (config, *cause), Instant::now(), random);
+            if ejected {
+                let (cluster, address) = (&self.config.name, endpoint.address());
+                tracing::warn!(%cluster, %address, cause = cause.code(), "an endpoint was ejected");
+            }
+            ejected
+        })
+    }
+
+    fn for_all(&self, mut act: impl FnMut(&EndpointState)) {
+        self.members.borrow().all().iter().for_each(|endpoint| act(endpoint));
+        self.original.borrow().values().for_each(|endpoint| act(endpoint));
     }
 
     /// Builds the choice anew when the health of an endpoint has changed.

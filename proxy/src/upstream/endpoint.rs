@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::client::{H1Client, H2Connection};
 use super::connect::ConnectError;
 use super::host::Host;
+use super::outlier::OwnTally;
 use crate::balance::ewma::Latency;
 
 /// Idle HTTP/1 connections kept per endpoint and worker; more are closed after use.
@@ -36,6 +37,8 @@ pub struct EndpointState {
     host: Arc<Host>,
     /// Its latency to this worker.
     pub latency: Latency,
+    /// How requests of this worker fared there lately.
+    pub tally: OwnTally,
     /// Since when it may get requests.
     since: Cell<Instant>,
     was_well: Cell<bool>,
@@ -57,6 +60,7 @@ impl EndpointState {
             hostname,
             host,
             latency: Latency::default(),
+            tally: OwnTally::default(),
             since: Cell::new(Instant::now()),
             was_well: Cell::new(false),
             idle: RefCell::default(),

@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use super::outlier::Conduct;
+
 /// It was ejected for what it did to requests.
 const EJECTED: u8 = 1;
 /// It fails its health checks.
@@ -19,6 +21,8 @@ const UNCHECKED: u8 = 1 << 2;
 #[derive(Debug, Default)]
 pub struct Host {
     flags: AtomicU8,
+    /// What requests say about it.
+    pub conduct: Conduct,
 }
 
 /// The endpoints of one cluster.
@@ -55,6 +59,12 @@ impl Hosts {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// The endpoint at this address, if there is one. Takes a lock; not for a request's way.
+    #[must_use]
+    pub fn known(&self, address: SocketAddr) -> Option<Arc<Host>> {
+        self.by_address.lock().unwrap_or_else(PoisonError::into_inner).get(&address).and_then(Weak::upgrade)
+    }
+
     /// The endpoint at this address. Takes a lock; not for a request's way.
     #[must_use]
     pub fn host(&self, address: SocketAddr) -> Arc<Host> {
@@ -71,8 +81,25 @@ impl Hosts {
         host
     }
 
+    /// Does something with all endpoints that there are, while no other does.
+    pub(super) fn locked<R>(&self, act: impl FnOnce(&[(SocketAddr, Arc<Host>)]) -> R) -> R {
+        let by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let alive = by_address.iter().filter_map(|(address, host)| Some((*address, host.upgrade()?)));
+        let alive: Vec<_> = alive.collect();
+        act(&alive)
+    }
+
+    /// How many are ejected.
+    #[must_use]
+    pub fn ejected(&self) -> u32 {
+        self.locked(|all| {
+            let ejected = all.iter().filter(|(_, host)| host.is_ejected()).count();
+            u32::try_from(ejected).unwrap_or(u32::MAX)
+        })
+    }
+
     /// Ejects an endpoint or takes it back; whether that is a change.
-    pub fn set_ejected(&self, host: &Host, ejected: bool) -> bool {
+    pub(super) fn set_ejected(&self, host: &Host, ejected: bool) -> bool {
         self.set(host, EJECTED, ejected)
     }
 

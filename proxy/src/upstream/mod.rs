@@ -11,6 +11,7 @@ pub mod endpoint;
 pub mod host;
 pub mod link;
 pub mod members;
+pub mod outlier;
 pub mod pool;
 pub mod usage;
 
