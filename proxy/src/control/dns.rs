@@ -93,6 +93,7 @@ async fn resolve(
                         health: host.health,
                         locality: Arc::clone(&host.locality),
                         labels: host.labels.clone(),
+                        checked: host.checked.clone(),
                     }))
                 }
                 Ok(Err(error)) => {
@@ -144,6 +145,7 @@ mod tests {
             health: crate::model::endpoint::Health::Well,
             locality: Arc::default(),
             labels: crate::model::labels::Labels::default(),
+            checked: crate::model::endpoint::CheckedAt::default(),
         };
         let hour = Duration::from_secs(3600);
         for (hosts, family, expected) in [

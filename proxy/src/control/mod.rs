@@ -5,6 +5,7 @@
 
 pub mod change;
 pub mod dns;
+pub mod health;
 mod redact;
 pub mod secrets;
 mod show;
@@ -97,6 +98,7 @@ pub struct Control {
     dns: dns::Resolver,
     secrets: Secrets,
     watch: watch::Watch,
+    health: health::Health,
     /// Who is cut off, as the workers know it.
     revoked: Arc<Revoked>,
     revoked_changed: bool,
@@ -116,6 +118,7 @@ impl Control {
             store: Store::default(),
             sockets: Sockets::new(worker_count),
             watch: watch::Watch::new(Arc::clone(workers.usage()), workers.own_shard().clone()),
+            health: health::Health::new(Arc::clone(workers.usage()), workers.own_shard().clone()),
             workers,
             dns: dns::Resolver::new(messages),
             secrets: Secrets::default(),
@@ -272,7 +275,8 @@ impl Control {
     #[must_use]
     pub fn is_ready(&mut self) -> bool {
         // For the first time only when the workers know it too.
-        let ready = self.store.is_settled() && (self.was_ready || self.due.is_none());
+        let known = || self.due.is_none() && self.health.is_settled();
+        let ready = self.store.is_settled() && (self.was_ready || known());
         self.was_ready |= ready;
         ready && !self.draining
     }
@@ -298,6 +302,7 @@ impl Control {
         });
         self.dns.follow(names);
         self.watch.follow(&snapshot);
+        self.health.follow(&snapshot);
         self.published = Some(Instant::now());
         self.due = None;
         self.workers.publish(Published {
@@ -330,6 +335,7 @@ impl Control {
         match question {
             Question::Metrics => {
                 self.watch.record();
+                self.health.record();
                 metrics::render(self.workers.shards())
             }
             Question::ConfigDump => self.config_dump(),

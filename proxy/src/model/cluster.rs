@@ -11,6 +11,7 @@ use pb::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, LbPolicy
 
 use super::balancing::Balancing;
 use super::endpoint::{self, EndpointSet, NamedEndpoint};
+use super::health_check::HealthCheck;
 use super::http_chain::Http2Settings;
 use super::limits::Limits;
 use super::outlier::OutlierDetection;
@@ -47,6 +48,8 @@ pub struct Cluster {
     pub idle_timeout: Option<Duration>,
     /// Requests on one connection.
     pub max_requests_per_connection: Option<u32>,
+    /// How endpoints are asked whether they are well.
+    pub health_check: Option<HealthCheck>,
     /// When endpoints are ejected for what they did to requests.
     pub outliers: Option<OutlierDetection>,
     /// How its endpoints are spoken to; plaintext without.
@@ -131,6 +134,7 @@ impl Cluster {
             },
             balancing: Balancing::from_proto(value, path),
             limits: Limits::from_proto(value.circuit_breakers.as_ref(), path),
+            health_check: HealthCheck::from_proto(&value.health_checks, path),
             outliers: value.outlier_detection.as_ref().map(|outliers| {
                 path.field("outlier_detection", |path| OutlierDetection::from_proto(outliers, path))
             }),

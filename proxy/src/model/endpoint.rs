@@ -38,6 +38,19 @@ pub struct Endpoint {
     pub locality: Arc<Locality>,
     /// What subsets are made by.
     pub labels: Labels,
+    /// Where it is asked for its health.
+    pub checked: CheckedAt,
+}
+
+/// Where and as whom an endpoint is asked for its health, if not as it is used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckedAt {
+    /// The port.
+    pub port: Option<u16>,
+    /// The host.
+    pub host: Option<Arc<str>>,
+    /// It is not asked.
+    pub never: bool,
 }
 
 /// What the configuration says about an endpoint's state.
@@ -91,6 +104,8 @@ pub struct NamedEndpoint {
     pub locality: Arc<Locality>,
     /// As [`Endpoint::labels`].
     pub labels: Labels,
+    /// As [`Endpoint::checked`].
+    pub checked: CheckedAt,
 }
 
 impl EndpointSet {
@@ -120,9 +135,26 @@ impl EndpointSet {
             let (weight, health) = (weight(endpoint.load_balancing_weight, path), health(endpoint));
             let labels = labels(endpoint, path);
             // The same address twice is one endpoint, as in Envoy.
-            seen.insert(address).then_some(Endpoint { address, hostname, weight, health, locality, labels })
+            let checked = path.field("endpoint", |path| CheckedAt::from_proto(host, path));
+            let endpoint = Endpoint { address, hostname, weight, health, locality, labels, checked };
+            seen.insert(address).then_some(endpoint)
         });
         Self { endpoints }
+    }
+}
+
+impl CheckedAt {
+    fn from_proto(value: &pb::Endpoint, path: &mut Path) -> Self {
+        let Some(config) = &value.health_check_config else { return Self::default() };
+        let port = u16::try_from(config.port_value).unwrap_or_else(|_| {
+            path.fault_at("health_check_config.port_value", "larger than 65535");
+            0
+        });
+        Self {
+            port: (port > 0).then_some(port),
+            host: (!config.hostname.is_empty()).then(|| config.hostname.as_str().into()),
+            never: config.disable_active_health_check,
+        }
     }
 }
 
@@ -164,6 +196,7 @@ pub(super) fn named(value: &pb::ClusterLoadAssignment, path: &mut Path) -> Vec<N
         let Some(pb::lb_endpoint::HostIdentifier::Endpoint(host)) = &endpoint.host_identifier else {
             return path.field("endpoint", |path| path.refuse("missing"));
         };
+        let checked = path.field("endpoint", |path| CheckedAt::from_proto(host, path));
         let (host, port) = path.field("endpoint", |path| {
             parse::plain_address(host.address.as_ref(), path);
             if !host.hostname.is_empty() {
@@ -173,7 +206,7 @@ pub(super) fn named(value: &pb::ClusterLoadAssignment, path: &mut Path) -> Vec<N
         })?;
         let (weight, health) = (weight(endpoint.load_balancing_weight, path), health(endpoint));
         let labels = labels(endpoint, path);
-        Some(NamedEndpoint { host, port, weight, health, locality: Arc::clone(locality), labels })
+        Some(NamedEndpoint { host, port, weight, health, locality: Arc::clone(locality), labels, checked })
     })
 }
 

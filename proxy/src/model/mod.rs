@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod endpoint;
 pub mod filter_chain;
 pub mod headers;
+pub mod health_check;
 pub mod http_chain;
 pub mod identity;
 pub mod labels;

@@ -68,6 +68,13 @@ pub const ENDPOINTS_OUT: Family = Family {
     kind: Kind::Gauge,
     labels: &["destination_service", "cause"],
 };
+/// `outrider_health_checks_total`
+pub const HEALTH_CHECKS: Family = Family {
+    name: "outrider_health_checks_total",
+    help: "Health checks by what came of them.",
+    kind: Kind::Counter,
+    labels: &["destination_service", "outcome"],
+};
 /// `outrider_upstream_connect_failures_total`
 pub const CONNECT_FAILURES: Family = Family {
     name: "outrider_upstream_connect_failures_total",
@@ -178,6 +185,7 @@ pub const ALL: &[Family] = &[
     RETRIES_REFUSED,
     EJECTIONS,
     ENDPOINTS_OUT,
+    HEALTH_CHECKS,
     CONNECT_FAILURES,
     CONNECTIONS_OPENED,
     CONNECTIONS_ACTIVE,

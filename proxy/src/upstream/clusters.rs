@@ -166,6 +166,12 @@ impl ClusterState {
         &self.config
     }
 
+    /// One of its own, whose connections count against nobody's limits.
+    #[must_use]
+    pub fn apart(config: &Arc<Cluster>, buffers: Rc<BufferPool>) -> Rc<Self> {
+        Rc::new(Self::new(config, Arc::default(), (buffers, Rc::default())))
+    }
+
     /// The circuit-breaker limits.
     #[must_use]
     pub fn limits(&self, priority: Priority) -> &CircuitLimits {
@@ -281,6 +287,7 @@ impl ClusterState {
             }
             None => return None,
         };
+        self.usage.note_traffic();
         self.local.count.set(self.local.count.get() + 1);
         Some(Place { _permit: permit, local: Rc::clone(&self.local) })
     }

@@ -162,6 +162,11 @@ impl EndpointState {
     /// Closes what is idle and keeps nothing from now on; what is under way goes on.
     pub fn remove(&self) {
         self.removed.set(true);
+        self.close_all();
+    }
+
+    /// Closes what is idle; what is under way goes on.
+    pub fn close_all(&self) {
         self.idle.borrow_mut().clear();
         self.shared.borrow_mut().clear();
     }

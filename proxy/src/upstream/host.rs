@@ -45,6 +45,12 @@ impl Host {
         self.flags.load(Ordering::Relaxed) & EJECTED != 0
     }
 
+    /// Whether it has health checks and none has come out yet.
+    #[must_use]
+    pub fn is_unchecked(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) & UNCHECKED != 0
+    }
+
     /// Whether it fails its health checks, or has not passed one yet.
     #[must_use]
     pub fn fails_checks(&self) -> bool {

@@ -13,6 +13,7 @@ pub mod link;
 pub mod members;
 pub mod outlier;
 pub mod pool;
+pub mod probe;
 pub mod usage;
 
 pub use clusters::{ClusterState, Clusters};

@@ -5,7 +5,7 @@
 //! have counted themselves, so a limit is never passed, and at worst one place stays free for that moment.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::host::Hosts;
@@ -19,6 +19,8 @@ pub struct Usage {
     pub hosts: Hosts,
     /// The retries that there are in any case.
     pub reserve: Bucket,
+    /// Whether there has been a connection.
+    traffic: AtomicBool,
     default: Counts,
     high: Counts,
 }
@@ -59,6 +61,19 @@ impl Resource {
 }
 
 impl Usage {
+    /// Whether there has been a connection.
+    #[must_use]
+    pub fn had_traffic(&self) -> bool {
+        self.traffic.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of a connection.
+    pub(super) fn note_traffic(&self) {
+        if !self.had_traffic() {
+            self.traffic.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// How many are in use now.
     #[must_use]
     pub fn count(&self, resource: Resource, priority: Priority) -> u32 {
