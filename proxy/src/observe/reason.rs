@@ -130,9 +130,10 @@ reasons! {
     OverflowConnections "overflow_max_connections" 503 UO Upstream Again "max_connections of the cluster is reached." "Raise the circuit breaker, or look at why connections stay open.";
     OverflowPending "overflow_max_pending_requests" 503 UO Upstream Again "max_pending_requests of the cluster is reached." "Raise the circuit breaker, or add endpoints.";
     OverflowRequests "overflow_max_requests" 503 UO Upstream Again "max_requests of the cluster is reached." "Raise the circuit breaker, or add endpoints.";
-    OverflowRetries "overflow_max_retries" 503 UO Upstream Again "max_retries of the cluster is reached." "Look at the upstream: it fails more than the retries allow.";
+    OverflowRetries "overflow_max_retries" 503 UO Upstream Again "The cluster's limit on retries is reached." "Look at the upstream: it fails more than the retries allow.";
     RouteTimeout "route_timeout" 504 UT Upstream Again "The response was not complete within the route's timeout." "Look at the upstream, or raise the timeout.";
     PerTryTimeout "per_try_timeout" 504 UT Upstream Again "No response within per_try_timeout, and no retry was left." "Look at the upstream, or raise the timeout.";
+    PerTryIdle "per_try_idle_timeout" 504 SI Upstream Again "No byte in either direction within per_try_idle_timeout, and no retry was left." "Look at the upstream, or raise the timeout.";
     StreamIdle "stream_idle_timeout" 504 SI Upstream Again "No byte in either direction within stream_idle_timeout." "Look at the slower side, or raise the timeout.";
     MaxStreamDuration "max_stream_duration" 504 UMSDR Policy Never "The request and its response took longer than max_stream_duration." "Raise the limit, or look at the slower side.";
     DirectResponse "direct_response" 200 NONE Configuration Never "The route holds the answer itself." "Nothing is wrong.";
