@@ -54,7 +54,9 @@ const POLICIES: &[&str] = &[
 ];
 
 /// Method, path, and further headers.
-const REQUESTS: &[(&str, &str, &[(&str, &str)])] = &[
+type Request = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+const REQUESTS: &[Request] = &[
     ("GET", "/", &[]),
     ("GET", "/api", &[]),
     ("GET", "/api/a", &[]),
