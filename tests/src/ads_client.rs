@@ -8,7 +8,7 @@ use outrider_proto::envoy::service::discovery::v3 as pb;
 use outrider_proto::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use outrider_proto::type_url;
 use prost_types::value::Kind;
-use prost_types::{Struct, Value};
+use prost_types::{ListValue, Struct, Value};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -28,6 +28,8 @@ pub struct AdsClient {
     workload: String,
     /// The namespace that it says it is of.
     pub namespace: String,
+    /// The service of which it says to be an instance, and where.
+    pub serves: Option<(String, String, u16)>,
     /// What it has.
     pub held: Held,
     /// The port of a control server, and its streams.
@@ -39,7 +41,7 @@ impl AdsClient {
     #[must_use]
     pub fn new(id: &str, workload: &str) -> Self {
         let (id, workload, namespace) = (id.to_owned(), workload.to_owned(), "shop".to_owned());
-        Self { id, workload, namespace, held: Held::new(), stream: None }
+        Self { id, workload, namespace, serves: None, held: Held::new(), stream: None }
     }
 
     /// Opens a stream, in plaintext, and says what it holds.
@@ -119,7 +121,14 @@ impl AdsClient {
     fn node(&self) -> Node {
         let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
         let fields = [("namespace", &self.namespace), ("workload", &self.workload)];
-        let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), text(value))).collect();
+        let mut fields: BTreeMap<String, Value> =
+            fields.into_iter().map(|(name, value)| (name.to_owned(), text(value))).collect();
+        if let Some((service, address, port)) = &self.serves {
+            let port = Value { kind: Some(Kind::NumberValue(f64::from(*port))) };
+            let ports = Value { kind: Some(Kind::ListValue(ListValue { values: vec![port] })) };
+            fields.extend([("service".to_owned(), text(service)), ("address".to_owned(), text(address))]);
+            fields.insert("ports".to_owned(), ports);
+        }
         Node {
             id: self.id.clone(),
             metadata: Some(Struct { fields }),
