@@ -32,7 +32,7 @@ fn service(number: u32, edit: u32) -> Vec<serde_json::Value> {
             "metadata": {"name": name, "namespace": namespace, "labels": {"kubernetes.io/service-name": name}},
             "endpoints": endpoints, "ports": [{"name": "http", "port": 8080}]}),
     ];
-    if number % 10 == 0 {
+    if number.is_multiple_of(10) {
         all.push(json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
             "metadata": {"name": name, "namespace": namespace},
             "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": name}],

@@ -11,6 +11,11 @@ fn a_shop_with_a_canary_and_a_policy() {
     case("shop", &[proxy("shop/front", "front"), proxy("shop/reviews-1", "reviews")]);
 }
 
+#[test]
+fn policies_of_every_kind() {
+    case("policies", &[proxy("data/db-1", "db"), proxy("data/api-1", "api")]);
+}
+
 const SERVICES: &str = "
 {apiVersion: v1, kind: Service, metadata: {name: a, namespace: n},
  spec: {clusterIP: 10.0.0.1, ports: [{name: http, port: 80}, {name: http-2, port: 81}, {name: tcp-x, port: 82}, {port: 83}]}}
