@@ -33,6 +33,7 @@ pub const EXTENSIONS: &[&str] = &[
     "envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig",
     "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+    "outrider.egress.v1.EgressGuard",
 ];
 
 /// The full message name in a type URL, if it is one that may stand in an `Any`.

@@ -208,6 +208,10 @@ impl<'a> Attempts<'a> {
         };
         self.tried = Some(endpoint.address());
         report.upstream = self.tried;
+        let (worker, standing) = (&self.origin.worker, &self.origin.standing);
+        if let Err(reason) = worker.may_reach(standing, self.cluster, endpoint.address()) {
+            return Err(Failed::Answer(reason, String::new()));
+        }
         let active = endpoint.begin();
         let mut link = self.connect(&endpoint, down, request, timers).await?;
         if let Err(error) = link.send_head(request) {

@@ -6,6 +6,7 @@
 pub mod access_log;
 pub mod bootstrap;
 pub mod cluster;
+mod egress;
 pub mod endpoint;
 pub mod filter_chain;
 pub mod headers;

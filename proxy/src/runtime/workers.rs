@@ -18,6 +18,7 @@ use crate::identity::Revoked;
 use crate::model::Snapshot;
 use crate::observe::access_log::LogQueue;
 use crate::observe::metrics::Shard;
+use crate::policy::egress::Surroundings;
 use crate::upstream::usage::UsageRegistry;
 use crate::worker::Worker;
 
@@ -48,6 +49,8 @@ pub struct WorkerSettings {
     pub max_connections: usize,
     /// Whether answers of our own say their reason in a header.
     pub names_reason: bool,
+    /// What is known of the place they run in.
+    pub surroundings: Arc<Surroundings>,
     /// How long connections of a changed listener, and of a proxy that is ending, may take.
     pub drain_timeout: Duration,
 }
@@ -79,7 +82,8 @@ impl Workers {
             let (news, usage, logs, settings) =
                 (publish.subscribe(), Arc::clone(&usage), logs.clone(), settings.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let worker = Rc::new(Worker::new(shard, usage, logs, settings.names_reason));
+                let about = (settings.names_reason, settings.surroundings);
+                let worker = Rc::new(Worker::new(shard, usage, logs, about));
                 let listeners = Listeners::new(
                     Rc::clone(&worker),
                     index,

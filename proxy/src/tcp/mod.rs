@@ -128,10 +128,12 @@ async fn connect(
         let picked: Option<Rc<EndpointState>> =
             cluster.pick(target.standing.facts.destination, tried, &mut worker.random.borrow_mut());
         let endpoint = picked.ok_or(Reason::NoHealthyUpstream)?;
+        worker.may_reach(&target.standing, cluster, endpoint.address())?;
         let active = endpoint.begin();
         tried = Some(endpoint.address());
         match pool::open_opaque(cluster, &endpoint).await {
             Ok((transport, place)) => {
+                target.standing.has_reached(cluster.destination(endpoint.address()));
                 return Ok(Upstream {
                     transport,
                     address: endpoint.address(),

@@ -14,8 +14,9 @@ use super::usage::{Permit, Resource, Usage, UsageRegistry};
 use crate::balance::Picker;
 use crate::identity::Revoked;
 use crate::model::cluster::CircuitLimits;
-use crate::model::{Balancer, Cluster, EndpointSet, Snapshot};
+use crate::model::{Balancer, Cluster, Discovery, EndpointSet, Snapshot};
 use crate::observe::series::RequestSeries;
+use crate::policy::egress::Destination;
 use crate::transport::{BufferPool, Cutoff, Registry};
 
 /// Endpoints of an ORIGINAL_DST cluster that a worker remembers; the ones without connections go first.
@@ -194,6 +195,12 @@ impl ClusterState {
             return Some(first);
         }
         members.picker.pick(&members.available, random)
+    }
+
+    /// One of its endpoints as what a guard is asked about.
+    #[must_use]
+    pub fn destination(&self, address: SocketAddr) -> Destination {
+        Destination { address, is_known: !matches!(self.config.discovery, Discovery::OriginalDst) }
     }
 
     /// Takes a place among the requests under way.

@@ -7,3 +7,4 @@ mod golden;
 mod odd;
 mod run;
 mod same;
+mod served;

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use super::golden::{objects, proxy};
 
 /// The workloads, and their service accounts.
-const WORKLOADS: [(&str, &str); 5] = [
+pub const WORKLOADS: [(&str, &str); 5] = [
     ("front", "front"),
     ("stranger", "stranger"),
     ("reviews-1", "reviews"),
@@ -35,33 +35,14 @@ const WORKLOADS: [(&str, &str); 5] = [
 pub struct Running {
     pub ports: BTreeMap<&'static str, u16>,
     pub backends: [Backend; 2],
-    _sidecars: Vec<Process>,
+    pub _sidecars: Vec<Process>,
 }
 
 impl Running {
     /// Starts it; which of both sides is Envoy.
     pub async fn start(envoy_clients: bool, envoy_servers: bool) -> Self {
         let backends = [Backend::start().await, Backend::start().await];
-        let names = [
-            "REVIEWS1",
-            "REVIEWS2",
-            "LEDGER",
-            "FRONT",
-            "FRONTLEDGER",
-            "FRONTIMPOSTOR",
-            "FRONTV1",
-            "STRANGER",
-            "STRANGERLEDGER",
-        ];
-        let mut ports: BTreeMap<&str, u16> = names.into_iter().map(|name| (name, free_port())).collect();
-        ports.insert("BACKEND1", backends[0].port);
-        ports.insert("BACKEND2", backends[1].port);
-        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/running.yaml");
-        let mut text = fs::read_to_string(file).unwrap();
-        // The longer names first: one may begin with another.
-        for (name, port) in ports.iter().rev() {
-            text = text.replace(&format!("@{name}"), &port.to_string());
-        }
+        let (ports, text) = places(&backends);
         let settings = Settings { trust_domain: "mesh.test".into(), ..Settings::default() };
         let mesh = Mesh::with_settings(Arc::new(objects(&text)), settings);
         let certificates = Certificates::new("compiled");
@@ -94,6 +75,31 @@ impl Running {
     fn seen(&self) -> [usize; 2] {
         [self.backends[0].seen().len(), self.backends[1].seen().len()]
     }
+}
+
+/// Ports for everybody, and the objects with them.
+pub fn places(backends: &[Backend; 2]) -> (BTreeMap<&'static str, u16>, String) {
+    let names = [
+        "REVIEWS1",
+        "REVIEWS2",
+        "LEDGER",
+        "FRONT",
+        "FRONTLEDGER",
+        "FRONTIMPOSTOR",
+        "FRONTV1",
+        "STRANGER",
+        "STRANGERLEDGER",
+    ];
+    let mut ports: BTreeMap<&str, u16> = names.into_iter().map(|name| (name, free_port())).collect();
+    ports.insert("BACKEND1", backends[0].port);
+    ports.insert("BACKEND2", backends[1].port);
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/running.yaml");
+    let mut text = fs::read_to_string(file).unwrap();
+    // The longer names first: one may begin with another.
+    for (name, port) in ports.iter().rev() {
+        text = text.replace(&format!("@{name}"), &port.to_string());
+    }
+    (ports, text)
 }
 
 /// A snapshot as a file for a proxy that asks nobody: routes and endpoints put where they are named, certificates as

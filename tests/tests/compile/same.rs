@@ -58,7 +58,11 @@ fn ask(line: &str, headers: &[(&str, &str)]) -> Ask {
 }
 
 async fn check(envoy_clients: bool, envoy_servers: bool) {
-    let running = Running::start(envoy_clients, envoy_servers).await;
+    check_all(&Running::start(envoy_clients, envoy_servers).await).await;
+}
+
+/// Everything, through a mesh that runs.
+pub async fn check_all(running: &Running) {
     let mut wrong = Vec::new();
     for (port, line, headers, status, seen) in CASES {
         let (answer, found) = running.ask(port, &ask(line, headers)).await;
@@ -70,9 +74,9 @@ async fn check(envoy_clients: bool, envoy_servers: bool) {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    changes(&running).await;
-    shares(&running).await;
-    connections(&running).await;
+    changes(running).await;
+    shares(running).await;
+    connections(running).await;
 }
 
 /// What is done to requests and responses, as the application and the client see it.
