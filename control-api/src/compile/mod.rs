@@ -92,6 +92,8 @@ pub struct Mesh {
     inputs: BTreeMap<Key, Input>,
     compiled: All,
     inbound: Resources,
+    /// The namespaces whose clients are told something else than others.
+    consumers: BTreeSet<Arc<str>>,
     statuses: Statuses,
     /// Made when they are first asked for.
     views: Mutex<BTreeMap<ViewKey, View>>,
@@ -149,6 +151,7 @@ impl Mesh {
             inputs.insert(key.clone(), input);
         }
         report(&objects, &compiled, &mut statuses);
+        let consumers = compiled.values().flat_map(|service| service.consumers.keys().cloned()).collect();
         let inbound = inbound_clusters(&objects, &services, old.map(|old| &old.inbound));
         let lock = |old: &Self| old.views.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let own = |old: &Self| old.own.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -158,6 +161,7 @@ impl Mesh {
             inputs,
             compiled,
             inbound,
+            consumers,
             statuses,
             views: Mutex::default(),
             own: Mutex::default(),
@@ -188,7 +192,7 @@ impl Mesh {
     /// What a proxy is told.
     #[must_use]
     pub fn snapshot(&self, proxy: &ProxyInfo) -> Snapshot {
-        let namespace = self.consumer(&proxy.namespace);
+        let namespace = self.consumers.get(&proxy.namespace).cloned();
         let view = self.view(namespace.as_ref(), proxy.dialect);
         let mut snapshot = Snapshot::default();
         snapshot.set(Kind::Endpoints, Arc::clone(&view.endpoints));
@@ -203,12 +207,6 @@ impl Mesh {
         snapshot.set(Kind::Listener, self.shared((&proxy.id, Kind::Listener), listeners));
         snapshot.set(Kind::Cluster, self.clusters(&proxy.id, local.as_ref(), view.clusters));
         snapshot
-    }
-
-    /// The namespace, if its clients are told something else than others.
-    fn consumer(&self, namespace: &Arc<str>) -> Option<Arc<str>> {
-        let differs = self.compiled.values().any(|service| service.consumers.contains_key(namespace));
-        differs.then(|| Arc::clone(namespace))
     }
 
     fn view(&self, namespace: Option<&Arc<str>>, dialect: Dialect) -> View {
@@ -358,3 +356,6 @@ fn report(objects: &Objects, compiled: &All, statuses: &mut Statuses) {
         statuses.refuse((key, ""), ConditionKind::Accepted, "UnsupportedValue", &message);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,40 @@
 //! The cases.
 
+use std::fs;
+use std::path::Path;
+
 use outrider_control::compile::Mesh;
 use outrider_control::compile::status::ConditionKind;
 use outrider_control::object::{Key, ObjectKind};
 
+use super::check::Judge;
 use super::golden::{case, objects, proxy, routes};
 
 #[test]
 fn a_shop_with_a_canary_and_a_policy() {
     case("shop", &[proxy("shop/front", "front"), proxy("shop/reviews-1", "reviews")]);
+}
+
+#[test]
+fn policies_of_every_kind() {
+    case("policies", &[proxy("data/db-1", "db"), proxy("data/api-1", "api")]);
+}
+
+#[test]
+fn the_examples_of_the_documentation_are_a_mesh_without_faults() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/objects.md");
+    let text = fs::read_to_string(file).unwrap();
+    let blocks: Vec<&str> =
+        text.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let mesh = Mesh::new(&objects(&blocks.join("---\n")));
+    let problems: Vec<_> = mesh.statuses().iter().flat_map(|(_, status)| status.problems()).collect();
+    assert!(problems.is_empty(), "{problems:#?}");
+    assert!(mesh.objects().len() > 8 && !mesh.services().is_empty());
+    for (name, account) in [("front-1", "front"), ("reviews-1", "reviews"), ("ledger-1", "ledger")] {
+        let info = proxy(&format!("shop/{name}"), account);
+        let refused = Judge::default().refusals(&info, &mesh.snapshot(&info));
+        assert!(refused.is_empty(), "{refused:#?}");
+    }
 }
 
 const SERVICES: &str = "
