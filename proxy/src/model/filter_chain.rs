@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use outrider_proto::envoy::config::listener::v3 as pb;
 use outrider_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use outrider_proto::envoy::extensions::filters::network::local_ratelimit::v3::LocalRateLimit;
 use outrider_proto::envoy::extensions::filters::network::rbac::v3::Rbac;
 use outrider_proto::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use outrider_proto::{Path, unpack};
@@ -14,6 +15,7 @@ use rustc_hash::FxHashMap;
 
 use super::http_chain::HttpChain;
 use super::parse;
+use super::rate_limit::{self, ConnectionLimit};
 use super::rbac;
 use super::tcp_chain::TcpChain;
 use super::tls::DownstreamTls;
@@ -34,6 +36,8 @@ pub struct FilterChain {
     pub tls: Option<DownstreamTls>,
     /// Authorization of connections, in order: all of them must allow.
     pub policies: Vec<Filter>,
+    /// Limits on the rate of connections.
+    pub limits: Vec<ConnectionLimit>,
     /// Its terminal filter.
     pub protocol: ChainProtocol,
 }
@@ -165,9 +169,14 @@ impl FilterChain {
                 path.refuse("missing; the last one must be HttpConnectionManager or TcpProxy")
             });
         };
-        let policies = before.iter().enumerate();
-        let policies: Vec<_> =
-            policies.filter_map(|(index, filter)| network_policies(filter, index, path)).collect();
+        let (mut policies, mut limits) = (Vec::new(), Vec::new());
+        for (index, filter) in before.iter().enumerate() {
+            match before_last(filter, index, path) {
+                Some(Before::Policies(filter)) => policies.push(filter),
+                Some(Before::Limit(limit)) => limits.push(limit),
+                None => {}
+            }
+        }
         let protocol = network_filter(last, before.len(), path, |any, path| {
             if let Some(http) = unpack::<HttpConnectionManager>(any) {
                 HttpChain::from_proto(&http, path).map(|chain| ChainProtocol::Http(Arc::new(chain)))
@@ -185,15 +194,24 @@ impl FilterChain {
             }
             None => None,
         };
-        Some(Self { name: value.name.as_str().into(), tls, policies, protocol: protocol? })
+        Some(Self { name: value.name.as_str().into(), tls, policies, limits, protocol: protocol? })
     }
 }
 
 /// A filter before the last one.
-fn network_policies(filter: &pb::Filter, index: usize, path: &mut Path) -> Option<Filter> {
-    network_filter(filter, index, path, |any, path| match unpack::<Rbac>(any) {
-        Some(value) => Some(rbac::network_filter(&value, path)),
-        None => {
+/// A filter that is not the last.
+enum Before {
+    Policies(Filter),
+    Limit(ConnectionLimit),
+}
+
+fn before_last(filter: &pb::Filter, index: usize, path: &mut Path) -> Option<Before> {
+    network_filter(filter, index, path, |any, path| {
+        if let Some(value) = unpack::<Rbac>(any) {
+            Some(Before::Policies(rbac::network_filter(&value, path)))
+        } else if let Some(value) = unpack::<LocalRateLimit>(any) {
+            rate_limit::connections(&value, path).map(Before::Limit)
+        } else {
             path.refuse(format!("\"{}\" must be the last filter, or is none that is known", any.type_url))
         }
     })
