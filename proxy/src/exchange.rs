@@ -1,6 +1,6 @@
 //! One HTTP exchange, top to bottom: what happens to a request between its head and the end of its response.
 //!
-//! normalise -> route -> authorize -> attempts -> answer -> record
+//! normalise -> route -> authorize -> rate limits -> attempts -> answer -> record
 //!
 //! The exchange runs on the task of the HTTP/1 connection or HTTP/2 stream that it belongs to; both bodies move
 //! on that task, without a channel.
@@ -9,6 +9,7 @@ mod again;
 pub mod attempt;
 mod authorize;
 mod client_cert;
+mod limit;
 pub mod mirror;
 mod observe;
 pub mod prepare;
@@ -156,6 +157,11 @@ async fn answer<D: Downstream>(
     report.route = routed.as_ref().map(|routed| Arc::clone(routed.route));
     if !origin.chain.policies.is_empty() && !authorize::decide(request, origin, routed.as_ref(), report) {
         return reply::local(down, request, response, (Reason::AuthorizationDenied, None), report).await;
+    }
+    if !origin.chain.limits.is_empty()
+        && let Some(over) = limit::over(request, origin, routed.as_ref(), report)
+    {
+        return limit::refuse(down, request, response, (over, routed.as_ref()), report).await;
     }
     let Some(routed) = routed else {
         return reply::local(down, request, response, (Reason::RouteNotFound, None), report).await;

@@ -14,5 +14,6 @@ pub mod identity_server;
 pub mod lab;
 pub mod mesh;
 pub mod process;
+pub mod trouble;
 pub mod upstream;
 pub mod workload_api;

@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Tokens that come back at a steady rate.
-#[derive(Debug)]
 pub struct Bucket {
     begun: Instant,
     /// When it is full again, in nanoseconds since it was made.
@@ -36,14 +35,13 @@ impl Bucket {
     /// Takes a token if there is one.
     #[must_use]
     pub fn take(&self, rate: Rate, now: Instant) -> bool {
-        let now = nanos(now.saturating_duration_since(self.begun));
-        let interval = nanos(rate.interval);
-        let whole = interval.saturating_mul(u64::from(rate.burst));
-        let taken = self.full_at_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
-            let full_at = full_at.max(now).saturating_add(interval);
-            (full_at - now <= whole).then_some(full_at)
-        });
-        taken.is_ok()
+        take(&self.full_at_ns, rate, nanos(now.saturating_duration_since(self.begun)))
+    }
+
+    /// How long until there is a token.
+    #[must_use]
+    pub fn wait(&self, rate: Rate, now: Instant) -> Duration {
+        wait(&self.full_at_ns, rate, nanos(now.saturating_duration_since(self.begun)))
     }
 
     /// Tokens that are there.
@@ -56,6 +54,32 @@ impl Bucket {
     }
 }
 
+/// Takes a token from a bucket that is full at the first number.
+pub(super) fn take(full_at_ns: &AtomicU64, rate: Rate, now_ns: u64) -> bool {
+    let interval = nanos(rate.interval);
+    let whole = interval.saturating_mul(u64::from(rate.burst));
+    let taken = full_at_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
+        let full_at = full_at.max(now_ns).saturating_add(interval);
+        (full_at - now_ns <= whole).then_some(full_at)
+    });
+    taken.is_ok()
+}
+
+/// How long until a token can be taken.
+pub(super) fn wait(full_at_ns: &AtomicU64, rate: Rate, now_ns: u64) -> Duration {
+    let interval = nanos(rate.interval);
+    let whole = interval.saturating_mul(u64::from(rate.burst.max(1)));
+    let full_at = full_at_ns.load(Ordering::Relaxed).max(now_ns).saturating_add(interval);
+    Duration::from_nanos((full_at - now_ns).saturating_sub(whole))
+}
+
+impl std::fmt::Debug for Bucket {
+    /// Without the time, so that what is compiled alike is shown alike.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bucket").field("full_at_ns", &self.full_at_ns).finish_non_exhaustive()
+    }
+}
+
 impl Default for Bucket {
     fn default() -> Self {
         Self::new()
@@ -63,7 +87,7 @@ impl Default for Bucket {
 }
 
 /// Good for 584 years.
-fn nanos(duration: Duration) -> u64 {
+pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -81,6 +105,7 @@ mod tests {
         assert_eq!((0..9).filter(|_| bucket.take(rate, at(10))).count(), 5);
         assert_eq!(bucket.left(rate, at(10)), 0);
         assert!(!bucket.take(rate, at(100)));
+        assert_eq!(bucket.wait(rate, at(100)), Duration::from_millis(10));
         assert!(bucket.take(rate, at(111)));
         assert!(!bucket.take(rate, at(112)));
         assert_eq!(bucket.left(rate, at(1000)), 5);

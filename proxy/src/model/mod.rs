@@ -20,6 +20,7 @@ pub mod listener;
 pub mod matcher;
 pub mod outlier;
 pub mod parse;
+pub mod rate_limit;
 pub mod rbac;
 pub mod retry;
 pub mod revocation;

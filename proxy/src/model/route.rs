@@ -112,7 +112,7 @@ impl Route {
     }
 
     /// The names of the filters that something is said to, by the route or one of its weighted clusters.
-    pub(super) fn filter_names(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn filter_names(&self) -> impl Iterator<Item = (&str, bool)> {
         let entries = match &self.action {
             RouteAction::Forward(action) => action.cluster.entries(),
             RouteAction::Redirect(_) | RouteAction::Direct(_) => &[],

@@ -158,7 +158,7 @@ impl RouteTable {
     }
 
     /// The names of the filters that something is said to, at any level; one may come several times.
-    pub fn filter_names(&self) -> impl Iterator<Item = &str> {
+    pub fn filter_names(&self) -> impl Iterator<Item = (&str, bool)> {
         let hosts = self.hosts.iter().flat_map(|host| {
             let routes = host.routes.iter().flat_map(|route| route.filter_names());
             host.filters.names().chain(routes)

@@ -115,6 +115,7 @@ reasons! {
     UriTooLong "uri_too_long" 414 DPE Downstream Never "The request line is longer than 16 KiB." "Send a shorter URI.";
     ExpectationFailed "expectation_failed" 417 DPE Downstream Never "Expect holds something other than 100-continue." "Mend the client.";
     Http10NotAccepted "http10_not_accepted" 426 DPE Downstream Never "HTTP/1.0 is not accepted here." "Use HTTP/1.1, or set accept_http_10.";
+    RateLimited "rate_limited" 429 RL Policy Again "A rate limit has no token left for the request, or for the connection." "Come again later, or raise the limit; outrider_rate_limited_total names it.";
     HeadersTooLarge "headers_too_large" 431 DPE Downstream Never "The head is larger than max_request_headers_kb or has more fields than max_headers_count." "Send fewer or smaller headers, or raise the limit.";
     UnknownCoding "unknown_transfer_coding" 501 DPE Downstream Never "A transfer coding other than chunked." "Mend the client.";
     VersionNotSupported "version_not_supported" 505 DPE Downstream Never "An HTTP version other than 1.0, 1.1 and 2." "Mend the client.";

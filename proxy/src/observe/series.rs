@@ -152,6 +152,13 @@ pub const PLAINTEXT: Family = Family {
     kind: Kind::Counter,
     labels: &["listener", "source"],
 };
+/// `outrider_rate_limited_total`
+pub const RATE_LIMITED: Family = Family {
+    name: "outrider_rate_limited_total",
+    help: "Requests and connections that a rate limit has no token for, by its stat_prefix; mode audit lets them pass.",
+    kind: Kind::Counter,
+    labels: &["policy", "mode"],
+};
 /// `outrider_authz_allowed_total`
 pub const AUTHZ_ALLOWED: Family = Family {
     name: "outrider_authz_allowed_total",
@@ -200,6 +207,7 @@ pub const ALL: &[Family] = &[
     TLS_HANDSHAKES,
     PLAINTEXT,
     EGRESS,
+    RATE_LIMITED,
     AUTHZ_ALLOWED,
     AUTHZ_DENIED,
     CONNECTIONS_CUT,
