@@ -6,6 +6,7 @@ use std::path::Path;
 use outrider_control::compile::Mesh;
 use outrider_control::compile::status::ConditionKind;
 use outrider_control::object::{Key, ObjectKind};
+use outrider_control::proxy_info::{Dialect, ProxyInfo};
 
 use super::check::Judge;
 use super::golden::{case, objects, proxy, routes};
@@ -17,7 +18,9 @@ fn a_shop_with_a_canary_and_a_policy() {
 
 #[test]
 fn policies_of_every_kind() {
-    case("policies", &[proxy("data/db-1", "db"), proxy("data/api-1", "api")]);
+    let ours = proxy("data/api-1", "api");
+    let envoy = ProxyInfo { id: "data/api-1 as Envoy".into(), dialect: Dialect::Envoy, ..ours.clone() };
+    case("policies", &[proxy("data/db-1", "db"), ours, envoy]);
 }
 
 #[test]
