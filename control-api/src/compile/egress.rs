@@ -4,7 +4,7 @@
 //! with its egress guard; Envoy, which has none, with an authorization filter that denies the same destinations.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use outrider_proto::envoy::config::cluster::v3 as cluster;
@@ -15,12 +15,13 @@ use outrider_proto::envoy::r#type::v3::Int32Range;
 use outrider_proto::outrider::egress::v1 as pb;
 
 use super::inbound::Local;
+use super::model::MeshService;
 use super::status::{ConditionKind, Statuses};
 use super::{chain, wire};
 use crate::object::egress::{EgressPolicy, Sensitive};
 use crate::object::meta::selects;
 use crate::object::scalar::Cidr;
-use crate::object::{Key, Object, Objects};
+use crate::object::{Key, Object, ObjectKind, Objects};
 use crate::proxy_info::Dialect;
 
 /// The cluster through which connections leave the mesh, for where they were going.
@@ -43,6 +44,9 @@ const TRANSLATED: [(IpAddr, u8); 2] = [
 /// The kubelet's ports, and those of its neighbours.
 const KUBELET: [u16; 4] = [10_250, 10_255, 10_257, 10_259];
 
+/// Namespace and name of the service of the Kubernetes API.
+const API: (&str, &str) = ("default", "kubernetes");
+
 /// A range, in its first address, and how many bits of it count.
 type Range = (IpAddr, u8);
 
@@ -52,6 +56,8 @@ pub(super) struct Egress {
     /// With the ports; none are all.
     ranges: BTreeMap<Range, BTreeSet<u16>>,
     sensitive: BTreeSet<Sensitive>,
+    /// Where the Kubernetes API is reached, as far as it is a service of the mesh.
+    api: Vec<SocketAddr>,
     dialect: Dialect,
     /// The policy, or the first of several.
     pub(super) origin: Arc<str>,
@@ -59,12 +65,17 @@ pub(super) struct Egress {
 
 impl Egress {
     /// Of all policies that select a workload together; `None` without any.
-    pub(super) fn of(local: &Local, objects: &Objects, dialect: Dialect) -> Option<Self> {
+    pub(super) fn of(
+        local: &Local,
+        (objects, services): (&Objects, &BTreeMap<Key, Arc<MeshService>>),
+        dialect: Dialect,
+    ) -> Option<Self> {
         let mut all: Option<Self> = None;
         for policy in objects.egress.values().filter(|policy| is_for(policy, local)) {
             let egress = all.get_or_insert_with(|| Self {
                 ranges: BTreeMap::new(),
                 sensitive: BTreeSet::new(),
+                api: api(services),
                 dialect,
                 origin: policy.key.to_string().into(),
             });
@@ -126,7 +137,7 @@ impl Egress {
             None => format!("{CLUSTER}|any"),
         };
         let guard = match self.dialect {
-            Dialect::Outrider => Some(self.guard(Vec::new())),
+            Dialect::Outrider => Some(self.guard()),
             Dialect::Envoy | Dialect::Grpc => self.denied(),
         };
         let mut filters: Vec<listener::Filter> = guard.into_iter().collect();
@@ -144,20 +155,26 @@ impl Egress {
     }
 
     /// Lets the Kubernetes API through, in the chain that leads to it.
-    pub(super) fn open_api(&self, chain: &mut listener::FilterChain, claims: &[(IpAddr, u16)]) {
+    pub(super) fn open_api(&self, chain: &mut listener::FilterChain) {
         if self.dialect == Dialect::Outrider {
-            let api = pb::Destinations {
-                name: "api_server".to_owned(),
-                addresses: claims.iter().map(|(address, _)| wire::host(*address)).collect(),
-                ports: claims.iter().map(|(_, port)| ports(*port)).collect(),
-            };
-            chain.filters.insert(0, self.guard(vec![api]));
+            chain.filters.insert(0, self.guard());
         }
     }
 
     /// Our proxy's guard: what the chain matches is meant to be reached, but for what is protected.
-    fn guard(&self, mut allow: Vec<pb::Destinations>) -> listener::Filter {
+    fn guard(&self) -> listener::Filter {
         use pb::egress_guard::Mode;
+        let (mut allow, mut refuse) = (Vec::new(), Vec::new());
+        let api = self.api.iter().map(|address| pb::Destinations {
+            name: "api_server".to_owned(),
+            addresses: vec![wire::host(address.ip())],
+            ports: vec![ports(address.port())],
+        });
+        if self.opens_api() {
+            allow.extend(api)
+        } else {
+            refuse.extend(api)
+        }
         if self.sensitive.contains(&Sensitive::CloudMetadata) {
             allow.push(pb::Destinations {
                 name: "metadata".to_owned(),
@@ -174,12 +191,8 @@ impl Egress {
                 ports: KUBELET.map(ports).to_vec(),
             });
         }
-        let guard = pb::EgressGuard {
-            unknown: Mode::Pass.into(),
-            protected: Mode::Refuse.into(),
-            allow,
-            refuse: Vec::new(),
-        };
+        let guard =
+            pb::EgressGuard { unknown: Mode::Pass.into(), protected: Mode::Refuse.into(), allow, refuse };
         chain::filter("outrider.egress", wire::any(&guard))
     }
 
@@ -193,6 +206,16 @@ impl Egress {
         }
         if !self.sensitive.contains(&Sensitive::Kubelet) {
             rules.extend(KUBELET.iter().map(|port| Rule::DestinationPort((*port).into())));
+        }
+        if !self.opens_api() {
+            rules.extend(self.api.iter().map(|address| {
+                let both = [
+                    Rule::DestinationIp(wire::host(address.ip())),
+                    Rule::DestinationPort(address.port().into()),
+                ];
+                let both = both.map(|rule| rbac::Permission { rule: Some(rule) });
+                Rule::AndRules(rbac::permission::Set { rules: both.to_vec() })
+            }));
         }
         (!rules.is_empty()).then(|| super::rbac::denied_destinations(rules))
     }
@@ -212,7 +235,19 @@ pub(super) fn cluster() -> cluster::Cluster {
 
 /// Whether this is the service of the Kubernetes API itself, where a breakout goes next.
 pub(super) fn is_api(service: &Key) -> bool {
-    *service.namespace == *"default" && *service.name == *"kubernetes"
+    (&*service.namespace, &*service.name) == API
+}
+
+/// Where it is reached: by its own addresses, and by those of its endpoints.
+fn api(services: &BTreeMap<Key, Arc<MeshService>>) -> Vec<SocketAddr> {
+    let key = Key::new(ObjectKind::Service, API.0, API.1);
+    let Some(service) = services.get(&key) else { return Vec::new() };
+    let each = service.ports.iter().flat_map(|port| {
+        let own = service.addresses.iter().map(|address| SocketAddr::new(*address, port.number));
+        own.chain(port.endpoints.iter().map(|endpoint| endpoint.address))
+    });
+    let all: BTreeSet<SocketAddr> = each.collect();
+    all.into_iter().collect()
 }
 
 /// Says what of the policies has no effect.

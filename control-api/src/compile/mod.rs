@@ -212,7 +212,8 @@ impl Mesh {
             return snapshot;
         }
         let local = local::find(proxy, &self.objects, &self.services, &self.settings);
-        let egress = local.as_ref().and_then(|local| Egress::of(local, &self.objects, proxy.dialect));
+        let objects = (&*self.objects, &self.services);
+        let egress = local.as_ref().and_then(|local| Egress::of(local, objects, proxy.dialect));
         let outbound = match egress {
             Some(egress) => self.outbound(namespace.as_ref(), egress),
             None => view.outbound.clone(),

@@ -59,7 +59,7 @@ pub(super) fn outbound(services: &All, namespace: Option<&str>, egress: Option<&
             taken.extend(claims());
             match egress.filter(|_| is_api).zip(FilterChain::decode(chain.encoded.clone()).ok()) {
                 Some((egress, mut opened)) => {
-                    egress.open_api(&mut opened, &chain.claims);
+                    egress.open_api(&mut opened);
                     append(&mut body, &opened.encode_to_vec());
                 }
                 None => append(&mut body, &chain.encoded),
