@@ -14,7 +14,6 @@ mod egress;
 mod grpc;
 mod http;
 mod inbound;
-pub mod live;
 mod local;
 pub mod model;
 mod rbac;
