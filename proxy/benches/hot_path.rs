@@ -12,14 +12,17 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use http::Method;
 use outrider_proto::envoy::config::route::v3 as pb;
 use outrider_proto::json;
-use outrider_proxy::balance::Picker;
+use outrider_proxy::balance::levels::Member;
+use outrider_proxy::balance::{Group, Wish};
 use outrider_proxy::http::h1::request::{HeadLimits, RequestParser};
 use outrider_proxy::http::h1::response::{Limits, ResponseParser};
 use outrider_proxy::http::h1::write;
 use outrider_proxy::http::headers::Headers;
 use outrider_proxy::http::message::{RequestHead, ResponseHead};
+use outrider_proxy::model::balancing::PeakEwma;
+use outrider_proxy::model::endpoint::Health;
 use outrider_proxy::model::headers::Values;
-use outrider_proxy::model::{Balancer, RouteTable};
+use outrider_proxy::model::{Balancer, Balancing, RouteTable};
 use outrider_proxy::observe::Flags;
 use outrider_proxy::observe::format::Record;
 use outrider_proxy::observe::metrics::Shard;
@@ -132,21 +135,30 @@ fn header_mutation(criterion: &mut Criterion) {
 fn balancer_pick(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("balancer_pick");
     for count in [3_u16, 100, 1_000] {
-        let endpoints: Vec<Rc<EndpointState>> = (1..=count)
-            .map(|port| Rc::new(EndpointState::new(SocketAddr::from(([127, 0, 0, 1], port)), None)))
-            .collect();
-        let same = vec![1; endpoints.len()];
-        let uneven: Vec<u32> = (0..u32::from(count)).map(|number| 1 + number % 7).collect();
-        for (name, balancer, weights) in [
+        let member = |port: u16, weight| Member {
+            state: Rc::new(EndpointState::new(([127, 0, 0, 1], port).into(), None, Arc::default())),
+            weight,
+            health: Health::Well,
+            locality: Arc::default(),
+        };
+        let same: Vec<Member> = (1..=count).map(|port| member(port, 1)).collect();
+        let uneven: Vec<Member> = (1..=count).map(|port| member(port, 1 + u32::from(port % 7))).collect();
+        for (name, balancer, members) in [
             ("round robin", Balancer::RoundRobin, &same),
             ("round robin, weighted", Balancer::RoundRobin, &uneven),
             ("random", Balancer::Random, &uneven),
-            ("least request", Balancer::LeastRequest(2), &same),
+            ("least request", Balancer::LeastRequest { choices: 2, bias: 1.0 }, &same),
+            ("peak EWMA", Balancer::PeakEwma(PeakEwma::default()), &same),
+            ("ring hash", Balancer::RingHash { min: 1024, max: 8192 }, &same),
+            ("maglev", Balancer::Maglev(65_537), &same),
         ] {
-            let picker = Picker::new(balancer, weights);
-            let mut random = fastrand::Rng::with_seed(7);
+            let balancing = Balancing { balancer, ..Balancing::default() };
+            let shares = members.iter().map(|member| f64::from(member.weight)).collect();
+            let group_of = Group::new(&members.iter().collect::<Vec<_>>(), shares, &balancing);
+            let (mut random, wish) =
+                (fastrand::Rng::with_seed(7), Wish { hash: Some(0x5bd1_e995_0bad_cafe), again: 0 });
             group.bench_function(BenchmarkId::new(name, count), |bencher| {
-                bencher.iter(|| picker.pick(black_box(&endpoints), &mut random).unwrap());
+                bencher.iter(|| group_of.pick(black_box(&wish), &mut random).unwrap().address());
             });
         }
     }

@@ -1,6 +1,6 @@
 //! One downstream connection, top to bottom.
 //!
-//! original destination -> first bytes (where a chain depends on them) -> filter chain -> TLS (where it has any)
+//! original destination -> first bytes (where a chain depends on them) -> filter chain -> rate limits -> TLS (where it has any)
 //! -> policies of connections -> HTTP/1 | HTTP/2 | opaque
 
 pub mod h1;
@@ -21,7 +21,7 @@ use crate::model::{ChainProtocol, FilterChain, HttpChain, Listener};
 use crate::observe::Reason;
 use crate::observe::format::Record;
 use crate::observe::metrics::Labels;
-use crate::observe::series::PLAINTEXT;
+use crate::observe::series::{PLAINTEXT, RATE_LIMITED};
 use crate::policy::standing::Facts;
 use crate::policy::{Authorized, Standing};
 use crate::transport::Transport;
@@ -54,6 +54,12 @@ pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker
         refuse(&transport, &listener, &worker, (&facts, Reason::NoFilterChain, &Authorized::default()));
         return;
     };
+    if let Some(limit) = chain.limits.iter().find(|limit| !limit.tokens.take_one()) {
+        count_limited(&limit.name, &worker);
+        transport.reset_on_close();
+        refuse(&transport, &listener, &worker, (&facts, Reason::RateLimited, &Authorized::default()));
+        return;
+    }
     let secured = match &chain.tls {
         Some(tls) => match Box::pin(tls::accept(&mut transport, tls, &listener, &worker)).await {
             Some(secured) => secured,
@@ -132,6 +138,11 @@ async fn serve_http(
     } else {
         Box::pin(h1::serve(transport, origin, drain)).await;
     }
+}
+
+fn count_limited(name: &str, worker: &Worker) {
+    let labels = Labels::none().with("policy", name).with("mode", "enforce");
+    worker.metrics.counter(RATE_LIMITED, &labels).add(1);
 }
 
 /// Who still speaks plaintext to a listener that has TLS, so that it can be turned off for all.

@@ -8,11 +8,12 @@ use outrider_proto::envoy::service::discovery::v3 as pb;
 use outrider_proto::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use outrider_proto::type_url;
 use prost_types::value::Kind;
-use prost_types::{Struct, Value};
+use prost_types::{ListValue, Struct, Value};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::transport::Endpoint;
+use tonic::{Request, Status, Streaming};
 
 /// The kinds that it asks for, all of each.
 const KINDS: [&str; 4] = [type_url::CLUSTER, type_url::ENDPOINTS, type_url::LISTENER, type_url::ROUTE];
@@ -25,6 +26,10 @@ pub type Held = BTreeMap<(String, String), String>;
 pub struct AdsClient {
     id: String,
     workload: String,
+    /// The namespace that it says it is of.
+    pub namespace: String,
+    /// The service of which it says to be an instance, and where.
+    pub serves: Option<(String, String, u16)>,
     /// What it has.
     pub held: Held,
     /// The port of a control server, and its streams.
@@ -35,7 +40,8 @@ impl AdsClient {
     /// One of the namespace `shop` that has nothing yet.
     #[must_use]
     pub fn new(id: &str, workload: &str) -> Self {
-        Self { id: id.to_owned(), workload: workload.to_owned(), held: Held::new(), stream: None }
+        let (id, workload, namespace) = (id.to_owned(), workload.to_owned(), "shop".to_owned());
+        Self { id, workload, namespace, serves: None, held: Held::new(), stream: None }
     }
 
     /// Opens a stream, in plaintext, and says what it holds.
@@ -43,11 +49,21 @@ impl AdsClient {
     /// # Errors
     /// When there is no server.
     pub async fn connect(&mut self, port: u16) -> Result<(), Status> {
+        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).expect("an address");
+        self.connect_as(endpoint, None).await
+    }
+
+    /// The same in any way, and with a bearer token.
+    ///
+    /// # Errors
+    /// When there is no server, or it does not want us.
+    ///
+    /// # Panics
+    /// When the token is none.
+    pub async fn connect_as(&mut self, endpoint: Endpoint, token: Option<&str>) -> Result<(), Status> {
         self.stream = None;
-        let client = AggregatedDiscoveryServiceClient::connect(format!("http://127.0.0.1:{port}")).await;
-        let mut client = client
-            .map_err(|error| Status::unavailable(error.to_string()))?
-            .max_decoding_message_size(64 << 20);
+        let channel = endpoint.connect().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(64 << 20);
         let (send, requests) = mpsc::channel(64);
         for kind in KINDS {
             let of_kind = self.held.iter().filter(|((of, _), _)| of == kind);
@@ -62,15 +78,29 @@ impl AdsClient {
             };
             send.send(request).await.map_err(|_| Status::unavailable("gone"))?;
         }
-        let responses = client.delta_aggregated_resources(ReceiverStream::new(requests)).await?.into_inner();
+        let mut request = Request::new(ReceiverStream::new(requests));
+        if let Some(token) = token {
+            let value = format!("Bearer {token}").parse().expect("a token");
+            request.metadata_mut().insert("authorization", value);
+        }
+        let responses = client.delta_aggregated_resources(request).await?.into_inner();
         self.stream = Some((send, responses));
         Ok(())
     }
 
     /// Takes the next response and answers it if `answer`. `false` when none comes in time, or the stream has ended.
     pub async fn step(&mut self, answer: bool, patience: Duration) -> bool {
-        let Some((send, responses)) = &mut self.stream else { return false };
-        let Ok(Ok(Some(response))) = timeout(patience, responses.message()).await else { return false };
+        matches!(timeout(patience, self.next(answer)).await, Ok(Ok(())))
+    }
+
+    /// Waits for the next response and answers it if `answer`.
+    ///
+    /// # Errors
+    /// Why the stream has ended.
+    pub async fn next(&mut self, answer: bool) -> Result<(), Status> {
+        let gone = || Status::unavailable("no stream");
+        let (send, responses) = self.stream.as_mut().ok_or_else(gone)?;
+        let response = responses.message().await?.ok_or_else(gone)?;
         for name in response.removed_resources {
             self.held.remove(&(response.type_url.clone(), name));
         }
@@ -82,13 +112,23 @@ impl AdsClient {
             response_nonce: response.nonce,
             ..Default::default()
         };
-        !answer || send.send(request).await.is_ok()
+        if answer {
+            send.send(request).await.map_err(|_| gone())?;
+        }
+        Ok(())
     }
 
     fn node(&self) -> Node {
         let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
-        let fields = [("namespace", "shop"), ("workload", &self.workload)];
-        let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), text(value))).collect();
+        let fields = [("namespace", &self.namespace), ("workload", &self.workload)];
+        let mut fields: BTreeMap<String, Value> =
+            fields.into_iter().map(|(name, value)| (name.to_owned(), text(value))).collect();
+        if let Some((service, address, port)) = &self.serves {
+            let port = Value { kind: Some(Kind::NumberValue(f64::from(*port))) };
+            let ports = Value { kind: Some(Kind::ListValue(ListValue { values: vec![port] })) };
+            fields.extend([("service".to_owned(), text(service)), ("address".to_owned(), text(address))]);
+            fields.insert("ports".to_owned(), ports);
+        }
         Node {
             id: self.id.clone(),
             metadata: Some(Struct { fields }),

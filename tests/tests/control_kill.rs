@@ -107,6 +107,39 @@ async fn killed_in_mid_push_everybody_ends_with_the_same() {
     assert_eq!(fs::read(control.state().join("ca.pem")).unwrap(), roots, "the authority is the same");
 }
 
+const WEB: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.0.0.1, ports: [{name: http, port: 80, targetPort: 8080}]}
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workload_that_has_registered_itself_outlives_the_control_server() {
+    let mut control = Control::start(Wire::Plaintext, WEB);
+    let mut workload = AdsClient::new("web-1", "web-1");
+    workload.serves = Some(("web".into(), "10.0.1.1".into(), 8080));
+    workload.connect(control.port).await.unwrap();
+    let endpoints = |answer: &serde_json::Value| answer["ports"][0]["endpoint_count"].as_u64();
+    let path = "/api/v1/services/shop/web";
+    control.wait(path, "registered", |answer| endpoints(answer) == Some(1));
+    let kept = || fs::read_to_string(control.state().join("workloads.json")).unwrap_or_default();
+    let end = Instant::now() + PATIENCE;
+    while !kept().contains("web-1") {
+        assert!(Instant::now() < end);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    control.kill();
+    control.run();
+    assert_eq!(endpoints(&control.ask(path)), Some(1), "before it has come back");
+    workload.connect(control.port).await.unwrap();
+    control.wait("/api/v1/workloads", "there", |all| all["workloads"][0]["connected"] == true);
+    // With its stream the endpoint goes, after a while in which it is drained.
+    drop(workload);
+    control.wait(path, "draining", |answer| answer["ports"][0]["endpoints"][0]["health"] == "Draining");
+    control.wait(path, "gone", |answer| endpoints(answer) == Some(0));
+}
+
 #[test]
 fn killed_at_its_first_start_it_starts_again() {
     for round in 0..KILLS {

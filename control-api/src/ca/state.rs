@@ -5,8 +5,8 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-/// Largest file that is read, in bytes.
-pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
+/// Largest file that is read, in bytes: room for 20,000 workloads.
+pub const MAX_FILE_BYTES: u64 = 32 * 1024 * 1024;
 /// How the names of files begin that are still being written.
 const UNFINISHED: &str = ".new-";
 

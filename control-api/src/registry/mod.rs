@@ -8,7 +8,7 @@ mod workloads;
 
 pub use objects::{ObjectStatus, Rejection};
 pub use proxy::{KindReport, ProxyReport, Refusal, ResourceReport, ResourceState};
-pub use workloads::{DEFAULT_GRACE, RegisteredWorkload, Workloads};
+pub use workloads::{DEFAULT_GRACE, RESTORED_GRACE, RegisteredWorkload, Workloads};
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -129,3 +129,25 @@ async fn a_workload_goes_a_while_after_its_stream() {
     }
     assert_eq!(Instant::now(), end);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_workload_of_before_a_restart_is_waited_for() {
+    let workloads = Arc::new(Workloads::new(Duration::from_secs(5)));
+    let registry = Arc::new(Registry::new(Arc::clone(&workloads)));
+    let info = |id: &str| ProxyInfo {
+        service: Some("web".into()),
+        address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        ports: vec![WorkloadPort { name: "".into(), number: 80 }],
+        ..ProxyInfo::clone(&info(id))
+    };
+    workloads.restore(vec![info("back"), info("gone")]);
+    let mut seen = workloads.watch();
+    assert!(seen.borrow_and_update().iter().all(|one| one.connected));
+    let _back = registry.connect(&Arc::new(info("back")), "delta");
+    assert!(!seen.has_changed().unwrap(), "nobody need hear of it");
+    let end = workloads.expire(Instant::now()).unwrap();
+    assert_eq!(end, Instant::now() + RESTORED_GRACE);
+    assert_eq!(workloads.expire(end), None);
+    let left: Vec<_> = seen.borrow_and_update().iter().map(|one| Arc::clone(&one.info.id)).collect();
+    assert_eq!(left, ["back".into()]);
+}

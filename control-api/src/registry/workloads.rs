@@ -14,6 +14,12 @@ use crate::proxy_info::ProxyInfo;
 /// How long a workload stays after the end of its stream, unless something else is said.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 
+/// How long one stays that was there before a restart and has not come back: longer than proxies pause at the most
+/// between attempts to connect.
+pub const RESTORED_GRACE: Duration = Duration::from_secs(30);
+/// The number of no stream.
+const NO_STREAM: u64 = u64::MAX;
+
 /// A workload that says where it serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegisteredWorkload {
@@ -35,8 +41,10 @@ pub struct Workloads {
 struct Entry {
     number: u64,
     info: Arc<ProxyInfo>,
-    /// When its stream ended.
-    ended: Option<Instant>,
+    /// When it goes, if its stream has ended.
+    goes: Option<Instant>,
+    /// Whether it is from before a restart, and is only waited for.
+    restored: bool,
 }
 
 impl Default for Workloads {
@@ -58,15 +66,27 @@ impl Workloads {
         self.published.subscribe()
     }
 
+    /// Takes over those that were there before a restart. They count as connected until they do not come back.
+    pub fn restore(&self, all: Vec<ProxyInfo>) {
+        let mut entries = lock(&self.entries);
+        let goes = Some(Instant::now() + RESTORED_GRACE);
+        for info in all {
+            let key = (Arc::clone(&info.namespace), Arc::clone(&info.id));
+            let entry = Entry { number: NO_STREAM, info: Arc::new(info), goes, restored: true };
+            entries.entry(key).or_insert(entry);
+        }
+        self.publish(&entries);
+    }
+
     /// Lets go of those whose grace period is over. When to ask again; `None` while all streams are open.
     pub fn expire(&self, now: Instant) -> Option<Instant> {
         let mut entries = lock(&self.entries);
         let before = entries.len();
-        entries.retain(|_, entry| entry.ended.is_none_or(|ended| ended + self.grace > now));
+        entries.retain(|_, entry| entry.goes.is_none_or(|goes| goes > now));
         if entries.len() != before {
             self.publish(&entries);
         }
-        entries.values().filter_map(|entry| entry.ended).min().map(|ended| ended + self.grace)
+        entries.values().filter_map(|entry| entry.goes).min()
     }
 
     /// Lets go of workloads when it is time; never ends.
@@ -88,9 +108,9 @@ impl Workloads {
         let mut entries = lock(&self.entries);
         let registers = info.service.is_some() && info.address.is_some() && !info.ports.is_empty();
         let changed = if registers {
-            let entry = Entry { number, info: Arc::clone(info), ended: None };
+            let entry = Entry { number, info: Arc::clone(info), goes: None, restored: false };
             let before = entries.insert(key, entry);
-            before.is_none_or(|before| before.info != *info || before.ended.is_some())
+            before.is_none_or(|before| before.info != *info || !before.connected())
         } else {
             // It said so before, and does not any more.
             entries.remove(&key).is_some()
@@ -104,16 +124,21 @@ impl Workloads {
         let mut entries = lock(&self.entries);
         let entry = entries.get_mut(key).filter(|entry| entry.number == number);
         if let Some(entry) = entry {
-            entry.ended = Some(Instant::now());
+            entry.goes = Some(Instant::now() + self.grace);
             self.publish(&entries);
         }
     }
 
     fn publish(&self, entries: &BTreeMap<Key, Entry>) {
-        let all = entries.values().map(|entry| RegisteredWorkload {
-            info: Arc::clone(&entry.info),
-            connected: entry.ended.is_none(),
-        });
+        let all = entries
+            .values()
+            .map(|entry| RegisteredWorkload { info: Arc::clone(&entry.info), connected: entry.connected() });
         self.published.send_replace(Arc::new(all.collect()));
+    }
+}
+
+impl Entry {
+    fn connected(&self) -> bool {
+        self.restored || self.goes.is_none()
     }
 }

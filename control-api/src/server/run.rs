@@ -12,8 +12,8 @@ use tonic::service::Routes;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
-use super::StartError;
 use super::arguments::Serve;
+use super::{StartError, kept};
 use crate::api::{self, Api};
 use crate::auth::join::JoinKey;
 use crate::auth::{Access, check_segment, check_trust_domain};
@@ -75,6 +75,7 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
     let (end, ending) = watch::channel(false);
     let signals = signals().map_err(|error| StartError::of("signals")(&error))?;
     let workloads = Arc::new(Workloads::new(Duration::from_secs(serve.grace_s)));
+    kept::restore(&base.state, &workloads);
     let registry = Arc::new(Registry::new(Arc::clone(&workloads)));
     let source = source(&serve).await?;
     let view = source.borrow().clone();
@@ -88,6 +89,7 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
     };
     let engine = Arc::new(Engine::new(settings, &view, Arc::clone(&registry)));
     tokio::spawn(Arc::clone(&engine).run(source));
+    tokio::spawn(kept::run(base.state.clone(), workloads.watch()));
     tokio::spawn(async move { workloads.run().await });
     tokio::spawn(upkeep(recorder.clone()));
 

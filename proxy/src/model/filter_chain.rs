@@ -7,6 +7,7 @@ use std::sync::Arc;
 use outrider_proto::envoy::config::core::v3::TrafficDirection;
 use outrider_proto::envoy::config::listener::v3 as pb;
 use outrider_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use outrider_proto::envoy::extensions::filters::network::local_ratelimit::v3::LocalRateLimit;
 use outrider_proto::envoy::extensions::filters::network::rbac::v3::Rbac;
 use outrider_proto::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
 use outrider_proto::outrider::egress::v1 as egress_pb;
@@ -17,6 +18,7 @@ use rustc_hash::FxHashMap;
 use super::egress;
 use super::http_chain::HttpChain;
 use super::parse;
+use super::rate_limit::{self, ConnectionLimit};
 use super::rbac;
 use super::tcp_chain::TcpChain;
 use super::tls::DownstreamTls;
@@ -40,6 +42,8 @@ pub struct FilterChain {
     pub policies: Vec<Filter>,
     /// What may be reached through it; anything without.
     pub egress: Option<EgressGuard>,
+    /// Limits on the rate of connections.
+    pub limits: Vec<ConnectionLimit>,
     /// Its terminal filter.
     pub protocol: ChainProtocol,
 }
@@ -172,10 +176,12 @@ impl FilterChain {
                 path.refuse("missing; the last one must be HttpConnectionManager or TcpProxy")
             });
         };
-        let (mut policies, mut guard) = (Vec::new(), outbound.then(EgressGuard::outbound));
+        let (mut policies, mut limits) = (Vec::new(), Vec::new());
+        let mut guard = outbound.then(EgressGuard::outbound);
         for (index, filter) in before.iter().enumerate() {
             match NetworkFilter::from_proto(filter, index, path) {
                 Some(NetworkFilter::Policies(filter)) => policies.push(filter),
+                Some(NetworkFilter::Limit(limit)) => limits.push(limit),
                 Some(NetworkFilter::Egress(said)) => guard = Some(said),
                 None => {}
             }
@@ -197,13 +203,21 @@ impl FilterChain {
             }
             None => None,
         };
-        Some(Self { name: value.name.as_str().into(), tls, policies, egress: guard, protocol: protocol? })
+        Some(Self {
+            name: value.name.as_str().into(),
+            tls,
+            policies,
+            egress: guard,
+            limits,
+            protocol: protocol?,
+        })
     }
 }
 
 /// A filter before the last one.
 enum NetworkFilter {
     Policies(Filter),
+    Limit(ConnectionLimit),
     Egress(EgressGuard),
 }
 
@@ -212,6 +226,8 @@ impl NetworkFilter {
         network_filter(filter, index, path, |any, path| {
             if let Some(value) = unpack::<Rbac>(any) {
                 Some(Self::Policies(rbac::network_filter(&value, path)))
+            } else if let Some(value) = unpack::<LocalRateLimit>(any) {
+                rate_limit::connections(&value, path).map(Self::Limit)
             } else if let Some(value) = unpack::<egress_pb::EgressGuard>(any) {
                 egress::compile(&value, path).map(Self::Egress)
             } else {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_proto::envoy::config::core::v3 as core;
+use outrider_proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use outrider_proto::envoy::extensions::filters::http::rbac::v3::Rbac;
 use outrider_proto::envoy::extensions::filters::http::router::v3::Router;
 use outrider_proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
@@ -12,6 +13,7 @@ use pb::http_connection_manager::{CodecType, PathWithEscapedSlashesAction, Route
 
 use super::access_log::{self, AccessLog};
 use super::parse;
+use super::rate_limit::{self, HttpLimit};
 use super::rbac::{self, HttpPolicies};
 use super::route_table::RouteTable;
 use crate::http::path::{EscapedSlashes, PathOptions};
@@ -62,6 +64,8 @@ pub struct HttpChain {
     pub routes: RouteSource,
     /// Authorization, in the order of the filters: all of them must allow.
     pub policies: Vec<HttpPolicies>,
+    /// Limits on the rate of requests, in the order of the filters.
+    pub limits: Vec<HttpLimit>,
     /// HTTP/1.0 is served.
     pub accept_http10: bool,
     /// HTTP/2 settings.
@@ -207,13 +211,13 @@ impl HttpChain {
     pub(super) fn from_proto(value: &pb::HttpConnectionManager, path: &mut Path) -> Option<Self> {
         let stat_prefix = parse::required(&value.stat_prefix, "stat_prefix", path);
         let routes = routes(value, path);
-        let policies = filters(&value.http_filters, path);
+        let Filters { policies, limits } = filters(&value.http_filters, path);
         if let Some(RouteSource::Inline(table)) = &routes {
-            check_overrides(table, &policies, path);
+            check_overrides(table, (&policies, &limits), path);
         }
         let default_options = core::HttpProtocolOptions::default();
         let common = value.common_http_protocol_options.as_ref().unwrap_or(&default_options);
-        let limits = Timeouts::from_proto(value, common, path);
+        let timeouts = Timeouts::from_proto(value, common, path);
         let head_kb = value.max_request_headers_kb.unwrap_or(crate::http::MAX_HEAD_BYTES / 1024);
         if !(1..=MAX_HEAD_KB).contains(&head_kb) {
             path.fault_at("max_request_headers_kb", format!("must be from 1 to {MAX_HEAD_KB}"));
@@ -245,12 +249,12 @@ impl HttpChain {
                 value.upgrade_configs.iter().map(|upgrade| (upgrade.upgrade_type.as_str(), upgrade.enabled)),
                 path,
             ),
-            stream_idle_timeout: limits.stream_idle,
-            request_timeout: limits.request,
-            request_headers_timeout: limits.request_headers,
-            idle_timeout: limits.idle,
-            max_connection_duration: limits.connection,
-            max_stream_duration: limits.stream,
+            stream_idle_timeout: timeouts.stream_idle,
+            request_timeout: timeouts.request,
+            request_headers_timeout: timeouts.request_headers,
+            idle_timeout: timeouts.idle,
+            max_connection_duration: timeouts.connection,
+            max_stream_duration: timeouts.stream,
             max_requests: common.max_requests_per_connection.filter(|count| *count > 0),
             max_headers: common.max_headers_count.map_or(crate::http::MAX_HEADERS, |count| count as usize),
             max_head_bytes: head_kb as usize * 1024,
@@ -266,6 +270,7 @@ impl HttpChain {
             stat_prefix: stat_prefix?,
             routes: routes?,
             policies,
+            limits,
         })
     }
 
@@ -346,9 +351,16 @@ fn routes(value: &pb::HttpConnectionManager, path: &mut Path) -> Option<RouteSou
     }
 }
 
+/// What stands before the router.
+#[derive(Default)]
+struct Filters {
+    policies: Vec<HttpPolicies>,
+    limits: Vec<HttpLimit>,
+}
+
 /// The filters before the router, which must be the last.
-fn filters(filters: &[pb::HttpFilter], path: &mut Path) -> Vec<HttpPolicies> {
-    let mut policies = Vec::new();
+fn filters(filters: &[pb::HttpFilter], path: &mut Path) -> Filters {
+    let mut found = Filters::default();
     for (index, filter) in filters.iter().enumerate() {
         path.item("http_filters", index, |path| {
             let name = parse::required(&filter.name, "name", path);
@@ -359,7 +371,13 @@ fn filters(filters: &[pb::HttpFilter], path: &mut Path) -> Vec<HttpPolicies> {
             let is_last = index + 1 == filters.len();
             if let Some(value) = unpack::<Rbac>(any) {
                 let filter = path.field("typed_config", |path| rbac::http_filter(&value, path));
-                policies.extend(name.map(|name| HttpPolicies { name, filter }));
+                found.policies.extend(name.map(|name| HttpPolicies { name, filter }));
+                if is_last {
+                    path.fault("the router must be the last filter");
+                }
+            } else if let Some(value) = unpack::<LocalRateLimit>(any) {
+                let limit = path.field("typed_config", |path| rate_limit::requests(&value, path));
+                found.limits.extend(name.zip(limit).map(|(name, limit)| HttpLimit { name, limit }));
                 if is_last {
                     path.fault("the router must be the last filter");
                 }
@@ -373,13 +391,18 @@ fn filters(filters: &[pb::HttpFilter], path: &mut Path) -> Vec<HttpPolicies> {
     if filters.is_empty() {
         path.fault_at("http_filters", "missing; the last filter must be the router");
     }
-    policies
+    found
 }
 
 /// What the listener's own routes say to filters must be heard by one.
-fn check_overrides(table: &RouteTable, policies: &[HttpPolicies], path: &mut Path) {
-    for name in table.filter_names() {
-        if !policies.iter().any(|filter| &*filter.name == name) {
+fn check_overrides(table: &RouteTable, (policies, limits): (&[HttpPolicies], &[HttpLimit]), path: &mut Path) {
+    for (name, is_limit) in table.filter_names() {
+        let heard = if is_limit {
+            limits.iter().any(|filter| &*filter.name == name)
+        } else {
+            policies.iter().any(|filter| &*filter.name == name)
+        };
+        if !heard {
             let reason = format!("typed_per_filter_config names \"{name}\", which is none of http_filters");
             path.fault_at("route_config", reason);
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use outrider_proto::envoy::config::core::v3 as core;
 use outrider_proto::envoy::config::rbac::v3 as pb;
+use outrider_proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use outrider_proto::envoy::extensions::filters::http::rbac::v3 as http;
 use outrider_proto::envoy::extensions::filters::network::rbac::v3 as network;
 use outrider_proto::envoy::r#type::matcher::v3 as matcher;
@@ -13,6 +14,8 @@ use prost_types::Any;
 
 use super::matcher::{HeaderMatcher, StringMatcher};
 use super::parse;
+use super::rate_limit;
+use crate::limit::RateLimit;
 use crate::policy::{Action, Filter, IpRange, Policy, PolicySet, Rule};
 
 /// Policies of one set.
@@ -31,7 +34,14 @@ pub struct HttpPolicies {
 
 /// Settings of filters for a route, a virtual host, a route configuration or a weighted cluster, by filter name.
 #[derive(Debug, Default)]
-pub struct FilterOverrides(Vec<(Box<str>, Filter)>);
+pub struct FilterOverrides(Vec<(Box<str>, Override)>);
+
+/// What is said to a filter.
+#[derive(Debug)]
+enum Override {
+    Policies(Filter),
+    Limit(Box<RateLimit>),
+}
 
 impl FilterOverrides {
     pub(super) fn from_proto(value: &HashMap<String, Any>, path: &mut Path) -> Self {
@@ -39,27 +49,48 @@ impl FilterOverrides {
         sorted.sort_by_key(|(name, _)| *name);
         let overrides = sorted.into_iter().filter_map(|(name, any)| {
             path.field("typed_per_filter_config", |path| {
-                path.key(name, |path| match unpack::<http::RbacPerRoute>(any) {
-                    Some(value) => Some((name.as_str().into(), per_route(&value, path))),
-                    None => path.refuse(format!(
-                        "\"{}\" is not what a route can say to a filter; for authorization it is RBACPerRoute",
-                        any.type_url
-                    )),
-                })
+                path.key(name, |path| Some((name.as_str().into(), Override::from_proto(any, path)?)))
             })
         });
         Self(overrides.collect())
     }
 
-    /// What is said to the filter of this name.
+    /// What is said to the authorization filter of this name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<&Filter> {
-        self.0.iter().find(|(known, _)| &**known == name).map(|(_, filter)| filter)
+        self.0.iter().find_map(|(known, said)| match said {
+            Override::Policies(filter) if &**known == name => Some(filter),
+            Override::Policies(_) | Override::Limit(_) => None,
+        })
     }
 
-    /// The names of the filters that something is said to.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(name, _)| &**name)
+    /// What is said to the rate limit of this name.
+    #[must_use]
+    pub fn limit(&self, name: &str) -> Option<&RateLimit> {
+        self.0.iter().find_map(|(known, said)| match said {
+            Override::Limit(limit) if &**known == name => Some(&**limit),
+            Override::Policies(_) | Override::Limit(_) => None,
+        })
+    }
+
+    /// The names of the filters that something is said to, and whether these are rate limits.
+    pub fn names(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.0.iter().map(|(name, said)| (&**name, matches!(said, Override::Limit(_))))
+    }
+}
+
+impl Override {
+    fn from_proto(any: &Any, path: &mut Path) -> Option<Self> {
+        if let Some(value) = unpack::<http::RbacPerRoute>(any) {
+            return Some(Self::Policies(per_route(&value, path)));
+        }
+        if let Some(value) = unpack::<LocalRateLimit>(any) {
+            return rate_limit::requests(&value, path).map(|limit| Self::Limit(Box::new(limit)));
+        }
+        path.refuse(format!(
+            "\"{}\" is not what a route can say to a filter; for authorization it is RBACPerRoute, for a rate limit LocalRateLimit",
+            any.type_url
+        ))
     }
 }
 

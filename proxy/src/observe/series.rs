@@ -47,6 +47,34 @@ pub const RETRIES: Family = Family {
     kind: Kind::Counter,
     labels: &["destination_service"],
 };
+/// `outrider_retries_refused_total`
+pub const RETRIES_REFUSED: Family = Family {
+    name: "outrider_retries_refused_total",
+    help: "Attempts that the policy wanted and the cluster's limit on retries did not allow.",
+    kind: Kind::Counter,
+    labels: &["destination_service"],
+};
+/// `outrider_ejections_total`
+pub const EJECTIONS: Family = Family {
+    name: "outrider_ejections_total",
+    help: "Endpoints ejected for what they did to requests, by the cause.",
+    kind: Kind::Counter,
+    labels: &["destination_service", "cause"],
+};
+/// `outrider_endpoints_out`
+pub const ENDPOINTS_OUT: Family = Family {
+    name: "outrider_endpoints_out",
+    help: "Endpoints that get no requests: ejected, or failing their health checks.",
+    kind: Kind::Gauge,
+    labels: &["destination_service", "cause"],
+};
+/// `outrider_health_checks_total`
+pub const HEALTH_CHECKS: Family = Family {
+    name: "outrider_health_checks_total",
+    help: "Health checks by what came of them.",
+    kind: Kind::Counter,
+    labels: &["destination_service", "outcome"],
+};
 /// `outrider_upstream_connect_failures_total`
 pub const CONNECT_FAILURES: Family = Family {
     name: "outrider_upstream_connect_failures_total",
@@ -124,6 +152,13 @@ pub const PLAINTEXT: Family = Family {
     kind: Kind::Counter,
     labels: &["listener", "source"],
 };
+/// `outrider_rate_limited_total`
+pub const RATE_LIMITED: Family = Family {
+    name: "outrider_rate_limited_total",
+    help: "Requests and connections that a rate limit has no token for, by its stat_prefix; mode audit lets them pass.",
+    kind: Kind::Counter,
+    labels: &["policy", "mode"],
+};
 /// `outrider_authz_allowed_total`
 pub const AUTHZ_ALLOWED: Family = Family {
     name: "outrider_authz_allowed_total",
@@ -161,6 +196,10 @@ pub const ALL: &[Family] = &[
     RESPONSE_BYTES,
     LOCAL_REPLIES,
     RETRIES,
+    RETRIES_REFUSED,
+    EJECTIONS,
+    ENDPOINTS_OUT,
+    HEALTH_CHECKS,
     CONNECT_FAILURES,
     CONNECTIONS_OPENED,
     CONNECTIONS_ACTIVE,
@@ -168,6 +207,7 @@ pub const ALL: &[Family] = &[
     TLS_HANDSHAKES,
     PLAINTEXT,
     EGRESS,
+    RATE_LIMITED,
     AUTHZ_ALLOWED,
     AUTHZ_DENIED,
     CONNECTIONS_CUT,

@@ -62,6 +62,8 @@ pub struct Workers {
     /// Writes access logs until the last worker has ended.
     log_writer: JoinHandle<()>,
     shards: Vec<Shard>,
+    own: Shard,
+    usage: Arc<UsageRegistry>,
     publish: watch::Sender<Published>,
 }
 
@@ -74,7 +76,8 @@ impl Workers {
         let (publish, _) = watch::channel(Published::default());
         let usage = Arc::new(UsageRegistry::default());
         let (logs, log_writer) = LogQueue::start()?;
-        let (mut threads, mut shards) = (Vec::new(), Vec::new());
+        let own = Shard::default();
+        let (mut threads, mut shards) = (Vec::new(), vec![own.clone()]);
         for index in 0..settings.count {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let shard = Shard::default();
@@ -94,13 +97,25 @@ impl Workers {
             })?;
             threads.push(thread);
         }
-        Ok(Self { threads, log_writer, shards, publish })
+        Ok(Self { threads, log_writer, shards, own, usage, publish })
     }
 
-    /// Their metrics.
+    /// The metrics of the control thread, which nobody else may write.
+    #[must_use]
+    pub const fn own_shard(&self) -> &Shard {
+        &self.own
+    }
+
+    /// All metrics.
     #[must_use]
     pub fn shards(&self) -> &[Shard] {
         &self.shards
+    }
+
+    /// What they share of each cluster.
+    #[must_use]
+    pub const fn usage(&self) -> &Arc<UsageRegistry> {
+        &self.usage
     }
 
     /// Tells them what holds from now on.
@@ -145,6 +160,7 @@ async fn run(
             _ = tick.tick() => {
                 ticks = ticks.wrapping_add(1);
                 worker.logger.flush();
+                worker.clusters.flush();
                 let left = listeners.reap();
                 if ticks.is_multiple_of(SWEEP_TICKS) {
                     worker.clusters.sweep(Instant::now());
