@@ -16,7 +16,7 @@ use super::{Settings, tls, wire};
 use crate::object::workload::{Health, Locality};
 
 /// Where nothing else is said.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// The cluster of a port of a service, and its assignment.

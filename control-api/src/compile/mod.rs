@@ -10,10 +10,10 @@ mod attach;
 mod backend;
 mod chain;
 mod cluster;
+mod egress;
 mod grpc;
 mod http;
 mod inbound;
-pub mod live;
 mod local;
 pub mod model;
 mod rbac;
@@ -29,18 +29,20 @@ mod wire;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use outrider_proto::envoy::config::cluster::v3 as pb;
 use outrider_proto::envoy::config::listener::v3 as listener;
 use outrider_proto::fault;
 use prost::Message as _;
 
+use self::egress::Egress;
 use self::inbound::Local;
 use self::model::MeshService;
 use self::service::{Context, Input};
 use self::status::{ConditionKind, Statuses};
-use self::view::{All, View};
+use self::view::{All, Outbound, View};
 use crate::object::{Key, Objects};
 use crate::proxy_info::{Dialect, ProxyInfo};
-use crate::snapshot::{Kind, Resources, Snapshot};
+use crate::snapshot::{Kind, Resource, Resources, Snapshot};
 
 /// What holds for the whole mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +82,9 @@ impl Settings {
 /// For whom a view is: the namespace, if it has routes of its own, and the dialect.
 type ViewKey = (Option<Arc<str>>, Dialect);
 
+/// The outbound listeners for clients of a namespace (if it has routes of its own) that policies let out of the mesh.
+type WaysOut = BTreeMap<(Option<Arc<str>>, Egress), Option<Outbound>>;
+
 /// Resources by `node.id` and kind.
 type Own = BTreeMap<(Arc<str>, Kind), Arc<Resources>>;
 
@@ -97,6 +102,8 @@ pub struct Mesh {
     statuses: Statuses,
     /// Made when they are first asked for.
     views: Mutex<BTreeMap<ViewKey, View>>,
+    /// Likewise, for workloads that a policy lets out of the mesh.
+    outbound: Mutex<WaysOut>,
     /// What single proxies have of their own, by `node.id`.
     own: Mutex<Own>,
     /// Those of the mesh before, to share what is equal.
@@ -164,6 +171,7 @@ impl Mesh {
             consumers,
             statuses,
             views: Mutex::default(),
+            outbound: Mutex::default(),
             own: Mutex::default(),
             old_views: old.map(lock).unwrap_or_default(),
             old_own: old.map(own).unwrap_or_default(),
@@ -203,7 +211,13 @@ impl Mesh {
             return snapshot;
         }
         let local = local::find(proxy, &self.objects, &self.services, &self.settings);
-        let listeners = self.listeners(local.as_ref(), namespace.as_deref(), &view);
+        let objects = (&*self.objects, &self.services);
+        let egress = local.as_ref().and_then(|local| Egress::of(local, objects, proxy.dialect));
+        let outbound = match egress {
+            Some(egress) => self.outbound(namespace.as_ref(), egress),
+            None => view.outbound.clone(),
+        };
+        let listeners = self.listeners(local.as_ref(), namespace.as_deref(), outbound);
         snapshot.set(Kind::Listener, self.shared((&proxy.id, Kind::Listener), listeners));
         snapshot.set(Kind::Cluster, self.clusters(&proxy.id, local.as_ref(), view.clusters));
         snapshot
@@ -235,7 +249,24 @@ impl Mesh {
         view
     }
 
-    fn listeners(&self, local: Option<&Local>, namespace: Option<&str>, view: &View) -> Resources {
+    /// The outbound listener of the workloads that a policy lets out; the same ones share it.
+    fn outbound(&self, namespace: Option<&Arc<str>>, egress: Egress) -> Option<Outbound> {
+        let key = (namespace.cloned(), egress);
+        let mut known = self.outbound.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(outbound) = known.get(&key) {
+            return outbound.clone();
+        }
+        let outbound = view::outbound(&self.compiled, namespace.map(AsRef::as_ref), Some(&key.1));
+        known.insert(key, outbound.clone());
+        outbound
+    }
+
+    fn listeners(
+        &self,
+        local: Option<&Local>,
+        namespace: Option<&str>,
+        outbound: Option<Outbound>,
+    ) -> Resources {
         let mut built = Vec::new();
         let mut origin: Arc<str> = "Mesh//outbound".into();
         let mut all = Resources::new();
@@ -266,9 +297,9 @@ impl Mesh {
             }
         }
         if local.is_none_or(|local| local.redirected)
-            && let Some((name, resource)) = &view.outbound
+            && let Some((name, resource)) = outbound
         {
-            all.insert(Arc::clone(name), resource.clone());
+            all.insert(name, resource);
         }
         all
     }
@@ -321,13 +352,21 @@ fn inbound_clusters(
         let (name, resource) = old?.get_key_value(model::inbound_cluster_name(port).as_str())?;
         Some((Arc::clone(name), resource.clone()))
     };
-    ports.into_iter().filter_map(|port| again(port).or_else(|| inbound_cluster(port))).collect()
+    let mut all: Resources =
+        ports.into_iter().filter_map(|port| again(port).or_else(|| inbound_cluster(port))).collect();
+    if !objects.egress.is_empty() {
+        all.extend(own_cluster(&egress::cluster(), "Mesh//egress"));
+    }
+    all
 }
 
-fn inbound_cluster(port: u16) -> Option<(Arc<str>, crate::snapshot::Resource)> {
-    let cluster = cluster::inbound(port);
-    let origin: Arc<str> = "Mesh//inbound".into();
-    match wire::resource(&cluster, &origin) {
+fn inbound_cluster(port: u16) -> Option<(Arc<str>, Resource)> {
+    own_cluster(&cluster::inbound(port), "Mesh//inbound")
+}
+
+/// A cluster that no object of the operator's stands for.
+fn own_cluster(cluster: &pb::Cluster, origin: &str) -> Option<(Arc<str>, Resource)> {
+    match wire::resource(cluster, &origin.into()) {
         Ok(resource) => Some((cluster.name.as_str().into(), resource)),
         Err(faults) => {
             tracing::error!(cluster = cluster.name, faults = fault::joined(&faults), "left out");
@@ -349,8 +388,8 @@ fn report(objects: &Objects, compiled: &All, statuses: &mut Statuses) {
     for key in objects.authorization.keys() {
         statuses.accept(key, "");
     }
-    let unsupported = objects.egress.keys().chain(objects.faults.keys());
-    for key in unsupported {
+    egress::report(objects, statuses);
+    for key in objects.faults.keys() {
         let message =
             format!("{} is checked, but the proxy cannot enforce it yet: it has no effect", key.kind);
         statuses.refuse((key, ""), ConditionKind::Accepted, "UnsupportedValue", &message);

@@ -28,6 +28,9 @@ const DENY: &str = "outrider.authorization.deny";
 /// The filter that allows.
 const ALLOW: &str = "outrider.authorization.allow";
 
+/// The filter that denies protected destinations.
+const DENY_EGRESS: &str = "outrider.egress.deny";
+
 /// Both filters' messages, with the rules encoded already: a map's order on the wire must not be left to chance, or equal
 /// configurations would look different.
 #[derive(Clone, PartialEq, Message)]
@@ -195,6 +198,21 @@ impl<'a> Guard<'a> {
         }
         found
     }
+}
+
+/// Ends connections to these destinations.
+pub(super) fn denied_destinations(rules: Vec<pb::permission::Rule>) -> listener::Filter {
+    let policy = pb::Policy {
+        permissions: rules.into_iter().map(|rule| pb::Permission { rule: Some(rule) }).collect(),
+        principals: vec![pb::Principal { identifier: Some(pb::principal::Identifier::Any(true)) }],
+    };
+    let policies = Policies::from([("egress/protected".to_owned(), policy)]);
+    let message = NetworkRbac {
+        rules: Some(encoded(pb::rbac::Action::Deny, &policies)),
+        shadow_rules: None,
+        stat_prefix: DENY_EGRESS.to_owned(),
+    };
+    chain::filter(DENY_EGRESS, packed(NETWORK_RBAC, &message))
 }
 
 /// The rules with their policies in the order of their names. Messages that are written one after the other are merged by

@@ -1,16 +1,21 @@
 //! What all proxies of one kind are told alike: the services of the mesh, as clients of one namespace see them.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use outrider_proto::envoy::config::core::v3::TrafficDirection;
+use outrider_proto::envoy::config::listener::v3::FilterChain;
 use prost::Message;
 
+use super::egress::Egress;
 use super::service::{Calling, Compiled};
-use super::{Settings, chain, grpc, wire};
+use super::{Settings, chain, egress, grpc, wire};
 use crate::object::Key;
 use crate::snapshot::{Resource, Resources};
+
+/// The outbound listener, with its name.
+pub(super) type Outbound = (Arc<str>, Resource);
 
 /// The port to which outbound connections are redirected; only on the loopback address, because whoever reached it would
 /// speak with the workload's identity.
@@ -27,7 +32,53 @@ pub(super) struct View {
     /// Of gRPC clients.
     pub(super) listeners: Arc<Resources>,
     /// The common outbound listener of proxies.
-    pub(super) outbound: Option<(Arc<str>, Resource)>,
+    pub(super) outbound: Option<Outbound>,
+}
+
+/// The listener that outbound connections are redirected to: a chain for each destination of the mesh, and those of the
+/// policy, if there is one.
+pub(super) fn outbound(services: &All, namespace: Option<&str>, egress: Option<&Egress>) -> Option<Outbound> {
+    let bind = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), OUTBOUND_PORT);
+    let name: Arc<str> = format!("outbound|{OUTBOUND_PORT}").into();
+    let mut listener = chain::listener(&name, bind, TrafficDirection::Outbound);
+    listener.listener_filters = vec![chain::original_dst()];
+    let mut body = listener.encode_to_vec();
+    let empty = body.len();
+    let mut taken = BTreeSet::new();
+    for (key, compiled) in services {
+        let is_api = egress::is_api(key);
+        if is_api && !egress.is_some_and(Egress::opens_api) {
+            continue;
+        }
+        for chain in &compiled.calling(namespace).chains {
+            let claims = || chain.claims.iter().map(|(address, port)| (*port, *address));
+            // Two chains for one destination would make a proxy refuse the whole listener.
+            if chain.claims.is_empty() || claims().any(|claim| taken.contains(&claim)) {
+                continue;
+            }
+            taken.extend(claims());
+            match egress.filter(|_| is_api).zip(FilterChain::decode(chain.encoded.clone()).ok()) {
+                Some((egress, mut opened)) => {
+                    egress.open_api(&mut opened);
+                    append(&mut body, &opened.encode_to_vec());
+                }
+                None => append(&mut body, &chain.encoded),
+            }
+        }
+    }
+    for chain in egress.map(|egress| egress.chains(&taken)).unwrap_or_default() {
+        append(&mut body, &chain.encode_to_vec());
+    }
+    let origin: Arc<str> =
+        egress.map_or_else(|| "Mesh//outbound".into(), |egress| Arc::clone(&egress.origin));
+    (body.len() > empty).then(|| (name, wire::unchecked(body, &origin)))
+}
+
+fn append(listener: &mut Vec<u8>, chain: &[u8]) {
+    listener.push(FILTER_CHAIN_TAG);
+    // A `Vec` takes what it is given.
+    let _ = prost::encode_length_delimiter(chain.len(), listener);
+    listener.extend_from_slice(chain);
 }
 
 /// The services, compiled.
@@ -38,34 +89,12 @@ impl View {
     pub(super) fn of_proxies(services: &All, namespace: Option<&str>, inbound: &Resources) -> Self {
         let mut view = Self::default();
         let (mut clusters, mut endpoints, mut routes) = (inbound.clone(), Resources::new(), Resources::new());
-        let mut taken = HashSet::new();
-        let origin: Arc<str> = "Mesh//outbound".into();
-        let bind = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), OUTBOUND_PORT);
-        let name: Arc<str> = format!("outbound|{OUTBOUND_PORT}").into();
-        let mut listener = chain::listener(&name, bind, TrafficDirection::Outbound);
-        listener.listener_filters = vec![chain::original_dst()];
-        let mut body = listener.encode_to_vec();
-        let empty = body.len();
         for compiled in services.values() {
             clusters.extend(compiled.clusters.iter().cloned());
             endpoints.extend(compiled.endpoints.iter().cloned());
-            let calling = compiled.calling(namespace);
-            routes.extend(calling.routes.iter().cloned());
-            for chain in &calling.chains {
-                // Two chains for one destination would make a proxy refuse the whole listener.
-                let free = chain.claims.iter().all(|claim| !taken.contains(claim));
-                if free && !chain.claims.is_empty() {
-                    taken.extend(chain.claims.iter().copied());
-                    body.push(FILTER_CHAIN_TAG);
-                    // A `Vec` takes what it is given.
-                    let _ = prost::encode_length_delimiter(chain.encoded.len(), &mut body);
-                    body.extend_from_slice(&chain.encoded);
-                }
-            }
+            routes.extend(compiled.calling(namespace).routes.iter().cloned());
         }
-        if body.len() > empty {
-            view.outbound = Some((name, wire::unchecked(body, &origin)));
-        }
+        view.outbound = outbound(services, namespace, None);
         (view.clusters, view.endpoints, view.routes) =
             (Arc::new(clusters), Arc::new(endpoints), Arc::new(routes));
         view

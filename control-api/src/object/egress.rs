@@ -43,7 +43,7 @@ pub struct Destination {
 }
 
 /// Where a breakout goes next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
 pub enum Sensitive {
     /// Metadata services of cloud providers.
     CloudMetadata,

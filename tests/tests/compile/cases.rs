@@ -6,6 +6,7 @@ use std::path::Path;
 use outrider_control::compile::Mesh;
 use outrider_control::compile::status::ConditionKind;
 use outrider_control::object::{Key, ObjectKind};
+use outrider_control::proxy_info::{Dialect, ProxyInfo};
 
 use super::check::Judge;
 use super::golden::{case, objects, proxy, routes};
@@ -17,7 +18,9 @@ fn a_shop_with_a_canary_and_a_policy() {
 
 #[test]
 fn policies_of_every_kind() {
-    case("policies", &[proxy("data/db-1", "db"), proxy("data/api-1", "api")]);
+    let ours = proxy("data/api-1", "api");
+    let envoy = ProxyInfo { id: "data/api-1 as Envoy".into(), dialect: Dialect::Envoy, ..ours.clone() };
+    case("policies", &[proxy("data/db-1", "db"), ours, envoy]);
 }
 
 #[test]
@@ -45,6 +48,72 @@ const SERVICES: &str = "
  spec: {clusterIP: 10.0.0.2, ports: [{name: http, port: 80}]}}
 ---
 ";
+
+#[test]
+fn a_workload_leaves_the_mesh_only_where_a_policy_lets_it() {
+    let base = "
+{apiVersion: v1, kind: Service, metadata: {name: a, namespace: ns}, spec: {clusterIP: 10.0.0.1, ports: [{name: tcp, port: 443}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: kubernetes, namespace: default}, spec: {clusterIP: 10.0.0.9, ports: [{name: https, port: 443}]}}
+---
+{apiVersion: mesh.outrider.dev/v1alpha1, kind: Workload, metadata: {name: w, namespace: ns}, spec: {address: 10.1.0.1, ports: [{port: 80}]}}
+";
+    let chains = |egress: &str, dialect: Dialect| -> Vec<String> {
+        let policy =
+            "apiVersion: mesh.outrider.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {name: p, namespace: ns}";
+        let text = match egress {
+            "" => base.to_owned(),
+            spec => format!("{base}---\n{policy}\nspec: {spec}\n"),
+        };
+        let mesh = Mesh::new(&objects(&text));
+        let info = ProxyInfo { dialect, ..proxy("ns/w", "default") };
+        let snapshot = mesh.snapshot(&info);
+        assert_eq!(Judge::default().refusals(&info, &snapshot), Vec::<String>::new());
+        super::golden::chains(&snapshot, "outbound|15001")
+    };
+    let service = "10.0.0.1/32:443";
+    let api = r#"refuse ["10.0.0.9:443"]"#;
+    let cases: [(&str, Vec<String>); 6] = [
+        // Not even the Kubernetes API, which is a service like any other.
+        ("", vec![service.into()]),
+        (
+            "{allow: [{cidr: 192.0.2.0/24, ports: [80]}]}",
+            vec![service.into(), format!("192.0.2.0/24:80 {api}")],
+        ),
+        // A port that a service has is said again for the range, or it would be looked for in vain.
+        (
+            "{allow: [{cidr: 10.0.0.7/8}]}",
+            vec![service.into(), format!("10.0.0.0/8:443 {api}"), format!("10.0.0.0/8:any {api}")],
+        ),
+        // What a service has stays the service's.
+        ("{allow: [{cidr: 10.0.0.1}]}", vec![service.into(), format!("10.0.0.1/32:any {api}")]),
+        (
+            "{allowSensitive: [KubernetesApi]}",
+            vec![service.into(), r#"10.0.0.9/32:443 allow ["10.0.0.9:443"]"#.into()],
+        ),
+        (
+            "{allow: [{cidr: 192.0.2.0/24, ports: [10250]}], allowSensitive: [Kubelet]}",
+            vec![
+                service.into(),
+                format!(r#"192.0.2.0/24:10250 allow ["0.0.0.0:10250..10259", ":::10250..10259"] {api}"#),
+            ],
+        ),
+    ];
+    for (egress, expected) in cases {
+        let mut found = chains(egress, Dialect::Outrider);
+        found.sort();
+        let mut expected = expected;
+        expected.sort();
+        assert_eq!(found, expected, "{egress}");
+    }
+    let envoy = chains("{allow: [{cidr: 0.0.0.0/0}]}", Dialect::Envoy);
+    for protected in ["169.254.0.0", "10250", "10.0.0.9"] {
+        assert!(
+            envoy.iter().filter(|one| one.starts_with("0.0.0.0/0")).all(|one| one.contains(protected)),
+            "{envoy:#?}"
+        );
+    }
+}
 
 /// A route object of a kind in a namespace, for service `n/a`, with this much of a spec.
 fn route(kind: &str, name: &str, port: &str, rules: &str) -> String {

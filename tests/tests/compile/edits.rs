@@ -84,6 +84,7 @@ fn edit(objects: &mut Objects, random: &mut fastrand::Rng) -> String {
         ObjectKind::TcpRoute,
         ObjectKind::AuthorizationPolicy,
         ObjectKind::TrafficPolicy,
+        ObjectKind::EgressPolicy,
     ];
     let kind = kinds[random.usize(..kinds.len())];
     let (namespace, name) = (namespace(random), name(random));
@@ -164,7 +165,15 @@ fn object(kind: ObjectKind, random: &mut fastrand::Rng) -> Value {
         }
         ObjectKind::AuthorizationPolicy => authorization(random),
         ObjectKind::TrafficPolicy => traffic(random),
-        ObjectKind::Namespace | ObjectKind::EgressPolicy | ObjectKind::FaultInjection => unreachable!(),
+        ObjectKind::EgressPolicy => json!({"spec": {
+            "allow": [
+                {"cidr": one(random, &["0.0.0.0/0", "10.96.0.1", "10.96.0.2/31", "10.0.0.1/8", "::/0"])},
+                {"cidr": one(random, &["10.0.0.0/8", "10.96.0.3/32"]), "ports": [random.u16(80..84), 443]},
+                {"host": "*.example.org"},
+            ],
+            "allowSensitive": some(random, &["CloudMetadata", "Kubelet", "KubernetesApi"]),
+        }}),
+        ObjectKind::Namespace | ObjectKind::FaultInjection => unreachable!(),
     }
 }
 

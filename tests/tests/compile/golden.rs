@@ -179,3 +179,45 @@ fn short(route: &Value) -> String {
     };
     format!("{} -> {target}", route["match"])
 }
+
+/// The chains of a listener, shortened: what they match, and what is guarded on the way.
+pub fn chains(snapshot: &Snapshot, name: &str) -> Vec<String> {
+    let body = &snapshot.kind(Kind::Listener).unwrap().get(name).expect(name).body;
+    let listener = json::to_json(&Listener::decode(body.clone()).unwrap()).unwrap();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let of_chain = |chain: &Value| {
+        let matched = &chain["filter_chain_match"];
+        let ranges = list(&matched["prefix_ranges"]);
+        let ranges =
+            ranges.iter().map(|one| format!("{}/{}", text(&one["address_prefix"]), one["prefix_len"]));
+        let port = matched["destination_port"].as_u64().map_or("any".to_owned(), |port| port.to_string());
+        let mut shown = format!("{}:{port}", ranges.collect::<Vec<_>>().join(","));
+        for filter in list(&chain["filters"]) {
+            let settings = &filter["typed_config"];
+            for name in ["allow", "refuse"] {
+                let entries: Vec<String> = list(&settings[name]).iter().flat_map(destinations).collect();
+                if !entries.is_empty() {
+                    write!(shown, " {name} {entries:?}").unwrap();
+                }
+            }
+            if !settings["rules"].is_null() {
+                write!(shown, " {}", settings["rules"]).unwrap();
+            }
+        }
+        shown
+    };
+    list(&listener["filter_chains"]).iter().map(of_chain).collect()
+}
+
+fn destinations(value: &Value) -> Vec<String> {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let ports: Vec<String> = list(&value["ports"]).iter().map(|one| one["start"].to_string()).collect();
+    let ports = match ports.as_slice() {
+        [first, .., last] => format!("{first}..{last}"),
+        [only] => only.clone(),
+        [] => "any".to_owned(),
+    };
+    let addresses = list(&value["addresses"]);
+    addresses.iter().map(|one| format!("{}:{ports}", one["address_prefix"].as_str().unwrap())).collect()
+}

@@ -3,6 +3,7 @@
 mod cases;
 mod check;
 mod edits;
+mod envoy;
 mod golden;
 mod odd;
 mod run;

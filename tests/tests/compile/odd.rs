@@ -133,6 +133,9 @@ fn templates() -> Vec<Value> {
                 "from": [{"identities": ["spiffe://x/*"], "notIdentities": ["spiffe://x/y"], "namespaces": ["ns"],
                     "serviceAccounts": ["ns/x"], "ipBlocks": ["10.0.0.0/8"]}],
                 "to": [{"methods": ["GET"], "paths": ["/p*"], "headers": {"x": ["v"]}}]}]}}),
+        json!({"apiVersion": own, "kind": "EgressPolicy", "metadata": {"name": "p", "namespace": "ns"}, "spec": {
+            "allow": [{"host": "h.example", "ports": [443]}, {"cidr": "10.0.0.0/8", "ports": [80]}, {"cidr": "::1"}],
+            "allowSensitive": ["CloudMetadata", "Kubelet", "KubernetesApi"]}}),
         json!({"apiVersion": own, "kind": "TrafficPolicy", "metadata": {"name": "p", "namespace": "ns"}, "spec": {
             "targetRefs": [{"name": "a", "sectionName": "http"}],
             "loadBalancer": {"policy": "LeastRequest", "choices": 3},

@@ -104,7 +104,7 @@ pub fn places(backends: &[Backend; 2]) -> (BTreeMap<&'static str, u16>, String) 
 
 /// A snapshot as a file for a proxy that asks nobody: routes and endpoints put where they are named, certificates as
 /// files.
-fn config(snapshot: &Snapshot, certificates: &Certificates, name: &str, admin: u16) -> String {
+pub fn config(snapshot: &Snapshot, certificates: &Certificates, name: &str, admin: u16) -> String {
     let (routes, endpoints) = (
         all::<RouteConfiguration>(snapshot, Kind::Route),
         all::<ClusterLoadAssignment>(snapshot, Kind::Endpoints),
