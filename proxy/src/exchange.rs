@@ -5,15 +5,18 @@
 //! The exchange runs on the task of the HTTP/1 connection or HTTP/2 stream that it belongs to; both bodies move
 //! on that task, without a channel.
 
+mod again;
 pub mod attempt;
 mod authorize;
 mod client_cert;
 pub mod mirror;
+mod observe;
 pub mod prepare;
 pub mod relay;
 pub mod replay;
 pub mod reply;
 pub mod report;
+pub mod sticky;
 pub mod timers;
 
 use std::net::SocketAddr;
@@ -24,6 +27,7 @@ use crate::exchange::attempt::{Attempts, Ending};
 use crate::exchange::authorize::Oversight;
 use crate::exchange::relay::Relayed;
 use crate::exchange::report::Report;
+use crate::exchange::sticky::Sticky;
 use crate::exchange::timers::{LazyTimer, Timers};
 use crate::http::downstream::Downstream;
 use crate::http::heads::Heads;
@@ -190,17 +194,20 @@ async fn forward<D: Downstream>(
         let unknown = (Reason::ClusterNotFound, action.not_found_status, Some(routed));
         return reply::with_status(down, request, response, unknown, report).await;
     };
-    let Some(_place) = cluster.request_permit() else {
+    let Some(_place) = cluster.request_permit(action.priority) else {
         return reply::local(down, request, response, (Reason::OverflowRequests, Some(routed)), report).await;
     };
     let oversight = Oversight::new(request, origin, routed, report);
     prepare::upstream_request(request, routed, weighted, action, report);
     let mirrors = mirror::start(action, request, origin);
     let mut timers = Timers::new(timer, action, &origin.chain, request, (report.started, oversight));
-    let mut attempts = Attempts::new(&cluster, routed, action, mirrors, origin);
+    let sticky = Sticky::new(action, &cluster, request, report, || origin.worker.draw());
+    let subset = weighted.and_then(|entry| entry.subset.as_ref()).or(action.subset.as_ref());
+    let mut attempts = Attempts::new(&cluster, routed, action, (mirrors, sticky, subset), origin);
     let ending = attempts.run(down, request, response, &mut timers, report).await;
     match ending {
         Ending::Response(mut exchange) => {
+            attempts.sticky.answer(response);
             prepare::response(response, routed, weighted, request, origin, report);
             let relayed =
                 relay::response(down, &mut exchange, (request, response), &mut timers, report).await;

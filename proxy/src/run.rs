@@ -1,5 +1,7 @@
 //! The proxy from start to end, on the control thread.
 
+use std::sync::Arc;
+
 use outrider_proto::envoy::config::core::v3::Node;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -13,6 +15,7 @@ use crate::control::secrets::Own;
 use crate::control::{Control, Message, QUEUED_MESSAGES, TICK};
 use crate::model::bootstrap::{AdsSource, Bootstrap};
 use crate::observe::{logging, series};
+use crate::policy::egress::Surroundings;
 use crate::runtime::Workers;
 use crate::runtime::workers::WorkerSettings;
 use crate::{svid, xds};
@@ -34,6 +37,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         count: settings.workers,
         max_connections: settings.max_connections,
         names_reason: settings.names_reason,
+        surroundings: surroundings(settings, &bootstrap.node),
         drain_timeout: settings.drain_timeout,
     })
     .map_err(|error| failed("workers", &error))?;
@@ -68,6 +72,11 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
     control.join();
     tracing::info!("ended");
     Ok(())
+}
+
+/// What rules about destinations and events about them go by.
+fn surroundings(settings: &Settings, node: &Node) -> Arc<Surroundings> {
+    Arc::new(Surroundings { workload: node.id.as_str().into(), api_server: settings.api_server })
 }
 
 /// Tells the control thread of every new identity, and of its end.

@@ -1,5 +1,7 @@
 //! What one worker owns: nothing in it is shared with another worker but what says so.
 
+mod egress;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,11 +14,13 @@ use crate::model::{RouteTable, Snapshot};
 use crate::observe::Reason;
 use crate::observe::access_log::{AccessLogger, LogQueue};
 use crate::observe::metrics::{Labels, Shard};
-use crate::observe::series::{CONNECTIONS_CUT, PolicySeries, ReasonSeries, RequestSeries};
+use crate::observe::series::{CONNECTIONS_CUT, EgressSeries, PolicySeries, ReasonSeries, RequestSeries};
+use crate::policy::egress::Surroundings;
 use crate::policy::{Decision, Standing};
 use crate::transport::{BufferPool, Registry};
 use crate::upstream::Clusters;
 use crate::upstream::usage::UsageRegistry;
+use egress::Throttle;
 
 /// The state of one worker thread.
 #[derive(Debug)]
@@ -37,22 +41,32 @@ pub struct Worker {
     pub reasons: ReasonSeries,
     /// How decisions of policies are counted.
     pub policies: PolicySeries,
+    /// How rules about destinations are counted.
+    pub egress: EgressSeries,
     /// Connections from downstream.
     pub standings: Registry<Standing>,
     /// Random draws; not for secrets.
     pub random: RefCell<fastrand::Rng>,
     /// Whether answers of our own say their reason in a header.
     pub names_reason: bool,
+    /// What is known of the place it runs in.
+    pub surroundings: Arc<Surroundings>,
     /// Mirrored requests under way.
     pub mirrors: Cell<u32>,
     snapshot: RefCell<Arc<Snapshot>>,
     revoked: RefCell<Arc<Revoked>>,
+    events: Throttle,
 }
 
 impl Worker {
     /// A worker without configuration.
     #[must_use]
-    pub fn new(metrics: Shard, usage: Arc<UsageRegistry>, logs: LogQueue, names_reason: bool) -> Self {
+    pub fn new(
+        metrics: Shard,
+        usage: Arc<UsageRegistry>,
+        logs: LogQueue,
+        (names_reason, surroundings): (bool, Arc<Surroundings>),
+    ) -> Self {
         let buffers = Rc::new(BufferPool::default());
         Self {
             clusters: Clusters::new(usage, Rc::clone(&buffers)),
@@ -63,12 +77,15 @@ impl Worker {
             no_cluster: RequestSeries::default(),
             reasons: ReasonSeries::default(),
             policies: PolicySeries::default(),
+            egress: EgressSeries::default(),
             standings: Registry::default(),
             random: RefCell::new(fastrand::Rng::new()),
             names_reason,
+            surroundings,
             mirrors: Cell::new(0),
             snapshot: RefCell::default(),
             revoked: RefCell::default(),
+            events: Throttle::default(),
         }
     }
 
@@ -82,6 +99,7 @@ impl Worker {
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
         self.clusters.update(&snapshot);
         self.policies.forget();
+        self.egress.forget();
         let before = self.snapshot.replace(snapshot);
         // What routes say to filters may have changed with them.
         let tables = (&before.route_tables, &self.snapshot.borrow().route_tables);

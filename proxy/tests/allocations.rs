@@ -147,6 +147,14 @@ fn start_proxy(backend: SocketAddr) -> SocketAddr {
             format!("              - {{match: {{prefix: /many/{number}/}}, route: {{cluster: c}}}}\n")
         })
         .collect();
+    let policies: String = (0..200)
+        .map(|number| {
+            format!(
+                "p{number}: {{permissions: [{{url_path: {{path: {{prefix: /denied/{number}/}}}}}}], \
+                 principals: [{{any: true}}]}}, "
+            )
+        })
+        .collect();
     let yaml = format!(
         "static_resources:
   listeners:
@@ -165,6 +173,11 @@ fn start_proxy(backend: SocketAddr) -> SocketAddr {
               routes:
 {routes}              - {{match: {{prefix: /}}, route: {{cluster: c, retry_policy: {{retry_on: 5xx}}}}}}
           http_filters:
+          - name: rbac
+            typed_config:
+              '@type': type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC
+              rules: {{action: DENY, policies: {{{policies}}}}}
+              shadow_rules: {{policies: {{all: {{permissions: [{{any: true}}], principals: [{{any: true}}]}}}}}}
           - name: router
             typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
   clusters:

@@ -5,6 +5,7 @@ pub mod ads;
 pub mod ads_client;
 pub mod authority;
 pub mod backend;
+pub mod beside;
 pub mod client;
 pub mod config;
 pub mod control;

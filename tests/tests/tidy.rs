@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     // A log line needs a request's head, a header change needs a format, a policy asks for a header: messages, model,
     // policies and records know each other.
     &["http", "observe", "model", "policy"],
-    &["route", "retry"],
+    &["route", "retry", "limit"],
     // A picker chooses among endpoints, and a cluster holds a picker.
     &["balance", "upstream"],
     &["worker"],

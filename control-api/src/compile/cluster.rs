@@ -119,7 +119,7 @@ fn assignment(name: &str, endpoints: &[Endpoint], encrypted: bool) -> endpoint::
         let built = endpoint::LbEndpoint {
             host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
                 address: Some(wire::address(one.address, false)),
-                hostname: String::new(),
+                ..endpoint::Endpoint::default()
             })),
             health_status: match one.health {
                 Health::Healthy => HealthStatus::Healthy,
@@ -128,6 +128,7 @@ fn assignment(name: &str, endpoints: &[Endpoint], encrypted: bool) -> endpoint::
             }
             .into(),
             load_balancing_weight: Some(one.weight),
+            ..endpoint::LbEndpoint::default()
         };
         match localities.iter_mut().find(|(locality, _)| **locality == one.locality) {
             Some((_, list)) => list.push(built),
@@ -142,6 +143,11 @@ fn assignment(name: &str, endpoints: &[Endpoint], encrypted: bool) -> endpoint::
             sub_zone: String::new(),
         }),
         lb_endpoints,
+        ..endpoint::LocalityLbEndpoints::default()
     });
-    endpoint::ClusterLoadAssignment { cluster_name: name.to_owned(), endpoints: endpoints.collect() }
+    endpoint::ClusterLoadAssignment {
+        cluster_name: name.to_owned(),
+        endpoints: endpoints.collect(),
+        ..endpoint::ClusterLoadAssignment::default()
+    }
 }

@@ -221,6 +221,6 @@ fn limit(action: &mut route::RouteAction) {
     action.max_stream_duration =
         timeout.filter(|timeout| !timeout.is_zero()).map(|timeout| route::route_action::MaxStreamDuration {
             max_stream_duration: Some(wire::duration(timeout)),
-            grpc_timeout_header_max: None,
+            ..route::route_action::MaxStreamDuration::default()
         });
 }

@@ -162,6 +162,7 @@ impl Calls {
             value.lb_config = balancer.choices.map(|choices| {
                 cluster::cluster::LbConfig::LeastRequestLbConfig(cluster::cluster::LeastRequestLbConfig {
                     choice_count: Some(choices),
+                    ..cluster::cluster::LeastRequestLbConfig::default()
                 })
             });
         }
@@ -173,6 +174,7 @@ impl Calls {
                     max_pending_requests: breaker.max_pending_requests,
                     max_requests: breaker.max_requests,
                     max_retries: breaker.max_retries,
+                    ..cluster::circuit_breakers::Thresholds::default()
                 }],
             });
         }
@@ -194,6 +196,7 @@ fn retries(value: &Retries) -> Option<pb::RetryPolicy> {
             .map(|timeout| wire::duration(timeout.0)),
         retriable_status_codes: value.codes.iter().map(|code| u32::from(*code)).collect(),
         retry_back_off: value.backoff.map(|backoff| back_off(backoff.0)),
+        ..pb::RetryPolicy::default()
     })
 }
 
@@ -218,6 +221,7 @@ pub(super) fn retry(action: &mut pb::RouteAction, value: &Retry) {
             .backoff
             .filter(|backoff| !backoff.0.is_zero())
             .map(|backoff| back_off(backoff.0)),
+        ..pb::RetryPolicy::default()
     });
 }
 

@@ -11,7 +11,7 @@ use crate::drain::Drain;
 use crate::exchange::report::Report;
 use crate::exchange::timers::LazyTimer;
 use crate::exchange::{self, Origin, Outcome, reply};
-use crate::http::body::Pump;
+use crate::http::body::{Pump, Whole};
 use crate::http::downstream::Downstream as _;
 use crate::http::h1::link::H1Link;
 use crate::http::h1::request::{HeadError, HeadLimits};
@@ -152,7 +152,7 @@ async fn refuse(
     response.body = BodyLength::Known(body.len() as u64);
     report.status = response.status.as_u16();
     if server.send_head(response).is_ok() {
-        let (mut pump, mut source) = (Pump::default(), reply::Whole(body));
+        let (mut pump, mut source) = (Pump::default(), Whole(body));
         // The end of a body flushes it.
         let _ = timeout(report.patience, poll_fn(|cx| pump.poll(cx, &mut source, server))).await;
         report.sent_bytes = pump.bytes();

@@ -14,7 +14,7 @@ use crate::drain::Drain;
 use crate::exchange::report::Report;
 use crate::exchange::timers::LazyTimer;
 use crate::exchange::{self, Origin, Outcome, reply};
-use crate::http::body::Pump;
+use crate::http::body::{Pump, Whole};
 use crate::http::downstream::Downstream as _;
 use crate::http::h2::convert::{self, HeadError};
 use crate::http::h2::server::H2Server;
@@ -216,7 +216,7 @@ async fn refuse(
     response.body = BodyLength::Known(body.len() as u64);
     report.status = response.status.as_u16();
     if server.send_head(response).is_ok() {
-        let (mut pump, mut source) = (Pump::default(), reply::Whole(body));
+        let (mut pump, mut source) = (Pump::default(), Whole(body));
         let _ = timeout(report.patience, poll_fn(|cx| pump.poll(cx, &mut source, server))).await;
     }
     report.finish(request, response, origin);

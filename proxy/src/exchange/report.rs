@@ -78,16 +78,16 @@ impl Report {
         }
     }
 
-    /// Takes note of why we answered or ended the exchange.
-    pub fn ended(&mut self, reason: Reason) {
-        self.flags = self.flags.with(reason.flag());
-        self.reason = Some(reason);
-    }
-
     /// The client's address, as far as it can be trusted.
     #[must_use]
     pub const fn client(&self) -> Option<SocketAddr> {
         self.remote
+    }
+
+    /// Takes note of why we answered or ended the exchange.
+    pub fn ended(&mut self, reason: Reason) {
+        self.flags = self.flags.with(reason.flag());
+        self.reason = Some(reason);
     }
 
     /// A view for format strings.

@@ -4,15 +4,21 @@
 //! The wire types stop here; nothing later validates again.
 
 pub mod access_log;
+pub mod balancing;
 pub mod bootstrap;
 pub mod cluster;
+mod egress;
 pub mod endpoint;
 pub mod filter_chain;
 pub mod headers;
+pub mod health_check;
 pub mod http_chain;
 pub mod identity;
+pub mod labels;
+pub mod limits;
 pub mod listener;
 pub mod matcher;
+pub mod outlier;
 pub mod parse;
 pub mod rbac;
 pub mod retry;
@@ -24,7 +30,8 @@ pub mod snapshot;
 pub mod tcp_chain;
 pub mod tls;
 
-pub use cluster::{Balancer, Cluster, Discovery};
+pub use balancing::{Balancer, Balancing};
+pub use cluster::{Cluster, Discovery};
 pub use endpoint::{Endpoint, EndpointSet};
 pub use filter_chain::{ChainProtocol, FilterChain, FilterChains};
 pub use http_chain::HttpChain;

@@ -2,6 +2,7 @@
 
 mod answer;
 mod forward;
+pub mod hash;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use crate::http::message::RequestHead;
 
 pub use answer::{DirectAction, RedirectAction, RedirectPath};
 pub use forward::{ClusterChoice, ForwardAction, HostRewrite, Mirror, PathRewrite, WeightedEntry};
+pub use hash::HashPolicy;
 
 /// A compiled route.
 #[derive(Debug)]

@@ -54,6 +54,8 @@ pub struct VirtualHost {
     pub filters: FilterOverrides,
     /// Whether `x-envoy-attempt-count` is sent upstream.
     pub attempt_count: bool,
+    /// Whether the response says so too.
+    pub attempt_count_in_response: bool,
 }
 
 /// Host names, and the virtual hosts that they are of.
@@ -213,7 +215,17 @@ impl VirtualHost {
         let index = RouteIndex::new(routes.iter().map(|route| route.key()));
         let attempt_count = value.include_request_attempt_count;
         let filters = FilterOverrides::from_proto(&value.typed_per_filter_config, path);
-        Some(Self { name: name?, routes, index, request_headers, response_headers, filters, attempt_count })
+        let attempt_count_in_response = value.include_attempt_count_in_response;
+        Some(Self {
+            name: name?,
+            routes,
+            index,
+            request_headers,
+            response_headers,
+            filters,
+            attempt_count,
+            attempt_count_in_response,
+        })
     }
 
     fn select(&self, head: &RequestHead, random: u64) -> Option<&Arc<Route>> {

@@ -17,7 +17,6 @@ const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
     // The one value there is.
     ("SocketAddress", "protocol"),
-    ("Thresholds", "priority"),
     ("RegexMatcher", "google_re2"),
     ("ConfigSource", "resource_api_version"),
     ("TlsParameters", "tls_maximum_protocol_version"),

@@ -3,7 +3,7 @@
 mod recorders;
 
 use super::metrics::{Family, Kind, SERIES_DROPPED};
-pub use recorders::{ListenerSeries, Outcome, PolicySeries, ReasonSeries, RequestSeries};
+pub use recorders::{EgressSeries, ListenerSeries, Outcome, PolicySeries, ReasonSeries, RequestSeries};
 
 /// `outrider_requests_total`
 pub const REQUESTS: Family = Family {
@@ -46,6 +46,34 @@ pub const RETRIES: Family = Family {
     help: "Attempts after the first.",
     kind: Kind::Counter,
     labels: &["destination_service"],
+};
+/// `outrider_retries_refused_total`
+pub const RETRIES_REFUSED: Family = Family {
+    name: "outrider_retries_refused_total",
+    help: "Attempts that the policy wanted and the cluster's limit on retries did not allow.",
+    kind: Kind::Counter,
+    labels: &["destination_service"],
+};
+/// `outrider_ejections_total`
+pub const EJECTIONS: Family = Family {
+    name: "outrider_ejections_total",
+    help: "Endpoints ejected for what they did to requests, by the cause.",
+    kind: Kind::Counter,
+    labels: &["destination_service", "cause"],
+};
+/// `outrider_endpoints_out`
+pub const ENDPOINTS_OUT: Family = Family {
+    name: "outrider_endpoints_out",
+    help: "Endpoints that get no requests: ejected, or failing their health checks.",
+    kind: Kind::Gauge,
+    labels: &["destination_service", "cause"],
+};
+/// `outrider_health_checks_total`
+pub const HEALTH_CHECKS: Family = Family {
+    name: "outrider_health_checks_total",
+    help: "Health checks by what came of them.",
+    kind: Kind::Counter,
+    labels: &["destination_service", "outcome"],
 };
 /// `outrider_upstream_connect_failures_total`
 pub const CONNECT_FAILURES: Family = Family {
@@ -110,6 +138,13 @@ pub const TLS_HANDSHAKES: Family = Family {
     kind: Kind::Counter,
     labels: &["side", "outcome"],
 };
+/// `outrider_egress_total`
+pub const EGRESS: Family = Family {
+    name: "outrider_egress_total",
+    help: "Requests and opaque connections to destinations that a rule of the egress guard holds.",
+    kind: Kind::Counter,
+    labels: &["outcome", "rule"],
+};
 /// `outrider_plaintext_connections_total`
 pub const PLAINTEXT: Family = Family {
     name: "outrider_plaintext_connections_total",
@@ -154,12 +189,17 @@ pub const ALL: &[Family] = &[
     RESPONSE_BYTES,
     LOCAL_REPLIES,
     RETRIES,
+    RETRIES_REFUSED,
+    EJECTIONS,
+    ENDPOINTS_OUT,
+    HEALTH_CHECKS,
     CONNECT_FAILURES,
     CONNECTIONS_OPENED,
     CONNECTIONS_ACTIVE,
     DETECT,
     TLS_HANDSHAKES,
     PLAINTEXT,
+    EGRESS,
     AUTHZ_ALLOWED,
     AUTHZ_DENIED,
     CONNECTIONS_CUT,

@@ -19,6 +19,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::session::Session;
 use crate::control::{Applied, Message, Wanted};
 use crate::identity::Refusal;
+use crate::model::endpoint::Health;
 use crate::model::tls::UpstreamTls;
 use crate::model::{Cluster, Discovery};
 
@@ -137,7 +138,7 @@ async fn connect(cluster: Arc<Cluster>) -> Result<Channel, StreamError> {
         Discovery::Static(set) => set
             .endpoints
             .iter()
-            .filter(|endpoint| endpoint.available)
+            .filter(|endpoint| endpoint.health == Health::Well)
             .map(|endpoint| endpoint.address.to_string())
             .collect(),
         Discovery::StrictDns { hosts, .. } => {
