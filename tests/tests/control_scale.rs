@@ -25,7 +25,7 @@ const PROXIES: usize = 1_000;
 /// Services that each proxy calls.
 const CALLED: usize = 20;
 /// Changes that are measured.
-const CHANGES: usize = 20;
+const CHANGES: usize = 10;
 /// What 99 of 100 answers are to be within.
 const LIMIT: Duration = Duration::from_secs(1);
 
