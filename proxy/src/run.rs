@@ -1,5 +1,7 @@
 //! The proxy from start to end, on the control thread.
 
+use std::sync::Arc;
+
 use outrider_proto::envoy::config::cluster::v3::Cluster as ClusterMessage;
 use outrider_proto::envoy::config::core::v3::Node;
 use tokio::runtime::Builder;
@@ -11,7 +13,8 @@ use tokio::time::{Instant, interval, sleep_until};
 use crate::admin::{self, Admin, SharedState, State};
 use crate::bootstrap::{self, Settings, StartError};
 use crate::control::secrets::Own;
-use crate::control::{Control, Message, QUEUED_MESSAGES, TICK};
+use crate::control::{Control, Message, QUEUED_MESSAGES, TICK, overload};
+use crate::limit::pressure::Pressure;
 use crate::model::Cluster;
 use crate::model::bootstrap::{AdsSource, Bootstrap};
 use crate::observe::{logging, series};
@@ -32,10 +35,12 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         .install_recorder()
         .map_err(|error| failed("metrics", &error))?;
     series::describe();
+    let pressure = Arc::new(Pressure::default());
     let workers = Workers::start(&WorkerSettings {
         count: settings.workers,
         max_connections: settings.max_connections,
         names_reason: settings.names_reason,
+        pressure: Arc::clone(&pressure),
         drain_timeout: settings.drain_timeout,
     })
     .map_err(|error| failed("workers", &error))?;
@@ -43,6 +48,9 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         Builder::new_current_thread().enable_all().build().map_err(|error| failed("event loop", &error))?;
     let control = LocalSet::new().block_on(&runtime, async {
         let (messages, inbox) = mpsc::channel(QUEUED_MESSAGES);
+        if let Some(overload) = bootstrap.overload.take() {
+            tokio::spawn(overload::watch(overload, pressure, workers.own_shard().clone()));
+        }
         let mut control = Control::new(workers, settings.workers, messages.clone());
         let server = control_server(&bootstrap);
         let loaded = control.load(std::mem::take(&mut bootstrap.resources));

@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 
 use crate::http::heads::HeadPool;
 use crate::identity::Revoked;
+use crate::limit::pressure::Pressure;
 use crate::model::{RouteTable, Snapshot};
 use crate::observe::Reason;
 use crate::observe::access_log::{AccessLogger, LogQueue};
@@ -43,6 +44,8 @@ pub struct Worker {
     pub random: RefCell<fastrand::Rng>,
     /// Whether answers of our own say their reason in a header.
     pub names_reason: bool,
+    /// How short the process is of what it needs.
+    pub pressure: Arc<Pressure>,
     /// Mirrored requests under way.
     pub mirrors: Cell<u32>,
     snapshot: RefCell<Arc<Snapshot>>,
@@ -52,7 +55,12 @@ pub struct Worker {
 impl Worker {
     /// A worker without configuration.
     #[must_use]
-    pub fn new(metrics: Shard, usage: Arc<UsageRegistry>, logs: LogQueue, names_reason: bool) -> Self {
+    pub fn new(
+        metrics: Shard,
+        (usage, pressure): (Arc<UsageRegistry>, Arc<Pressure>),
+        logs: LogQueue,
+        names_reason: bool,
+    ) -> Self {
         let buffers = Rc::new(BufferPool::default());
         Self {
             clusters: Clusters::new(usage, Rc::clone(&buffers)),
@@ -66,6 +74,7 @@ impl Worker {
             standings: Registry::default(),
             random: RefCell::new(fastrand::Rng::new()),
             names_reason,
+            pressure,
             mirrors: Cell::new(0),
             snapshot: RefCell::default(),
             revoked: RefCell::default(),

@@ -15,6 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::listeners::Listeners;
 use super::sockets::BoundListener;
 use crate::identity::Revoked;
+use crate::limit::pressure::Pressure;
 use crate::model::Snapshot;
 use crate::observe::access_log::LogQueue;
 use crate::observe::metrics::Shard;
@@ -48,6 +49,8 @@ pub struct WorkerSettings {
     pub max_connections: usize,
     /// Whether answers of our own say their reason in a header.
     pub names_reason: bool,
+    /// How short the process is of what it needs.
+    pub pressure: Arc<Pressure>,
     /// How long connections of a changed listener, and of a proxy that is ending, may take.
     pub drain_timeout: Duration,
 }
@@ -82,7 +85,8 @@ impl Workers {
             let (news, usage, logs, settings) =
                 (publish.subscribe(), Arc::clone(&usage), logs.clone(), settings.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let worker = Rc::new(Worker::new(shard, usage, logs, settings.names_reason));
+                let worker =
+                    Rc::new(Worker::new(shard, (usage, settings.pressure), logs, settings.names_reason));
                 let listeners = Listeners::new(
                     Rc::clone(&worker),
                     index,
