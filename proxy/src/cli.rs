@@ -9,6 +9,7 @@ use crate::bootstrap::{self, Settings, StartError};
 use crate::run;
 
 mod fetch_svid;
+mod redirect;
 
 /// Exit code for a wrong configuration or command line.
 const WRONG: u8 = 2;
@@ -34,6 +35,8 @@ enum Command {
     },
     /// Keeps certificate files fresh for a workload that does mTLS itself.
     FetchSvid(Box<fetch_svid::Arguments>),
+    /// Brings the connections of this pod to its proxy, with packet filter rules.
+    Redirect(Box<redirect::Arguments>),
 }
 
 /// Runs the command that the arguments ask for.
@@ -42,6 +45,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
         Some(Command::FetchSvid(arguments)) => return fetch_svid::run(*arguments),
+        Some(Command::Redirect(arguments)) => return redirect::run(*arguments),
         Some(Command::Validate { config }) => {
             bootstrap::read(&config).map(|_| say(&format!("{}: OK", config.display())))
         }

@@ -16,6 +16,7 @@ pub mod identity;
 pub mod model;
 pub mod observe;
 pub mod policy;
+pub mod redirect;
 pub mod retry;
 pub mod route;
 pub mod run;
