@@ -13,6 +13,7 @@ pub mod drain;
 pub mod exchange;
 pub mod http;
 pub mod identity;
+pub mod lockin;
 pub mod model;
 pub mod observe;
 pub mod policy;

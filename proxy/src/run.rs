@@ -12,6 +12,7 @@ use crate::admin::{self, Admin, SharedState, State};
 use crate::bootstrap::{self, Settings, StartError};
 use crate::control::secrets::Own;
 use crate::control::{Control, Message, QUEUED_MESSAGES, TICK};
+use crate::lockin::{self, Access, LockInError, Report};
 use crate::model::Cluster;
 use crate::model::bootstrap::{AdsSource, Bootstrap};
 use crate::observe::{logging, series};
@@ -32,6 +33,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         .install_recorder()
         .map_err(|error| failed("metrics", &error))?;
     series::describe();
+    let locked = lock_in(settings, &bootstrap).map_err(|error| failed("lock-in", &error))?;
     let workers = Workers::start(&WorkerSettings {
         count: settings.workers,
         max_connections: settings.max_connections,
@@ -49,7 +51,13 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         loaded.map_err(|faults| bootstrap::lines(&settings.config, &faults))?;
         let state = SharedState::default();
         if let Some(address) = settings.admin.or(bootstrap.admin) {
-            let admin = Admin { control: messages.clone(), state: state.clone(), level, recorder };
+            let admin = Admin {
+                control: messages.clone(),
+                state: state.clone(),
+                level,
+                recorder,
+                lock_in: locked.to_json(),
+            };
             let bound = admin::start(address, admin)
                 .await
                 .map_err(|error| failed(&format!("admin: cannot listen on {address}"), &error))?;
@@ -71,6 +79,15 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
     control.join();
     tracing::info!("ended");
     Ok(())
+}
+
+/// Gives up what is not needed from here on. Threads that come later inherit it, so there must be none before.
+fn lock_in(settings: &Settings, bootstrap: &Bootstrap) -> Result<Report, LockInError> {
+    let access =
+        Access::new(&settings.config, bootstrap, settings.identity.as_ref(), &settings.lock_in_paths);
+    let report = lockin::lock(settings.lock_in, &access)?;
+    report.tell();
+    Ok(report)
 }
 
 /// Tells the control thread of every new identity, and of its end.

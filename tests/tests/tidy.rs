@@ -23,7 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["connection"],
     &["runtime"],
     &["control"],
-    &["svid"],
+    &["svid", "lockin"],
     &["bootstrap", "xds", "admin"],
     &["run"],
     &["cli"],

@@ -7,6 +7,7 @@ pub mod access_log;
 pub mod bootstrap;
 pub mod cluster;
 pub mod endpoint;
+pub mod files;
 pub mod filter_chain;
 pub mod headers;
 pub mod http_chain;

@@ -17,6 +17,7 @@ pub const MODULES: &[&str] = &[
     "control",
     "exchange",
     "identity",
+    "lockin",
     "observe",
     "run",
     "runtime",
