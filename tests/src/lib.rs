@@ -10,6 +10,7 @@ pub mod frames;
 pub mod identity_server;
 pub mod lab;
 pub mod mesh;
+pub mod pods;
 pub mod process;
 pub mod upstream;
 pub mod workload_api;

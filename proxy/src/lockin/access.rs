@@ -92,7 +92,10 @@ impl Access {
         more: &(Vec<PathBuf>, Vec<PathBuf>),
     ) -> Self {
         let mut access = Self { read: bootstrap.files.read.clone(), ..Self::default() };
-        access.write.clone_from(&bootstrap.files.write);
+        // The access log knows this name as the standard output, which is open already.
+        access
+            .write
+            .extend(bootstrap.files.write.iter().filter(|path| *path != Path::new("/dev/stdout")).cloned());
         access.read.insert(config.to_owned());
         match identity.or(bootstrap.identity.as_ref()) {
             Some(IdentitySource::Control(source)) => {
