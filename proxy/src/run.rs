@@ -12,7 +12,7 @@ use crate::admin::{self, Admin, SharedState, State};
 use crate::bootstrap::{self, Settings, StartError};
 use crate::control::secrets::Own;
 use crate::control::{Control, Message, QUEUED_MESSAGES, TICK};
-use crate::lockin::{self, Access, LockInError, Report};
+use crate::lockin::{self, Access, LockInError, Report, access};
 use crate::model::Cluster;
 use crate::model::bootstrap::{AdsSource, Bootstrap};
 use crate::observe::{logging, series};
@@ -34,6 +34,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         .map_err(|error| failed("metrics", &error))?;
     series::describe();
     let locked = lock_in(settings, &bootstrap).map_err(|error| failed("lock-in", &error))?;
+    locked.tell();
     let workers = Workers::start(&WorkerSettings {
         count: settings.workers,
         max_connections: settings.max_connections,
@@ -82,12 +83,14 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
 }
 
 /// Gives up what is not needed from here on. Threads that come later inherit it, so there must be none before.
-fn lock_in(settings: &Settings, bootstrap: &Bootstrap) -> Result<Report, LockInError> {
-    let access =
-        Access::new(&settings.config, bootstrap, settings.identity.as_ref(), &settings.lock_in_paths);
-    let report = lockin::lock(settings.lock_in, &access)?;
-    report.tell();
-    Ok(report)
+///
+/// # Errors
+/// When the kernel could and does not.
+pub(crate) fn lock_in(settings: &Settings, bootstrap: &Bootstrap) -> Result<Report, LockInError> {
+    let identity = settings.identity.as_ref();
+    let mut access = Access::new(&settings.config, bootstrap, identity, &settings.lock_in_paths);
+    access.low_ports |= settings.admin.is_some_and(access::is_low);
+    lockin::lock(settings.lock_in, &access)
 }
 
 /// Tells the control thread of every new identity, and of its end.

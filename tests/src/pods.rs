@@ -99,6 +99,9 @@ impl Network {
         ip(&format!("-n {space} link set eth0 up"));
         ip(&format!("-n {space} addr add {v4}/24 dev eth0"));
         ip(&format!("-n {space} addr add {v6}/64 dev eth0 nodad"));
+        // What is nowhere in the network leaves the pod all the same.
+        ip(&format!("-n {space} route add default dev eth0"));
+        ip(&format!("-n {space} -6 route add default dev eth0"));
         Pod { space, v4, v6, binary: self.binary.clone() }
     }
 
@@ -218,6 +221,20 @@ impl Pod {
     pub fn redirect(&self, more: &[&str]) {
         let output = self.command(&self.binary).arg("redirect").args(more).output().expect("the proxy");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Whether our own command finds the redirection to work, run as a user of this number.
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn verify(&self, user: u32) -> Result<(), String> {
+        let mut command = self.command_as(&self.binary, (user, user));
+        let output = command.args(["redirect", "--verify"]).output().map_err(|error| error.to_string())?;
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
     }
 
     /// Starts its sidecar, as the proxy's user, and waits until it is ready. Its operator's endpoints are on 15000.

@@ -16,7 +16,7 @@ const LOG: &str = "access_log: [{name: f, typed_config: {\"@type\": type.googlea
 fn skipped(more: &[&str]) -> bool {
     let Some(why) = pods::missing(more) else { return false };
     assert!(std::env::var_os("CI").is_none(), "CI must have the lab: {why}");
-    println!("skipped: {why}");
+    println!("SKIPPED: {why}");
     true
 }
 
@@ -387,4 +387,21 @@ fn what_is_left_out_is_left_alone() {
     lab.server.redirect(&["--remove"]);
     let output = lab.stranger.curl(&[&format!("http://{v6}:8080/")], None);
     assert!(output.status.success(), "{}", text(&output));
+}
+
+#[test]
+fn a_pod_without_working_rules_is_told() {
+    if skipped(&[]) {
+        return;
+    }
+    let mut network = Network::new();
+    let pod = network.pod("alone");
+    assert!(pod.verify(4000).unwrap_err().contains("192.0.2.1:61613 was not redirected"));
+    pod.redirect(&["--ip-families", "ipv4"]);
+    assert!(pod.verify(4000).unwrap_err().contains("[2001:db8::1]:61613 was not redirected"));
+    pod.redirect(&[]);
+    pod.verify(4000).unwrap();
+    assert!(pod.verify(PROXY_ID).unwrap_err().contains("was not redirected"), "the proxy is left alone");
+    pod.redirect(&["--remove"]);
+    assert!(pod.verify(4000).is_err());
 }

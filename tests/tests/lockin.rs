@@ -70,7 +70,7 @@ fn everything_that_an_intruder_would_try_is_refused() {
 #[test]
 fn without_the_lock_in_nothing_of_it_is_refused() {
     if !is_root() {
-        println!("skipped: only root can do all of it without the lock-in");
+        println!("SKIPPED: only root can do all of it without the lock-in");
         return;
     }
     for level in ["off", "log"] {

@@ -7,8 +7,9 @@ use clap::Args;
 
 use super::{WRONG, complain, say};
 use crate::bootstrap::{self, Settings, StartError};
+use crate::lockin::Level;
 use crate::lockin::probe::{ATTEMPTS, Outcome};
-use crate::lockin::{self, Access, Level};
+use crate::run;
 
 /// Exit code when something was not refused.
 const OPEN: u8 = 3;
@@ -39,10 +40,8 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
 fn check(config: PathBuf) -> Result<bool, StartError> {
     let bootstrap = bootstrap::read(&config)?;
     let settings = Settings::from_env(config, |name| std::env::var(name).ok())?;
-    let access =
-        Access::new(&settings.config, &bootstrap, settings.identity.as_ref(), &settings.lock_in_paths);
-    let report = lockin::lock(settings.lock_in, &access)
-        .map_err(|error| StartError(vec![format!("lock-in: {error}")]))?;
+    let report =
+        run::lock_in(&settings, &bootstrap).map_err(|error| StartError(vec![format!("lock-in: {error}")]))?;
     say(&report.to_json().to_string());
     let config = settings.config.clone();
     let attempts = move || ATTEMPTS.iter().map(|attempt| attempt.make(&config)).collect::<Vec<Outcome>>();

@@ -5,14 +5,15 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use super::{WRONG, complain, say};
-use crate::redirect::{Backend, Families, Plan, PortRange, Subnet, apply, plan};
+use crate::redirect::{Backend, Families, Plan, PortRange, Subnet, apply, plan, verify};
 
-/// Exit code when the rules could not be set or removed.
+/// Exit code when the rules could not be set or removed, or do not work.
 const FAILED: u8 = 3;
 
 /// Sets packet filter rules in the current network namespace. Safe to run again: rules of an earlier run are replaced.
 ///
-/// Needs `CAP_NET_ADMIN`. Exit codes: 0 done; 2 wrong arguments; 3 the rules could not be set or removed.
+/// Needs `CAP_NET_ADMIN`. Exit codes: 0 done; 2 wrong arguments; 3 the rules could not be set or removed, or do not
+/// work.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Port of the proxy's outbound listener.
@@ -48,6 +49,10 @@ pub(super) struct Arguments {
     /// Removes the rules of earlier runs.
     #[arg(long)]
     remove: bool,
+    /// Changes nothing, but shows that the rules work, whoever has set them. Needs no capability; to be run before the
+    /// proxy, and not as its user and group.
+    #[arg(long, conflicts_with_all = ["remove", "dry_run"])]
+    verify: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -81,7 +86,7 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         Tool::Nftables => Backend::Nftables,
         Tool::Iptables => Backend::Iptables,
     };
-    let (dry_run, remove) = (arguments.dry_run, arguments.remove);
+    let (dry_run, remove, verify) = (arguments.dry_run, arguments.remove, arguments.verify);
     let plan = match checked(arguments) {
         Ok(plan) => plan,
         Err(error) => return failed(WRONG, &error),
@@ -89,6 +94,15 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
     if dry_run {
         say(apply::dry_run(&plan, backend).trim_end());
         return ExitCode::SUCCESS;
+    }
+    if verify {
+        return match verify::verify(&plan) {
+            Ok(()) => {
+                say("outbound connections are redirected");
+                ExitCode::SUCCESS
+            }
+            Err(error) => failed(FAILED, &error),
+        };
     }
     let done = if remove {
         apply::remove(backend).map(|()| "redirection removed".to_owned())

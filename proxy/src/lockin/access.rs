@@ -1,6 +1,7 @@
 //! What the proxy needs after its start: files by name, and sockets.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::report::Report;
@@ -116,8 +117,7 @@ impl Access {
         access.read.extend(more.0.iter().map(|path| marked(path)));
         access.write.extend(more.1.iter().map(|path| marked(path)));
         let listeners = bootstrap.resources.listeners.iter().map(|(_, listener)| listener.address);
-        access.low_ports =
-            listeners.chain(bootstrap.admin).any(|address| (1..1024).contains(&address.port()));
+        access.low_ports = listeners.chain(bootstrap.admin).any(is_low);
         access
     }
 
@@ -141,6 +141,12 @@ impl Access {
         grants.read.extend(resolver.ok().and_then(|path| place(&path)));
         grants
     }
+}
+
+/// Whether listening on it needs a capability.
+#[must_use]
+pub fn is_low(address: SocketAddr) -> bool {
+    (1..1024).contains(&address.port())
 }
 
 /// A slash at the end of a name stands for the directory itself.

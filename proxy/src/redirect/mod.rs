@@ -2,7 +2,7 @@
 //!
 //! Runs once, before the proxy and as somebody else: whoever sets rules needs `CAP_NET_ADMIN`, and the proxy needs
 //! nothing. [`plan`] says what is redirected and what is not, [`nftables`] and [`iptables`] write it down as pure
-//! functions, [`apply`] hands the text to the system's own tool. The proxy finds the original destination with
+//! functions, [`apply`] hands the text to the system's own tool, [`verify`] shows that they work. The proxy finds the original destination with
 //! [`crate::sys::original_destination`].
 //!
 //! What must hold, in both forms:
@@ -15,6 +15,7 @@ pub mod apply;
 pub mod iptables;
 pub mod nftables;
 pub mod plan;
+pub mod verify;
 
 pub use apply::{Backend, RedirectError};
 pub use plan::{Families, Plan, PlanError, PortRange, Subnet};
