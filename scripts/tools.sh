@@ -5,8 +5,9 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 
 need=""
-for pair in curl:curl python3:python3 nginx:nginx-light haproxy:haproxy wrk:wrk h2load:nghttp2-client strace:strace openssl:openssl taskset:util-linux \
-  ip:iproute2 nft:nftables sslscan:sslscan testssl:testssl.sh; do
+for pair in curl:curl python3:python3 nginx:nginx-light haproxy:haproxy wrk:wrk h2load:nghttp2-client strace:strace openssl:openssl \
+  taskset:util-linux ip:iproute2 nft:nftables iptables:iptables tcpdump:tcpdump setpriv:util-linux mariadbd:mariadb-server-core \
+  mariadb:mariadb-client-core sslscan:sslscan testssl:testssl.sh; do
   command -v "${pair%%:*}" >/dev/null 2>&1 || need="$need ${pair##*:}"
 done
 # nginx forwards opaque TCP only with this module.

@@ -14,6 +14,7 @@ use crate::bootstrap::{self, Settings, StartError};
 use crate::control::secrets::Own;
 use crate::control::{Control, Message, QUEUED_MESSAGES, TICK, overload};
 use crate::limit::pressure::Pressure;
+use crate::lockin::{self, Access, LockInError, Report, access};
 use crate::model::bootstrap::{AdsSource, Bootstrap};
 use crate::observe::{logging, series};
 use crate::policy::egress::Surroundings;
@@ -34,6 +35,8 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         .install_recorder()
         .map_err(|error| failed("metrics", &error))?;
     series::describe();
+    let locked = lock_in(settings, &bootstrap).map_err(|error| failed("lock-in", &error))?;
+    locked.tell();
     let pressure = Arc::new(Pressure::default());
     let workers = Workers::start(&WorkerSettings {
         count: settings.workers,
@@ -56,7 +59,13 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         loaded.map_err(|faults| bootstrap::lines(&settings.config, &faults))?;
         let state = SharedState::default();
         if let Some(address) = settings.admin.or(bootstrap.admin) {
-            let admin = Admin { control: messages.clone(), state: state.clone(), level, recorder };
+            let admin = Admin {
+                control: messages.clone(),
+                state: state.clone(),
+                level,
+                recorder,
+                lock_in: locked.to_json(),
+            };
             let bound = admin::start(address, admin)
                 .await
                 .map_err(|error| failed(&format!("admin: cannot listen on {address}"), &error))?;
@@ -83,6 +92,17 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
 /// What rules about destinations and events about them go by.
 fn surroundings(settings: &Settings, node: &Node) -> Arc<Surroundings> {
     Arc::new(Surroundings { workload: node.id.as_str().into(), api_server: settings.api_server })
+}
+
+/// Gives up what is not needed from here on. Threads that come later inherit it, so there must be none before.
+///
+/// # Errors
+/// When the kernel could and does not.
+pub(crate) fn lock_in(settings: &Settings, bootstrap: &Bootstrap) -> Result<Report, LockInError> {
+    let identity = settings.identity.as_ref();
+    let mut access = Access::new(&settings.config, bootstrap, identity, &settings.lock_in_paths);
+    access.low_ports |= settings.admin.is_some_and(access::is_low);
+    lockin::lock(settings.lock_in, &access)
 }
 
 /// Tells the control thread of every new identity, and of its end.

@@ -8,6 +8,7 @@ use outrider_proto::envoy::config::core::v3 as core;
 use outrider_proto::{Fault, Path};
 
 use super::cluster::Cluster;
+use super::files::NamedFiles;
 use super::identity::IdentitySource;
 use super::listener::Listener;
 use super::overload::Overload;
@@ -40,6 +41,8 @@ pub struct Bootstrap {
     pub identity: Option<IdentitySource>,
     /// What is done when the process runs short of something.
     pub overload: Option<Overload>,
+    /// The files that the file names, if that was looked for.
+    pub files: NamedFiles,
 }
 
 /// Which resources come over ADS, and from where.
@@ -81,8 +84,8 @@ impl Bootstrap {
             .overload_manager
             .as_ref()
             .map(|overload| path.field("overload_manager", |path| Overload::from_proto(overload, path)));
-        let node = value.node.unwrap_or_default();
-        let bootstrap = Self { node, admin, resources, ads, identity, overload };
+        let (node, files) = (value.node.unwrap_or_default(), NamedFiles::default());
+        let bootstrap = Self { node, admin, resources, ads, identity, overload, files };
         match path.finish(Some(bootstrap)) {
             Ok(bootstrap) if faults.is_empty() => Ok(bootstrap),
             Ok(_) => Err(faults),

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod concurrency;
 mod egress;
 pub mod endpoint;
+pub mod files;
 pub mod filter_chain;
 pub mod headers;
 pub mod health_check;

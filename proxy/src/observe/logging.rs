@@ -18,6 +18,7 @@ pub const MODULES: &[&str] = &[
     "control",
     "exchange",
     "identity",
+    "lockin",
     "observe",
     "run",
     "runtime",

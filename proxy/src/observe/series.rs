@@ -276,6 +276,12 @@ pub const SLOW: &[Family] = &[
     ),
     family("outrider_identity_valid", Kind::Gauge, &[], "Whether the workload has an identity now."),
     family(
+        "outrider_lock_in",
+        Kind::Gauge,
+        &["layer", "state"],
+        "1, for the state of each layer of the lock-in: held, logged, lacking (the kernel has none of it).",
+    ),
+    family(
         "outrider_reloads_total",
         Kind::Counter,
         &["outcome"],
