@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 60
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-demo: ## a proxy before two small backends, shown at work; Ctrl-C ends it
+demo: ## control server, workloads with sidecars, mutual TLS, policies, a canary; Ctrl-C ends it
 	@scripts/demo.sh
 
 tools: ## what tests and benchmarks need: Debian packages (as root) and a Python environment

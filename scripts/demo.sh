@@ -36,7 +36,7 @@ until_answers() {
   echo "demo: $1 does not answer; logs:"; tail -n 5 "$work"/*.log; exit 1
 }
 
-"$bin/outrider-control" --config-dir "$work/mesh" "${domain[@]}" --address 127.0.0.1:20012 --api-address $api \
+"$bin/outrider-control" --config-dir "$work/mesh" "${domain[@]}" --address 127.0.0.1:20010 --api-address $api \
   >"$work/control.log" 2>&1 & pids+=($!)
 until_answers "http://$api/readyz"
 

@@ -77,7 +77,7 @@ def page():
             ["object", "conditions"],
             [
                 (
-                    text(f"{o['kind']} {o['namespace']}/{o['name']}"),
+                    text(o["key"]),
                     "<br>".join(
                         f"<span class={'ok' if c['status'] == 'True' else 'no'}>{text(c['type'])}: {text(c['status'])}</span> "
                         f"<small>{text(c.get('message') or '')}</small>"
