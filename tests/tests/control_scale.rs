@@ -18,6 +18,7 @@ use prost_types::{Struct, Value};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 
 const SERVICES: usize = 10_000;
 const ENDPOINTS: usize = 5;
@@ -73,9 +74,8 @@ async fn proxy(number: usize, port: u16, told: mpsc::UnboundedSender<Told>) {
         };
         send.send(request).await.unwrap();
     }
-    let mut responses =
-        client.delta_aggregated_resources(ReceiverStream::new(requests)).await.unwrap().into_inner();
-    while let Ok(Some(response)) = responses.message().await {
+    let mut responses = client.delta_aggregated_resources(ReceiverStream::new(requests)).await?.into_inner();
+    while let Some(response) = responses.message().await? {
         let bytes = response.encoded_len();
         let about = response.resources.iter().any(|one| one.name == "outbound|80||s0.shop");
         let changed = about && response.type_url == type_url::ENDPOINTS;
@@ -84,13 +84,12 @@ async fn proxy(number: usize, port: u16, told: mpsc::UnboundedSender<Told>) {
             response_nonce: response.nonce,
             ..Default::default()
         };
-        if send.send(answer).await.is_err() {
-            return;
-        }
-        if changed && told.send((Instant::now(), bytes)).is_err() {
-            return;
+        let sent = send.send(answer).await.is_ok();
+        if !sent || (changed && told.send((Instant::now(), bytes)).is_err()) {
+            break;
         }
     }
+    Ok(())
 }
 
 fn rss_mib(control: &Control) -> u64 {

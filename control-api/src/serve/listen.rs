@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -25,6 +25,8 @@ use crate::auth::Peer;
 const MAX_CONNECTIONS: usize = 2 * MAX_PROXIES;
 /// Handshakes at a time; more wait in the kernel.
 const MAX_HANDSHAKES: usize = 256;
+/// Connections that wait in the kernel: after a restart all proxies come at once. The system's own limit holds, too.
+const BACKLOG: u32 = 16 * 1024;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long to wait when the system has no room for a connection.
@@ -48,19 +50,25 @@ pub struct Tls {
     pub trust_domain: Arc<str>,
 }
 
-/// Binds the address; in plaintext to loopback only.
+/// Binds the address, inside of an event loop; in plaintext to loopback only.
 ///
 /// # Errors
 /// When it cannot be had, or would put plaintext on a network.
-pub async fn bind(address: SocketAddr, transport: &Transport) -> io::Result<TcpListener> {
+pub fn bind(address: SocketAddr, transport: &Transport) -> io::Result<TcpListener> {
     if matches!(transport, Transport::Plaintext) && !address.ip().is_loopback() {
         let reason =
             format!("{address}: plaintext is for loopback addresses; leave it off, or listen on one");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
     }
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))
+    listen(address).map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // The connections of before a restart are no reason to wait.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Accepts connections until the stream that comes of it is dropped.

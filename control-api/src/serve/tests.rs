@@ -47,7 +47,7 @@ impl Lab {
             differ: Arc::default(),
             ending: ending.clone(),
         };
-        let listener = bind("127.0.0.1:0".parse().unwrap(), &Transport::Plaintext).await.unwrap();
+        let listener = bind("127.0.0.1:0".parse().unwrap(), &Transport::Plaintext).unwrap();
         let address = listener.local_addr().unwrap();
         let services = Routes::new(Ads::service(shared, access));
         let served = tokio::spawn(server::run(services, listener, Transport::Plaintext, ending));
@@ -192,6 +192,6 @@ async fn the_end_is_told_to_proxies_and_does_not_take_long() {
 
 #[tokio::test]
 async fn plaintext_is_for_loopback() {
-    let error = bind("0.0.0.0:0".parse().unwrap(), &Transport::Plaintext).await.unwrap_err();
+    let error = bind("0.0.0.0:0".parse().unwrap(), &Transport::Plaintext).unwrap_err();
     assert!(error.to_string().contains("loopback"), "{error}");
 }

@@ -108,7 +108,7 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
     let mut services = Routes::new(Ads::service(shared, access));
     services =
         services.add_service(Identities::service(Arc::clone(&base.authority), Arc::clone(&base.join) as _));
-    let (listener, transport) = listener(&serve, &base).await?;
+    let (listener, transport) = listener(&serve, &base)?;
     let address = listener.local_addr().map_err(|error| StartError::of("--address")(&error))?;
     // Not before proxies can connect: who asks whether it is ready shall not be told too early.
     let api = api::start(serve.api_address, api, ending.clone());
@@ -169,7 +169,7 @@ async fn source(serve: &Serve) -> Result<watch::Receiver<View>, StartError> {
     Ok(view)
 }
 
-async fn listener(serve: &Serve, base: &Base) -> Result<(TcpListener, Transport), StartError> {
+fn listener(serve: &Serve, base: &Base) -> Result<(TcpListener, Transport), StartError> {
     let authority = Arc::clone(&base.authority);
     tokio::spawn(async move { authority.run().await });
     tokio::spawn(follow_roots(base.state.clone(), Arc::clone(&base.authority)));
@@ -183,7 +183,7 @@ async fn listener(serve: &Serve, base: &Base) -> Result<(TcpListener, Transport)
         tokio::spawn(keeper.run());
         Transport::Tls(tls)
     };
-    let listener = listen::bind(serve.address, &transport).await;
+    let listener = listen::bind(serve.address, &transport);
     Ok((listener.map_err(|error| StartError::of("--address")(&error))?, transport))
 }
 
