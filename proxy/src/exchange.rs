@@ -35,6 +35,7 @@ use crate::http::heads::Heads;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::path::{self, Normalized};
 use crate::identity::PeerIdentity;
+use crate::limit::pressure::Stage;
 use crate::model::route_table::VirtualHost;
 use crate::model::{ForwardAction, HttpChain, Route, RouteAction, RouteTable, Snapshot};
 use crate::observe::Reason;
@@ -136,6 +137,9 @@ async fn answer<D: Downstream>(
     (snapshot, report): (&Snapshot, &mut Report),
 ) -> Outcome {
     let chain = &origin.chain;
+    if origin.worker.pressure.holds(Stage::RefuseRequests, || origin.worker.draw()) {
+        return reply::local(down, request, response, (Reason::Overloaded, None), report).await;
+    }
     match path::normalize(&mut request.path, chain.path) {
         Ok(Normalized::Forward) => {}
         Ok(Normalized::Redirect) => {
@@ -158,7 +162,7 @@ async fn answer<D: Downstream>(
     if !origin.chain.policies.is_empty() && !authorize::decide(request, origin, routed.as_ref(), report) {
         return reply::local(down, request, response, (Reason::AuthorizationDenied, None), report).await;
     }
-    if !origin.chain.limits.is_empty()
+    if (!origin.chain.limits.is_empty() || origin.chain.concurrency.is_some())
         && let Some(over) = limit::over(request, origin, routed.as_ref(), report)
     {
         return limit::refuse(down, request, response, (over, routed.as_ref()), report).await;

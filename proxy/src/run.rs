@@ -12,7 +12,8 @@ use tokio::time::{Instant, interval, sleep_until};
 use crate::admin::{self, Admin, SharedState, State};
 use crate::bootstrap::{self, Settings, StartError};
 use crate::control::secrets::Own;
-use crate::control::{Control, Message, QUEUED_MESSAGES, TICK};
+use crate::control::{Control, Message, QUEUED_MESSAGES, TICK, overload};
+use crate::limit::pressure::Pressure;
 use crate::model::bootstrap::{AdsSource, Bootstrap};
 use crate::observe::{logging, series};
 use crate::policy::egress::Surroundings;
@@ -33,11 +34,13 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         .install_recorder()
         .map_err(|error| failed("metrics", &error))?;
     series::describe();
+    let pressure = Arc::new(Pressure::default());
     let workers = Workers::start(&WorkerSettings {
         count: settings.workers,
         max_connections: settings.max_connections,
         names_reason: settings.names_reason,
         surroundings: surroundings(settings, &bootstrap.node),
+        pressure: Arc::clone(&pressure),
         drain_timeout: settings.drain_timeout,
     })
     .map_err(|error| failed("workers", &error))?;
@@ -45,6 +48,9 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         Builder::new_current_thread().enable_all().build().map_err(|error| failed("event loop", &error))?;
     let control = LocalSet::new().block_on(&runtime, async {
         let (messages, inbox) = mpsc::channel(QUEUED_MESSAGES);
+        if let Some(overload) = bootstrap.overload.take() {
+            tokio::spawn(overload::watch(overload, pressure, workers.own_shard().clone()));
+        }
         let mut control = Control::new(workers, settings.workers, messages.clone());
         let loaded = control.load(std::mem::take(&mut bootstrap.resources));
         loaded.map_err(|faults| bootstrap::lines(&settings.config, &faults))?;

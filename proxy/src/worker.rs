@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 
 use crate::http::heads::HeadPool;
 use crate::identity::Revoked;
+use crate::limit::pressure::Pressure;
 use crate::model::{RouteTable, Snapshot};
 use crate::observe::Reason;
 use crate::observe::access_log::{AccessLogger, LogQueue};
@@ -51,6 +52,8 @@ pub struct Worker {
     pub names_reason: bool,
     /// What is known of the place it runs in.
     pub surroundings: Arc<Surroundings>,
+    /// How short the process is of what it needs.
+    pub pressure: Arc<Pressure>,
     /// Mirrored requests under way.
     pub mirrors: Cell<u32>,
     snapshot: RefCell<Arc<Snapshot>>,
@@ -58,15 +61,24 @@ pub struct Worker {
     events: Throttle,
 }
 
+/// What all workers have in common.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// What is in use of what clusters limit.
+    pub usage: Arc<UsageRegistry>,
+    /// Whether answers of our own say their reason in a header.
+    pub names_reason: bool,
+    /// What is known of the place they run in.
+    pub surroundings: Arc<Surroundings>,
+    /// How short the process is of what it needs.
+    pub pressure: Arc<Pressure>,
+}
+
 impl Worker {
     /// A worker without configuration.
     #[must_use]
-    pub fn new(
-        metrics: Shard,
-        usage: Arc<UsageRegistry>,
-        logs: LogQueue,
-        (names_reason, surroundings): (bool, Arc<Surroundings>),
-    ) -> Self {
+    pub fn new(metrics: Shard, logs: LogQueue, shared: Shared) -> Self {
+        let Shared { usage, names_reason, surroundings, pressure } = shared;
         let buffers = Rc::new(BufferPool::default());
         Self {
             clusters: Clusters::new(usage, Rc::clone(&buffers)),
@@ -82,6 +94,7 @@ impl Worker {
             random: RefCell::new(fastrand::Rng::new()),
             names_reason,
             surroundings,
+            pressure,
             mirrors: Cell::new(0),
             snapshot: RefCell::default(),
             revoked: RefCell::default(),

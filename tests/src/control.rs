@@ -114,6 +114,12 @@ impl Control {
         self.folder.join("state")
     }
 
+    /// Resident memory, in bytes.
+    #[must_use]
+    pub fn rss_bytes(&self) -> u64 {
+        self.process.as_ref().map_or(0, Process::rss_bytes)
+    }
+
     /// What it has logged since it was started.
     #[must_use]
     pub fn log(&self) -> String {

@@ -1,7 +1,8 @@
-//! `outrider`, the operator's command line: what can be said about objects without a server.
+//! `outrider`, the operator's command line: what can be said about objects without a server, and what a running one says.
 
 mod crds;
 mod report;
+mod server;
 mod validate;
 
 use std::ffi::OsString;
@@ -49,6 +50,8 @@ enum Command {
     },
     /// Writes the definitions of our own kinds, for `kubectl apply -f -`.
     Crds,
+    #[command(flatten)]
+    Server(server::Question),
 }
 
 /// Runs the command of this process.
@@ -78,6 +81,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write, e
             })
         }
         Command::Crds => crds::write(out).map(|()| OK),
+        Command::Server(question) => server::run(&question, out),
     };
     done.unwrap_or_else(|error| {
         // A reader that has enough, like `head`, is no reason to complain.

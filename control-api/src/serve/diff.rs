@@ -2,14 +2,14 @@
 //! the last answers are remembered.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use outrider_proto::envoy::config::cluster::v3::{Cluster, cluster};
 use prost::Message as _;
 
 use crate::snapshot::{Kind, Resource, Resources};
 
-/// Answers that are remembered. Each keeps its two sets in memory.
+/// Answers that are remembered, as long as somebody has the sets that they are about.
 const REMEMBERED: usize = 32;
 /// Smaller sets are compared again.
 const WORTH_REMEMBERING: usize = 32;
@@ -28,8 +28,9 @@ pub(super) struct Diff {
 
 #[derive(Debug)]
 struct Remembered {
-    old: Arc<Resources>,
-    new: Arc<Resources>,
+    /// While these are there no other set can have their addresses.
+    old: Weak<Resources>,
+    new: Weak<Resources>,
     diff: Arc<Diff>,
 }
 
@@ -51,8 +52,9 @@ impl Differ {
         let diff = Arc::new(compare(kind, old, new));
         if !small {
             let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+            remembered.retain(|one| one.old.strong_count() > 0 && one.new.strong_count() > 0);
             remembered.truncate(REMEMBERED - 1);
-            let (old, new) = (Arc::clone(old), Arc::clone(new));
+            let (old, new) = (Arc::downgrade(old), Arc::downgrade(new));
             remembered.push_front(Remembered { old, new, diff: Arc::clone(&diff) });
         }
         diff
@@ -61,7 +63,10 @@ impl Differ {
     fn find(&self, old: &Arc<Resources>, new: &Arc<Resources>) -> Option<Arc<Diff>> {
         let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = remembered.iter();
-        let found = all.find(|one| Arc::ptr_eq(&one.old, old) && Arc::ptr_eq(&one.new, new))?;
+        let found = all.find(|one| {
+            std::ptr::eq(one.old.as_ptr(), Arc::as_ptr(old))
+                && std::ptr::eq(one.new.as_ptr(), Arc::as_ptr(new))
+        })?;
         Some(Arc::clone(&found.diff))
     }
 }
@@ -90,4 +95,33 @@ fn endpoints_name(name: &Arc<str>, resource: &Resource) -> Option<Arc<str>> {
     );
     let named = message.eds_cluster_config.map(|config| config.service_name).unwrap_or_default();
     eds.then(|| if named.is_empty() { Arc::clone(name) } else { named.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(version: usize) -> Arc<Resources> {
+        let resource = |name: usize| Resource {
+            version: if name == 0 { version.to_string() } else { "1".to_owned() }.into(),
+            body: bytes::Bytes::new(),
+            origin: "Test//a".into(),
+        };
+        Arc::new((0..WORTH_REMEMBERING).map(|name| (name.to_string().into(), resource(name))).collect())
+    }
+
+    #[test]
+    fn an_answer_is_remembered_as_long_as_its_sets_are_there() {
+        let (differ, old, new) = (Differ::default(), set(1), set(2));
+        let first = differ.diff(Kind::Route, &old, &new);
+        assert_eq!((first.changed.as_slice(), first.removed.len()), (&["0".into()][..], 0));
+        assert!(Arc::ptr_eq(&first, &differ.diff(Kind::Route, &old, &new)));
+        assert!(!Arc::ptr_eq(&first, &differ.diff(Kind::Route, &new, &old)), "the way back is another");
+        drop(old);
+        for version in 3..3 + 2 * REMEMBERED {
+            differ.diff(Kind::Route, &new, &set(version));
+        }
+        let remembered = differ.remembered.lock().unwrap();
+        assert!(remembered.len() <= 2, "{}", remembered.len());
+    }
 }

@@ -18,6 +18,7 @@ use crate::http::h1::request::{HeadError, HeadLimits};
 use crate::http::h1::server::{H1Server, NoRequest};
 use crate::http::heads::Heads;
 use crate::http::message::{BodyLength, RequestHead};
+use crate::limit::pressure::Stage;
 use crate::observe::Reason;
 use crate::transport::Transport;
 
@@ -44,7 +45,8 @@ pub async fn serve(transport: Transport, mut origin: Origin, drain: Drain) {
         }
         served = served.saturating_add(1);
         let last = origin.chain.max_requests.is_some_and(|limit| served >= limit);
-        if last || drain.has_begun() {
+        let short = origin.worker.pressure.holds(Stage::StopKeepAlive, || origin.worker.draw());
+        if last || short || drain.has_begun() {
             server.close_after_response();
         }
         if let Some(renewed) = origin.renewed() {

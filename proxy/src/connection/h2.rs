@@ -20,6 +20,7 @@ use crate::http::h2::convert::{self, HeadError};
 use crate::http::h2::server::H2Server;
 use crate::http::heads::Heads;
 use crate::http::message::{BodyLength, RequestHead};
+use crate::limit::pressure::Stage;
 use crate::observe::Reason;
 use crate::observe::metrics::Labels;
 use crate::observe::series::PANICS;
@@ -121,7 +122,9 @@ impl Streams {
     }
 
     fn is_used_up(&mut self) -> bool {
-        let used_up = self.origin.chain.max_requests.is_some_and(|limit| self.accepted >= limit);
+        let worker = &self.origin.worker;
+        let used_up = self.origin.chain.max_requests.is_some_and(|limit| self.accepted >= limit)
+            || worker.pressure.holds(Stage::StopKeepAlive, || worker.draw());
         if used_up {
             self.connection.graceful_shutdown();
         }

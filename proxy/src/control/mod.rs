@@ -6,6 +6,7 @@
 pub mod change;
 pub mod dns;
 pub mod health;
+pub mod overload;
 mod redact;
 pub mod secrets;
 mod show;

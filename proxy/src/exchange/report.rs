@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::Origin;
+use super::limit::Place;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::model::Route;
 use crate::observe::format::Record;
@@ -47,6 +48,8 @@ pub struct Report {
     pub reason: Option<Reason>,
     /// What policies have said.
     pub authorized: Authorized,
+    /// The place among the requests at a time, where there is a limit on them.
+    pub(super) place: Option<Place>,
     /// Body bytes from the client.
     pub received_bytes: u64,
     /// Body bytes to the client.
@@ -73,6 +76,7 @@ impl Report {
             flags: Flags::NONE,
             reason: None,
             authorized: Authorized::default(),
+            place: None,
             received_bytes: 0,
             sent_bytes: 0,
         }
@@ -142,6 +146,9 @@ impl Report {
     pub fn finish(&mut self, request: &RequestHead, response: &ResponseHead, origin: &Origin) {
         if let Some(reason) = origin.standing.ended() {
             self.ended(reason);
+        }
+        if let Some(place) = self.place.take() {
+            place.give_back(self.reason.is_none());
         }
         let worker = &origin.worker;
         let outcome = Outcome {

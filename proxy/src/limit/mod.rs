@@ -2,7 +2,9 @@
 
 pub mod bucket;
 pub mod descriptor;
+pub mod gradient;
 pub mod keyed;
+pub mod pressure;
 pub mod rate;
 
 pub use bucket::{Bucket, Rate};

@@ -3,20 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrider_proto::Path;
 use outrider_proto::envoy::config::core::v3 as core;
-use outrider_proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
-use outrider_proto::envoy::extensions::filters::http::rbac::v3::Rbac;
-use outrider_proto::envoy::extensions::filters::http::router::v3::Router;
 use outrider_proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
-use outrider_proto::{Path, unpack};
 use pb::http_connection_manager::{CodecType, PathWithEscapedSlashesAction, RouteSpecifier, StripPortMode};
 
 use super::access_log::{self, AccessLog};
+use super::http_filters::{Filters, check_overrides, filters};
 use super::parse;
-use super::rate_limit::{self, HttpLimit};
-use super::rbac::{self, HttpPolicies};
+use super::rate_limit::HttpLimit;
+use super::rbac::HttpPolicies;
 use super::route_table::RouteTable;
 use crate::http::path::{EscapedSlashes, PathOptions};
+use crate::limit::gradient::Gradient;
 
 /// Envoy's default of `stream_idle_timeout`.
 const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -66,6 +65,8 @@ pub struct HttpChain {
     pub policies: Vec<HttpPolicies>,
     /// Limits on the rate of requests, in the order of the filters.
     pub limits: Vec<HttpLimit>,
+    /// Limit on requests at a time.
+    pub concurrency: Option<Arc<Gradient>>,
     /// HTTP/1.0 is served.
     pub accept_http10: bool,
     /// HTTP/2 settings.
@@ -211,7 +212,7 @@ impl HttpChain {
     pub(super) fn from_proto(value: &pb::HttpConnectionManager, path: &mut Path) -> Option<Self> {
         let stat_prefix = parse::required(&value.stat_prefix, "stat_prefix", path);
         let routes = routes(value, path);
-        let Filters { policies, limits } = filters(&value.http_filters, path);
+        let Filters { policies, limits, concurrency } = filters(&value.http_filters, path);
         if let Some(RouteSource::Inline(table)) = &routes {
             check_overrides(table, (&policies, &limits), path);
         }
@@ -271,6 +272,7 @@ impl HttpChain {
             routes: routes?,
             policies,
             limits,
+            concurrency: concurrency.map(Arc::new),
         })
     }
 
@@ -348,64 +350,6 @@ fn routes(value: &pb::HttpConnectionManager, path: &mut Path) -> Option<RouteSou
             parse::required(&rds.route_config_name, "route_config_name", path).map(RouteSource::Named)
         }),
         None => path.refuse("one of route_config and rds is needed"),
-    }
-}
-
-/// What stands before the router.
-#[derive(Default)]
-struct Filters {
-    policies: Vec<HttpPolicies>,
-    limits: Vec<HttpLimit>,
-}
-
-/// The filters before the router, which must be the last.
-fn filters(filters: &[pb::HttpFilter], path: &mut Path) -> Filters {
-    let mut found = Filters::default();
-    for (index, filter) in filters.iter().enumerate() {
-        path.item("http_filters", index, |path| {
-            let name = parse::required(&filter.name, "name", path);
-            let Some(pb::http_filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
-                path.fault_at("typed_config", "missing");
-                return;
-            };
-            let is_last = index + 1 == filters.len();
-            if let Some(value) = unpack::<Rbac>(any) {
-                let filter = path.field("typed_config", |path| rbac::http_filter(&value, path));
-                found.policies.extend(name.map(|name| HttpPolicies { name, filter }));
-                if is_last {
-                    path.fault("the router must be the last filter");
-                }
-            } else if let Some(value) = unpack::<LocalRateLimit>(any) {
-                let limit = path.field("typed_config", |path| rate_limit::requests(&value, path));
-                found.limits.extend(name.zip(limit).map(|(name, limit)| HttpLimit { name, limit }));
-                if is_last {
-                    path.fault("the router must be the last filter");
-                }
-            } else if unpack::<Router>(any).is_none() {
-                path.fault_at("typed_config", format!("\"{}\" is not an HTTP filter", any.type_url));
-            } else if !is_last {
-                path.fault("the router must be the last filter");
-            }
-        });
-    }
-    if filters.is_empty() {
-        path.fault_at("http_filters", "missing; the last filter must be the router");
-    }
-    found
-}
-
-/// What the listener's own routes say to filters must be heard by one.
-fn check_overrides(table: &RouteTable, (policies, limits): (&[HttpPolicies], &[HttpLimit]), path: &mut Path) {
-    for (name, is_limit) in table.filter_names() {
-        let heard = if is_limit {
-            limits.iter().any(|filter| &*filter.name == name)
-        } else {
-            policies.iter().any(|filter| &*filter.name == name)
-        };
-        if !heard {
-            let reason = format!("typed_per_filter_config names \"{name}\", which is none of http_filters");
-            path.fault_at("route_config", reason);
-        }
     }
 }
 

@@ -131,6 +131,8 @@ reasons! {
     OverflowConnections "overflow_max_connections" 503 UO Upstream Again "max_connections of the cluster is reached." "Raise the circuit breaker, or look at why connections stay open.";
     OverflowPending "overflow_max_pending_requests" 503 UO Upstream Again "max_pending_requests of the cluster is reached." "Raise the circuit breaker, or add endpoints.";
     OverflowRequests "overflow_max_requests" 503 UO Upstream Again "max_requests of the cluster is reached." "Raise the circuit breaker, or add endpoints.";
+    OverflowConcurrency "overflow_concurrency" 503 NONE Upstream Again "The adaptive limit on requests at a time is reached: with more the service would get slower." "Give the service more instances; or look at why it is slow.";
+    Overloaded "overloaded" 503 OM Policy Again "The proxy is short of memory, connections or files and refuses requests." "Look at outrider_overload_pressure_percent; give the proxy more, or find out who asks so much.";
     OverflowRetries "overflow_max_retries" 503 UO Upstream Again "The cluster's limit on retries is reached." "Look at the upstream: it fails more than the retries allow.";
     RouteTimeout "route_timeout" 504 UT Upstream Again "The response was not complete within the route's timeout." "Look at the upstream, or raise the timeout.";
     PerTryTimeout "per_try_timeout" 504 UT Upstream Again "No response within per_try_timeout, and no retry was left." "Look at the upstream, or raise the timeout.";

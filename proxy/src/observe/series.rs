@@ -152,6 +152,20 @@ pub const PLAINTEXT: Family = Family {
     kind: Kind::Counter,
     labels: &["listener", "source"],
 };
+/// `outrider_overload_pressure_percent`
+pub const OVERLOAD_PRESSURE: Family = Family {
+    name: "outrider_overload_pressure_percent",
+    help: "How much of a resource is used, where the overload manager looks at it.",
+    kind: Kind::Gauge,
+    labels: &["resource"],
+};
+/// `outrider_overload_action_percent`
+pub const OVERLOAD_STAGE: Family = Family {
+    name: "outrider_overload_action_percent",
+    help: "For which share of cases an action of the overload manager is in force.",
+    kind: Kind::Gauge,
+    labels: &["action"],
+};
 /// `outrider_rate_limited_total`
 pub const RATE_LIMITED: Family = Family {
     name: "outrider_rate_limited_total",
@@ -207,6 +221,8 @@ pub const ALL: &[Family] = &[
     TLS_HANDSHAKES,
     PLAINTEXT,
     EGRESS,
+    OVERLOAD_PRESSURE,
+    OVERLOAD_STAGE,
     RATE_LIMITED,
     AUTHZ_ALLOWED,
     AUTHZ_DENIED,

@@ -15,12 +15,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::listeners::Listeners;
 use super::sockets::BoundListener;
 use crate::identity::Revoked;
+use crate::limit::pressure::Pressure;
 use crate::model::Snapshot;
 use crate::observe::access_log::LogQueue;
 use crate::observe::metrics::Shard;
 use crate::policy::egress::Surroundings;
 use crate::upstream::usage::UsageRegistry;
-use crate::worker::Worker;
+use crate::worker::{Shared, Worker};
 
 /// How often a worker looks after what can wait: access log batches, ended connections.
 const TICK: Duration = Duration::from_millis(100);
@@ -51,6 +52,8 @@ pub struct WorkerSettings {
     pub names_reason: bool,
     /// What is known of the place they run in.
     pub surroundings: Arc<Surroundings>,
+    /// How short the process is of what it needs.
+    pub pressure: Arc<Pressure>,
     /// How long connections of a changed listener, and of a proxy that is ending, may take.
     pub drain_timeout: Duration,
 }
@@ -85,8 +88,13 @@ impl Workers {
             let (news, usage, logs, settings) =
                 (publish.subscribe(), Arc::clone(&usage), logs.clone(), settings.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let about = (settings.names_reason, settings.surroundings);
-                let worker = Rc::new(Worker::new(shard, usage, logs, about));
+                let shared = Shared {
+                    usage,
+                    names_reason: settings.names_reason,
+                    surroundings: settings.surroundings,
+                    pressure: settings.pressure,
+                };
+                let worker = Rc::new(Worker::new(shard, logs, shared));
                 let listeners = Listeners::new(
                     Rc::clone(&worker),
                     index,
