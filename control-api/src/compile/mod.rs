@@ -99,6 +99,8 @@ pub struct Mesh {
     inbound: Resources,
     /// The namespaces whose clients are told something else than others.
     consumers: BTreeSet<Arc<str>>,
+    /// Whether our own proxy is told anything that Envoy is not.
+    ours: bool,
     statuses: Statuses,
     /// Made when they are first asked for.
     views: Mutex<BTreeMap<ViewKey, View>>,
@@ -159,6 +161,7 @@ impl Mesh {
         }
         report(&objects, &compiled, &mut statuses);
         let consumers = compiled.values().flat_map(|service| service.consumers.keys().cloned()).collect();
+        let ours = compiled.values().any(|service| !service.ours.is_empty());
         let inbound = inbound_clusters(&objects, &services, old.map(|old| &old.inbound));
         let lock = |old: &Self| old.views.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let own = |old: &Self| old.own.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -169,6 +172,7 @@ impl Mesh {
             compiled,
             inbound,
             consumers,
+            ours,
             statuses,
             views: Mutex::default(),
             outbound: Mutex::default(),
@@ -224,8 +228,11 @@ impl Mesh {
     }
 
     fn view(&self, namespace: Option<&Arc<str>>, dialect: Dialect) -> View {
-        // Our proxy and Envoy are told the same.
-        let dialect = if dialect == Dialect::Grpc { Dialect::Grpc } else { Dialect::Envoy };
+        // Mostly our proxy and Envoy are told the same.
+        let dialect = match dialect {
+            Dialect::Outrider if !self.ours => Dialect::Envoy,
+            Dialect::Outrider | Dialect::Envoy | Dialect::Grpc => dialect,
+        };
         let key: ViewKey = (namespace.cloned(), dialect);
         let known = self.views.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
         if let Some(view) = known {
@@ -238,7 +245,7 @@ impl Mesh {
                 self.old_views.get(&(namespace.cloned(), Dialect::Envoy)).zip(self.old_views.get(&key));
             View::of_grpc(&proxies, &self.compiled, &self.settings, before)
         } else {
-            View::of_proxies(&self.compiled, name, &self.inbound)
+            View::of_proxies(&self.compiled, name, (&self.inbound, dialect == Dialect::Outrider))
         };
         // A namespace that has routes of its own only now was told what all others were.
         let old = self.old_views.get(&key).or_else(|| self.old_views.get(&(None, dialect)));

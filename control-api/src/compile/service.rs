@@ -29,6 +29,8 @@ pub(super) type Named = Vec<(Arc<str>, Resource)>;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Compiled {
     pub(super) clusters: Named,
+    /// Those of the clusters that only our own proxy can read, as it is told instead.
+    pub(super) ours: Named,
     pub(super) endpoints: Named,
     /// The ports that have route tables, and the names of these.
     pub(super) tables: Vec<(u16, String)>,
@@ -170,6 +172,9 @@ impl Context<'_> {
             ));
         }
         let name: Arc<str> = name.into();
+        if let Some(ours) = calls.ours(&cluster) {
+            keep(&mut compiled.ours, &name, wire::resource(&ours, &origin), &mut compiled.warnings);
+        }
         let (cluster, endpoints) = (wire::resource(&cluster, &origin), wire::resource(&endpoints, &origin));
         keep(&mut compiled.clusters, &name, cluster, &mut compiled.warnings);
         keep(&mut compiled.endpoints, &name, endpoints, &mut compiled.warnings);

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_proto::envoy::config::cluster::v3 as cluster;
+use outrider_proto::envoy::config::core::v3 as core;
 use outrider_proto::envoy::config::route::v3 as pb;
+use outrider_proto::outrider::load_balancing::v1::PeakEwma;
 
 use super::attach::age;
 use super::model::{MeshService, ServicePort};
@@ -37,7 +39,6 @@ pub(super) fn policies(
     sorted.sort_by(|left, right| age(&left.meta).cmp(&age(&right.meta)));
     let mut policies = Policies::new();
     for policy in sorted {
-        unsupported(policy, statuses);
         for target in &policy.spec.target_refs {
             let key = Key::new(ObjectKind::Service, &policy.key.namespace, &target.name);
             let ports: Vec<u16> = services
@@ -79,20 +80,6 @@ fn is_meant(target: &TargetRef, port: &ServicePort) -> bool {
         .is_none_or(|section| section == port.name || section.parse() == Ok(port.number))
 }
 
-/// What the proxy cannot do yet is said, never passed over; the rest of the policy holds.
-fn unsupported(policy: &Object<TrafficPolicy>, statuses: &mut Statuses) {
-    let balancer = policy.spec.load_balancer.is_some_and(|balancer| balancer.policy == LbPolicy::PeakEwma);
-    for (is_set, message) in [
-        (balancer, "spec.loadBalancer.policy: PeakEwma is not built yet; LeastRequest is used"),
-        (policy.spec.outlier_detection.is_some(), "spec.outlierDetection: not enforced by the proxy yet"),
-    ] {
-        if is_set {
-            let place = (&policy.key, "");
-            statuses.refuse(place, ConditionKind::PartiallyInvalid, "UnsupportedValue", message);
-        }
-    }
-}
-
 impl Calls {
     fn spec(&self) -> Option<&TrafficPolicy> {
         self.policy.as_ref().map(|policy| &policy.spec)
@@ -106,6 +93,23 @@ impl Calls {
     /// Whether mutual TLS was turned off by the operator.
     pub(super) fn is_plaintext(&self) -> bool {
         self.spec().and_then(|spec| spec.mtls) == Some(MtlsUse::Disabled)
+    }
+
+    /// What only our own proxy knows of a cluster, put on one that anybody can read; `None` when there is nothing.
+    pub(super) fn ours(&self, common: &cluster::Cluster) -> Option<cluster::Cluster> {
+        let balancer = self.spec()?.load_balancer?;
+        (balancer.policy == LbPolicy::PeakEwma).then(|| cluster::Cluster {
+            lb_policy: cluster::cluster::LbPolicy::LoadBalancingPolicyConfig.into(),
+            load_balancing_policy: Some(cluster::LoadBalancingPolicy {
+                policies: vec![cluster::load_balancing_policy::Policy {
+                    typed_extension_config: Some(core::TypedExtensionConfig {
+                        name: "outrider.load_balancing.peak_ewma".to_owned(),
+                        typed_config: Some(wire::any(&PeakEwma::default())),
+                    }),
+                }],
+            }),
+            ..common.clone()
+        })
     }
 
     /// Whether endpoints without an identity are left out, though nobody else has one either.
@@ -166,6 +170,13 @@ impl Calls {
                 })
             });
         }
+        value.outlier_detection = spec.outlier_detection.map(|outliers| cluster::OutlierDetection {
+            consecutive_5xx: outliers.consecutive_errors,
+            interval: outliers.interval.map(|time| wire::duration(time.0)),
+            base_ejection_time: outliers.base_ejection_time.map(|time| wire::duration(time.0)),
+            max_ejection_percent: outliers.max_ejection_percent,
+            ..Default::default()
+        });
         if let Some(breaker) = spec.circuit_breaker {
             value.circuit_breakers = Some(cluster::CircuitBreakers {
                 thresholds: vec![cluster::circuit_breakers::Thresholds {

@@ -86,11 +86,17 @@ pub(super) type All = BTreeMap<Key, Arc<Compiled>>;
 
 impl View {
     /// As proxies see it. `inbound` are the clusters of local applications, which are the same for everybody.
-    pub(super) fn of_proxies(services: &All, namespace: Option<&str>, inbound: &Resources) -> Self {
+    /// `ours` is for our own proxy.
+    pub(super) fn of_proxies(
+        services: &All,
+        namespace: Option<&str>,
+        (inbound, ours): (&Resources, bool),
+    ) -> Self {
         let mut view = Self::default();
         let (mut clusters, mut endpoints, mut routes) = (inbound.clone(), Resources::new(), Resources::new());
         for compiled in services.values() {
             clusters.extend(compiled.clusters.iter().cloned());
+            clusters.extend(compiled.ours.iter().filter(|_| ours).cloned());
             endpoints.extend(compiled.endpoints.iter().cloned());
             routes.extend(compiled.calling(namespace).routes.iter().cloned());
         }

@@ -8,6 +8,9 @@ use super::http_route::MAX_RETRIES;
 use super::scalar::Span;
 use super::{ObjectKind, Spec};
 
+/// Most endpoints that are drawn to choose from: the proxy's own limit.
+const MAX_CHOICES: u32 = 32;
+
 /// How the services that it targets are called: balancing, retries, timeouts, limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -68,7 +71,7 @@ pub struct LoadBalancer {
     pub policy: LbPolicy,
     /// `LeastRequest`: how many are drawn to choose from; 2 when it is not said.
     #[serde(default)]
-    #[schemars(range(min = 2, max = 100))]
+    #[schemars(range(min = 2, max = 32))]
     pub choices: Option<u32>,
 }
 
@@ -81,7 +84,7 @@ pub enum LbPolicy {
     LeastRequest,
     /// By chance, by weight.
     Random,
-    /// By observed latency; not built yet.
+    /// The cheaper of two by observed latency and what is under way; in Envoy and gRPC the least busy one.
     PeakEwma,
 }
 
@@ -191,8 +194,9 @@ pub struct CircuitBreaker {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct OutlierDetection {
-    /// After so many server errors in a row.
+    /// After so many server errors in a row; 5 when it is not said.
     #[serde(default)]
+    #[schemars(range(min = 1))]
     pub consecutive_errors: Option<u32>,
     /// How often it is looked at.
     #[serde(default)]
@@ -232,8 +236,8 @@ impl Spec for TrafficPolicy {
         {
             if balancer.policy != LbPolicy::LeastRequest {
                 path.fault_at("loadBalancer.choices", "goes with LeastRequest only");
-            } else if !(2..=100).contains(&choices) {
-                path.fault_at("loadBalancer.choices", "must be from 2 to 100");
+            } else if !(2..=MAX_CHOICES).contains(&choices) {
+                path.fault_at("loadBalancer.choices", format!("must be from 2 to {MAX_CHOICES}"));
             }
         }
         if let Some(retries) = &self.retries {
@@ -244,10 +248,24 @@ impl Spec for TrafficPolicy {
         {
             path.fault_at("timeouts.connect", "must be longer than 0");
         }
-        if let Some(outlier) = &self.outlier_detection
-            && outlier.max_ejection_percent.is_some_and(|percent| percent > 100)
-        {
-            path.fault_at("outlierDetection.maxEjectionPercent", "must be from 0 to 100");
+        if let Some(outlier) = &self.outlier_detection {
+            path.field("outlierDetection", |path| outlier.check(path));
+        }
+    }
+}
+
+impl OutlierDetection {
+    fn check(&self, path: &mut Path) {
+        if self.consecutive_errors == Some(0) {
+            path.fault_at("consecutiveErrors", "must be at least 1");
+        }
+        for (time, name) in [(self.interval, "interval"), (self.base_ejection_time, "baseEjectionTime")] {
+            if time.is_some_and(|time| time.0.is_zero()) {
+                path.fault_at(name, "must be longer than 0");
+            }
+        }
+        if self.max_ejection_percent.is_some_and(|percent| percent > 100) {
+            path.fault_at("maxEjectionPercent", "must be from 0 to 100");
         }
     }
 }

@@ -315,6 +315,9 @@ fn traffic(random: &mut fastrand::Rng) -> Value {
         spec["mtls"] = json!(one(random, &["Disabled", "Required"]));
     }
     if random.bool() {
+        spec["outlierDetection"] = json!({"consecutiveErrors": random.u32(1..5), "interval": "2s"});
+    }
+    if random.bool() {
         spec["targetRefs"][0]["sectionName"] = json!(one(random, &["http", "81", "nothing"]));
     }
     json!({"spec": spec})

@@ -141,6 +141,7 @@ fn templates() -> Vec<Value> {
             "loadBalancer": {"policy": "LeastRequest", "choices": 3},
             "retries": {"attempts": 2, "on": ["5xx"], "codes": [503], "perTryTimeout": "1s", "backoff": "10ms"},
             "timeouts": {"request": "2s", "idle": "2s", "connect": "2s"},
+            "outlierDetection": {"consecutiveErrors": 5, "interval": "1s", "baseEjectionTime": "1s", "maxEjectionPercent": 10},
             "circuitBreaker": {"maxConnections": 1, "maxPendingRequests": 1, "maxRequests": 1, "maxRetries": 1}}}),
     ]
 }
