@@ -16,7 +16,7 @@ tools: ## what tests and benchmarks need: Debian packages (as root) and a Python
 	@scripts/tools.sh
 
 test: tools ## all tests: unit, property, end to end, against Envoy
-	$(CARGO) build --locked --profile fast -p outrider-proxy
+	$(CARGO) build --locked --profile fast -p outrider-proxy -p outrider-control
 	$(CARGO) test --locked --workspace --exclude outrider-tests
 	. scripts/env.sh && $(CARGO) test --locked -p outrider-tests -- --test-threads=4
 

@@ -39,6 +39,7 @@ pub const EXTENSIONS: &[&str] = &[
     "envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig",
     "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+    "outrider.egress.v1.EgressGuard",
     "outrider.load_balancing.v1.PeakEwma",
     "outrider.overload.v1.OpenFiles",
     "outrider.rate_limit.v1.PeerIdentity",

@@ -33,7 +33,8 @@ pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker
     let Ok(mut transport) = Transport::new(stream) else {
         return;
     };
-    let destination = destination(&transport, &listener);
+    let original = original_destination(&transport, &listener);
+    let destination = original.unwrap_or(transport.local());
     let Some(inspected) = inspect::inspect(&mut transport, &listener, &worker).await else {
         return;
     };
@@ -41,6 +42,7 @@ pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker
     let mut facts = Facts {
         listener: Arc::clone(&listener.name),
         destination,
+        redirected: original.is_some(),
         remote: transport.peer(),
         transport_protocol: inspected_as,
         protocols: inspected.protocols,
@@ -52,8 +54,7 @@ pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker
         refuse(&transport, &listener, &worker, (&facts, Reason::NoFilterChain, &Authorized::default()));
         return;
     };
-    if let Some(limit) = chain.limits.iter().find(|limit| !limit.tokens.take_one()) {
-        count_limited(&limit.name, &worker);
+    if is_limited(chain, &worker) {
         transport.reset_on_close();
         refuse(&transport, &listener, &worker, (&facts, Reason::RateLimited, &Authorized::default()));
         return;
@@ -138,9 +139,14 @@ async fn serve_http(
     }
 }
 
-fn count_limited(name: &str, worker: &Worker) {
-    let labels = Labels::none().with("policy", name).with("mode", "enforce");
-    worker.metrics.counter(RATE_LIMITED, &labels).add(1);
+/// Whether a rate limit of the chain has no token for the connection.
+fn is_limited(chain: &FilterChain, worker: &Worker) -> bool {
+    let over = chain.limits.iter().find(|limit| !limit.tokens.take_one());
+    if let Some(limit) = over {
+        let labels = Labels::none().with("policy", &limit.name).with("mode", "enforce");
+        worker.metrics.counter(RATE_LIMITED, &labels).add(1);
+    }
+    over.is_some()
 }
 
 /// Who still speaks plaintext to a listener that has TLS, so that it can be turned off for all.
@@ -152,14 +158,16 @@ fn count_plaintext(transport: &Transport, listener: &Listener, worker: &Worker) 
     }
 }
 
-/// Where the connection was going: what the kernel says if the listener asks for it, our own address otherwise.
-fn destination(transport: &Transport, listener: &Listener) -> SocketAddr {
-    let local = transport.local();
+/// Where the connection was going when it was redirected here, if it was and the listener asks for it.
+fn original_destination(transport: &Transport, listener: &Listener) -> Option<SocketAddr> {
     if !listener.original_dst {
-        return local;
+        return None;
     }
-    let v6 = matches!(local, SocketAddr::V6(address) if address.ip().to_ipv4_mapped().is_none());
-    sys::original_destination(transport.socket(), v6).unwrap_or(local)
+    let local = transport.local();
+    let ip = local.ip().to_canonical();
+    let original = sys::original_destination(transport.socket(), ip.is_ipv6()).ok()?;
+    // The kernel also tracks connections that were not redirected, and IPv4 may be written as IPv6 here.
+    (original != SocketAddr::new(ip, local.port())).then_some(original)
 }
 
 fn refuse(

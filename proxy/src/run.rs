@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use outrider_proto::envoy::config::cluster::v3::Cluster as ClusterMessage;
 use outrider_proto::envoy::config::core::v3::Node;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -15,9 +14,9 @@ use crate::bootstrap::{self, Settings, StartError};
 use crate::control::secrets::Own;
 use crate::control::{Control, Message, QUEUED_MESSAGES, TICK, overload};
 use crate::limit::pressure::Pressure;
-use crate::model::Cluster;
 use crate::model::bootstrap::{AdsSource, Bootstrap};
 use crate::observe::{logging, series};
+use crate::policy::egress::Surroundings;
 use crate::runtime::Workers;
 use crate::runtime::workers::WorkerSettings;
 use crate::{svid, xds};
@@ -41,6 +40,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         max_connections: settings.max_connections,
         names_reason: settings.names_reason,
         pressure: Arc::clone(&pressure),
+        surroundings: surroundings(settings, &bootstrap.node),
         drain_timeout: settings.drain_timeout,
     })
     .map_err(|error| failed("workers", &error))?;
@@ -52,7 +52,6 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
             tokio::spawn(overload::watch(overload, pressure, workers.own_shard().clone()));
         }
         let mut control = Control::new(workers, settings.workers, messages.clone());
-        let server = control_server(&bootstrap);
         let loaded = control.load(std::mem::take(&mut bootstrap.resources));
         loaded.map_err(|faults| bootstrap::lines(&settings.config, &faults))?;
         let state = SharedState::default();
@@ -66,8 +65,8 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         if let Some(source) = settings.identity.clone().or(bootstrap.identity.clone()) {
             tokio::spawn(follow_identity(svid::start(source), messages.clone()));
         }
-        if let Some((source, server)) = server {
-            start_xds(bootstrap.node, source, server, (&control, messages));
+        if let Some(source) = bootstrap.ads {
+            start_xds(bootstrap.node, source, (&control, messages));
         }
         let given_back_bytes = crate::sys::release_startup_code();
         crate::sys::release_free_memory();
@@ -79,6 +78,11 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
     control.join();
     tracing::info!("ended");
     Ok(())
+}
+
+/// What rules about destinations and events about them go by.
+fn surroundings(settings: &Settings, node: &Node) -> Arc<Surroundings> {
+    Arc::new(Surroundings { workload: node.id.as_str().into(), api_server: settings.api_server })
 }
 
 /// Tells the control thread of every new identity, and of its end.
@@ -94,26 +98,14 @@ async fn follow_identity(mut published: svid::Published, messages: mpsc::Sender<
     }
 }
 
-/// What comes over ADS, and the static cluster that it comes from.
-fn control_server(bootstrap: &Bootstrap) -> Option<(AdsSource, ClusterMessage)> {
-    let source = bootstrap.ads.clone()?;
-    let named = |(message, _): &&(ClusterMessage, Cluster)| message.name == source.cluster;
-    let server = bootstrap.resources.clusters.iter().find(named)?.0.clone();
-    Some((source, server))
-}
-
-fn start_xds(
-    mut node: Node,
-    source: AdsSource,
-    server: ClusterMessage,
-    (control, messages): (&Control, mpsc::Sender<Message>),
-) {
+fn start_xds(mut node: Node, source: AdsSource, (control, messages): (&Control, mpsc::Sender<Message>)) {
     node.user_agent_name = "outrider".to_owned();
     node.user_agent_version_type =
         Some(outrider_proto::envoy::config::core::v3::node::UserAgentVersionType::UserAgentVersion(
             env!("CARGO_PKG_VERSION").to_owned(),
         ));
     node.client_features = vec!["xds.config.supports-resource-ttl".to_owned()];
+    let server = source.cluster.clone();
     let session = xds::session::Session::new(node, source);
     tokio::spawn(xds::client::run(server, session, control.wanted(), messages));
 }

@@ -1,5 +1,7 @@
 //! What one worker owns: nothing in it is shared with another worker but what says so.
 
+mod egress;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,11 +15,13 @@ use crate::model::{RouteTable, Snapshot};
 use crate::observe::Reason;
 use crate::observe::access_log::{AccessLogger, LogQueue};
 use crate::observe::metrics::{Labels, Shard};
-use crate::observe::series::{CONNECTIONS_CUT, PolicySeries, ReasonSeries, RequestSeries};
+use crate::observe::series::{CONNECTIONS_CUT, EgressSeries, PolicySeries, ReasonSeries, RequestSeries};
+use crate::policy::egress::Surroundings;
 use crate::policy::{Decision, Standing};
 use crate::transport::{BufferPool, Registry};
 use crate::upstream::Clusters;
 use crate::upstream::usage::UsageRegistry;
+use egress::Throttle;
 
 /// The state of one worker thread.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ pub struct Worker {
     pub reasons: ReasonSeries,
     /// How decisions of policies are counted.
     pub policies: PolicySeries,
+    /// How rules about destinations are counted.
+    pub egress: EgressSeries,
     /// Connections from downstream.
     pub standings: Registry<Standing>,
     /// Random draws; not for secrets.
@@ -46,10 +52,13 @@ pub struct Worker {
     pub names_reason: bool,
     /// How short the process is of what it needs.
     pub pressure: Arc<Pressure>,
+    /// What is known of the place it runs in.
+    pub surroundings: Arc<Surroundings>,
     /// Mirrored requests under way.
     pub mirrors: Cell<u32>,
     snapshot: RefCell<Arc<Snapshot>>,
     revoked: RefCell<Arc<Revoked>>,
+    events: Throttle,
 }
 
 impl Worker {
@@ -59,7 +68,7 @@ impl Worker {
         metrics: Shard,
         (usage, pressure): (Arc<UsageRegistry>, Arc<Pressure>),
         logs: LogQueue,
-        names_reason: bool,
+        (names_reason, surroundings): (bool, Arc<Surroundings>),
     ) -> Self {
         let buffers = Rc::new(BufferPool::default());
         Self {
@@ -71,13 +80,16 @@ impl Worker {
             no_cluster: RequestSeries::default(),
             reasons: ReasonSeries::default(),
             policies: PolicySeries::default(),
+            egress: EgressSeries::default(),
             standings: Registry::default(),
             random: RefCell::new(fastrand::Rng::new()),
             names_reason,
             pressure,
+            surroundings,
             mirrors: Cell::new(0),
             snapshot: RefCell::default(),
             revoked: RefCell::default(),
+            events: Throttle::default(),
         }
     }
 
@@ -91,6 +103,7 @@ impl Worker {
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
         self.clusters.update(&snapshot);
         self.policies.forget();
+        self.egress.forget();
         let before = self.snapshot.replace(snapshot);
         // What routes say to filters may have changed with them.
         let tables = (&before.route_tables, &self.snapshot.borrow().route_tables);

@@ -2,11 +2,13 @@
 //! exactly what they want.
 
 pub mod ads;
+pub mod ads_client;
 pub mod authority;
 pub mod backend;
 pub mod beside;
 pub mod client;
 pub mod config;
+pub mod control;
 pub mod frames;
 pub mod identity_server;
 pub mod lab;

@@ -38,6 +38,8 @@ pub struct Settings {
     pub log_level: String,
     /// Whether it is JSON.
     pub log_json: bool,
+    /// Where Kubernetes says that its API server is.
+    pub api_server: Option<SocketAddr>,
     /// Where the workload's identity comes from, if not from where the file says.
     pub identity: Option<IdentitySource>,
 }
@@ -112,9 +114,18 @@ impl Settings {
             drain_timeout: Duration::from_millis(drain as u64),
             log_level,
             log_json,
+            api_server: api_server(&env),
             identity,
         })
     }
+}
+
+/// From the variables that Kubernetes gives to every container. Some clouds give a name, which says nothing about
+/// addresses; a rule of the egress guard has to then.
+fn api_server(env: impl Fn(&str) -> Option<String>) -> Option<SocketAddr> {
+    let address = env("KUBERNETES_SERVICE_HOST")?.parse().ok()?;
+    let port = env("KUBERNETES_SERVICE_PORT").and_then(|port| port.parse().ok());
+    Some(SocketAddr::new(address, port.unwrap_or(443)))
 }
 
 fn number(

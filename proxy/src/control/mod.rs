@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use crate::identity::Revoked;
 use crate::model::bootstrap::StaticResources;
-use crate::model::{Discovery, Listener};
+use crate::model::{Cluster, Discovery, Listener};
 use crate::observe::metrics;
 use crate::runtime::{Published, Sockets, Workers};
 use secrets::{Own, Secrets};
@@ -45,6 +45,8 @@ pub enum Message {
     Identity(Option<Box<Own>>),
     /// A name was resolved.
     Resolved(dns::Resolved),
+    /// Somebody wants a cluster as it is now; `None` when there is none.
+    Cluster(String, oneshot::Sender<Option<Arc<Cluster>>>),
     /// The operator wants to know something.
     Ask(Question, oneshot::Sender<String>),
     /// The proxy shall end.
@@ -233,6 +235,10 @@ impl Control {
                 if self.store.resolved(resolved) {
                     self.publish();
                 }
+            }
+            Message::Cluster(name, answer) => {
+                let found = self.store.compiled().1.find(|cluster| *cluster.name == *name).cloned();
+                let _ = answer.send(found);
             }
             Message::Ask(question, answer) => {
                 let _ = answer.send(self.answer(question));

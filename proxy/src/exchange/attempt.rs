@@ -186,6 +186,10 @@ impl<'a> Attempts<'a> {
             return Err(Failed::Answer(Reason::NoHealthyUpstream, String::new()));
         };
         report.upstream = Some(endpoint.address());
+        let (worker, standing) = (&self.origin.worker, &self.origin.standing);
+        if let Err(reason) = worker.may_reach(standing, self.cluster, endpoint.address()) {
+            return Err(Failed::Answer(reason, String::new()));
+        }
         let begun = self.cluster.stamp();
         let ended = self.at(&endpoint, down, request, response, (timers, report)).await;
         self.observe(&endpoint, begun, request, ended.as_ref().map(|_| &*response));

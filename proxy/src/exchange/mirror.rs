@@ -64,7 +64,7 @@ pub fn start(action: &ForwardAction, request: &RequestHead, origin: &Origin) -> 
         }
         let (queue, body) = mpsc::channel(QUEUED_PIECES);
         let copy = shadow(request);
-        let destination = origin.destination;
+        let (destination, standing) = (origin.destination, Rc::clone(&origin.standing));
         let worker = Rc::clone(&origin.worker);
         worker.mirrors.set(worker.mirrors.get() + 1);
         tokio::task::spawn_local(async move {
@@ -73,6 +73,9 @@ pub fn start(action: &ForwardAction, request: &RequestHead, origin: &Origin) -> 
             else {
                 return;
             };
+            if worker.may_reach(&standing, &cluster, endpoint.address()).is_err() {
+                return;
+            }
             let sent = timeout(MIRROR_TIMEOUT, send(&cluster, &endpoint, copy, MirrorBody::new(body))).await;
             if sent.is_err() {
                 tracing::debug!(cluster = %cluster.config().name, "mirrored request timed out");

@@ -10,7 +10,8 @@ pub type LevelHandle = reload::Handle<Targets, Registry>;
 /// What our modules' targets begin with.
 const CRATE: &str = "outrider_proxy";
 
-/// The modules that may have a level of their own: those at the top of the crate that log.
+/// The modules that may have a level of their own: those at the top of the crate that log, and
+/// `security` for events that somebody should look into.
 pub const MODULES: &[&str] = &[
     "admin",
     "connection",
@@ -20,6 +21,7 @@ pub const MODULES: &[&str] = &[
     "observe",
     "run",
     "runtime",
+    "security",
     "svid",
     "tcp",
     "upstream",

@@ -105,6 +105,8 @@ reasons! {
     AuthorizationDenied "authorization_denied" 403 UAEX Policy Never "Access denied: a policy denies it, or none allows it." "Look at the policy that the access log and outrider_authz_denied_total name.";
     PolicyChanged "policy_changed" 403 UAEX Policy Never "The policies have changed and no longer allow what they had let in. Only in logs and metrics." "Look at the policy that the access log and outrider_authz_denied_total name.";
     IdentityRevoked "identity_revoked" 403 UAEX Policy Never "The peer's identity was revoked; its connections were closed. Only in logs and metrics." "Find out why it was revoked; give the workload a new identity.";
+    EgressRefused "egress_refused" 403 UAEX Policy Never "The egress guard refuses the destination." "Look at the event in the log; allow the destination in the EgressGuard where it is wanted.";
+    NoOriginalDestination "no_original_destination" 503 UH Configuration Never "The cluster goes where the connection was going, but it was not redirected here: it would come back for ever." "Connect through the redirection, or route it to a cluster with endpoints.";
     ConnectNotRouted "connect_not_routed" 404 NR Downstream Never "CONNECT and TRACE are not forwarded." "Talk to the service directly.";
     RouteNotFound "route_not_found" 404 NR Configuration Never "No virtual host or no route matches the request." "Look at the host and the path, and at the routes in /config_dump.";
     RoutesMissing "routes_missing" 404 NR Configuration Again "The listener names a route configuration that has not come yet." "Look at the control server, and at outrider_xds_rejects_total.";

@@ -3,7 +3,7 @@
 mod recorders;
 
 use super::metrics::{Family, Kind, SERIES_DROPPED};
-pub use recorders::{ListenerSeries, Outcome, PolicySeries, ReasonSeries, RequestSeries};
+pub use recorders::{EgressSeries, ListenerSeries, Outcome, PolicySeries, ReasonSeries, RequestSeries};
 
 /// `outrider_requests_total`
 pub const REQUESTS: Family = Family {
@@ -138,6 +138,13 @@ pub const TLS_HANDSHAKES: Family = Family {
     kind: Kind::Counter,
     labels: &["side", "outcome"],
 };
+/// `outrider_egress_total`
+pub const EGRESS: Family = Family {
+    name: "outrider_egress_total",
+    help: "Requests and opaque connections to destinations that a rule of the egress guard holds.",
+    kind: Kind::Counter,
+    labels: &["outcome", "rule"],
+};
 /// `outrider_plaintext_connections_total`
 pub const PLAINTEXT: Family = Family {
     name: "outrider_plaintext_connections_total",
@@ -215,6 +222,7 @@ pub const ALL: &[Family] = &[
     PLAINTEXT,
     OVERLOAD_PRESSURE,
     OVERLOAD_STAGE,
+    EGRESS,
     RATE_LIMITED,
     AUTHZ_ALLOWED,
     AUTHZ_DENIED,

@@ -147,7 +147,8 @@ impl Listeners {
     fn hold_to(&self, listener: &Listener) {
         let standings = self.worker.standings.alive();
         let of_listener = standings.iter().filter(|standing| standing.facts.listener == listener.name);
-        let ended = of_listener.filter(|standing| standing.follow(listener)).count();
+        let ended =
+            of_listener.filter(|standing| standing.follow(listener, &self.worker.surroundings)).count();
         self.worker.count_cut(Reason::PolicyChanged, ended);
     }
 

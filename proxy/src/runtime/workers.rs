@@ -19,6 +19,7 @@ use crate::limit::pressure::Pressure;
 use crate::model::Snapshot;
 use crate::observe::access_log::LogQueue;
 use crate::observe::metrics::Shard;
+use crate::policy::egress::Surroundings;
 use crate::upstream::usage::UsageRegistry;
 use crate::worker::Worker;
 
@@ -51,6 +52,8 @@ pub struct WorkerSettings {
     pub names_reason: bool,
     /// How short the process is of what it needs.
     pub pressure: Arc<Pressure>,
+    /// What is known of the place they run in.
+    pub surroundings: Arc<Surroundings>,
     /// How long connections of a changed listener, and of a proxy that is ending, may take.
     pub drain_timeout: Duration,
 }
@@ -85,8 +88,8 @@ impl Workers {
             let (news, usage, logs, settings) =
                 (publish.subscribe(), Arc::clone(&usage), logs.clone(), settings.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let worker =
-                    Rc::new(Worker::new(shard, (usage, settings.pressure), logs, settings.names_reason));
+                let about = (settings.names_reason, settings.surroundings);
+                let worker = Rc::new(Worker::new(shard, (usage, settings.pressure), logs, about));
                 let listeners = Listeners::new(
                     Rc::clone(&worker),
                     index,

@@ -130,9 +130,11 @@ async fn connect(
         let choice = Choice { tried: &tried, ..Choice::any(target.standing.facts.destination) };
         let picked: Option<Rc<EndpointState>> = cluster.pick(&choice, &mut worker.random.borrow_mut());
         let endpoint = picked.ok_or(Reason::NoHealthyUpstream)?;
+        worker.may_reach(&target.standing, cluster, endpoint.address())?;
         let (active, begun) = (endpoint.begin(), cluster.stamp());
         match pool::open_opaque(cluster, &endpoint).await {
             Ok((transport, place)) => {
+                target.standing.has_reached(cluster.destination(endpoint.address()));
                 observe(cluster, &endpoint, (Outcome::Connected, begun), worker);
                 return Ok(Upstream {
                     transport,

@@ -16,8 +16,9 @@ use super::outlier::{Cause, Charge, Outcome};
 use super::usage::{Permit, Resource, Usage, UsageRegistry};
 use crate::identity::Revoked;
 use crate::model::limits::{CircuitLimits, Priority, RetryLimit};
-use crate::model::{Balancer, Cluster, EndpointSet, Snapshot};
+use crate::model::{Balancer, Cluster, Discovery, EndpointSet, Snapshot};
 use crate::observe::series::RequestSeries;
+use crate::policy::egress::Destination;
 use crate::transport::{BufferPool, Cutoff, Registry};
 
 /// Endpoints of an ORIGINAL_DST cluster that a worker remembers; the ones without connections go first.
@@ -243,6 +244,12 @@ impl ClusterState {
             let members = self.members.borrow().rebuilt(&self.config.balancing, generation);
             *self.members.borrow_mut() = Rc::new(members);
         }
+    }
+
+    /// One of its endpoints as what a guard is asked about.
+    #[must_use]
+    pub fn destination(&self, address: SocketAddr) -> Destination {
+        Destination { address, is_known: !matches!(self.config.discovery, Discovery::OriginalDst) }
     }
 
     /// Takes a place among the requests under way.

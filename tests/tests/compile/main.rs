@@ -1,0 +1,10 @@
+//! Compiling: the operator's objects in, resources out, which the real proxy's decoder then takes.
+
+mod cases;
+mod check;
+mod edits;
+mod golden;
+mod odd;
+mod run;
+mod same;
+mod served;
