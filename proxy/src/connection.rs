@@ -54,8 +54,7 @@ pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker
         refuse(&transport, &listener, &worker, (&facts, Reason::NoFilterChain, &Authorized::default()));
         return;
     };
-    if let Some(limit) = chain.limits.iter().find(|limit| !limit.tokens.take_one()) {
-        count_limited(&limit.name, &worker);
+    if is_limited(chain, &worker) {
         transport.reset_on_close();
         refuse(&transport, &listener, &worker, (&facts, Reason::RateLimited, &Authorized::default()));
         return;
@@ -140,9 +139,14 @@ async fn serve_http(
     }
 }
 
-fn count_limited(name: &str, worker: &Worker) {
-    let labels = Labels::none().with("policy", name).with("mode", "enforce");
-    worker.metrics.counter(RATE_LIMITED, &labels).add(1);
+/// Whether a rate limit of the chain has no token for the connection.
+fn is_limited(chain: &FilterChain, worker: &Worker) -> bool {
+    let over = chain.limits.iter().find(|limit| !limit.tokens.take_one());
+    if let Some(limit) = over {
+        let labels = Labels::none().with("policy", &limit.name).with("mode", "enforce");
+        worker.metrics.counter(RATE_LIMITED, &labels).add(1);
+    }
+    over.is_some()
 }
 
 /// Who still speaks plaintext to a listener that has TLS, so that it can be turned off for all.

@@ -52,9 +52,9 @@ fn services(range: std::ops::Range<usize>) -> String {
 }
 
 /// A proxy that calls a few services, the first of which is the same for all.
-async fn proxy(number: usize, port: u16, told: mpsc::UnboundedSender<Told>) {
-    let mut client =
-        AggregatedDiscoveryServiceClient::connect(format!("http://127.0.0.1:{port}")).await.unwrap();
+async fn proxy(number: usize, port: u16, told: mpsc::UnboundedSender<Told>) -> Result<(), Status> {
+    let connected = AggregatedDiscoveryServiceClient::connect(format!("http://127.0.0.1:{port}")).await;
+    let mut client = connected.map_err(|error| Status::unavailable(error.to_string()))?;
     let names = (0..CALLED).map(|one| if one == 0 { 0 } else { (number * 37 + one * 401) % SERVICES });
     let names: Vec<String> = names.map(|service| format!("outbound|80||s{service}.shop")).collect();
     let text = Value { kind: Some(Kind::StringValue("shop".to_owned())) };
@@ -110,7 +110,13 @@ async fn one_endpoint_changes_in_a_large_mesh() {
     let (send, mut told) = mpsc::unbounded_channel();
     let started = Instant::now();
     for number in 0..PROXIES {
-        tokio::spawn(proxy(number, control.port, send.clone()));
+        let (port, told) = (control.port, send.clone());
+        tokio::spawn(async move {
+            // The control server turns away whom it has no room for yet; they come again.
+            while proxy(number, port, told.clone()).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        });
     }
     for _ in 0..PROXIES {
         timeout(PATIENCE, told.recv()).await.unwrap().unwrap();
