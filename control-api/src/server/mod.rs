@@ -3,6 +3,7 @@
 mod arguments;
 mod kept;
 mod run;
+mod webhook;
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
