@@ -143,6 +143,8 @@ mod tests {
 
     use super::*;
 
+    type Labels = &'static [(&'static str, &'static str)];
+
     fn around(switches: &[(&str, &str)]) -> Surroundings {
         Surroundings {
             namespace: "shop".to_owned(),
@@ -160,8 +162,8 @@ mod tests {
         let noted = |name: &str, value: &str| json!({"metadata": {"annotations": {name: value}}});
         let both = json!({"metadata": {"labels": {SWITCH: "enabled"},
             "annotations": {"linkerd.io/inject": "disabled"}}});
-        let on: &[(&str, &str)] = &[(SWITCH, "enabled")];
-        let table: [(Value, &[(&str, &str)], Decision); 11] = [
+        let on: Labels = &[(SWITCH, "enabled")];
+        let table: [(Value, Labels, Decision); 11] = [
             (json!({}), &[], Decision::Skip(Reason::NotAsked)),
             (json!({}), on, Decision::Inject),
             (json!({}), &[(SWITCH, "disabled")], Decision::Skip(Reason::Disabled)),

@@ -7,6 +7,11 @@
 //!     -> start-up file -> pod
 //! ```
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a member that a JSON value lacks reads as null; written to are only objects that are made or checked here"
+)]
+
 mod bootstrap;
 mod container;
 pub mod decide;

@@ -71,7 +71,9 @@ impl Probes {
     pub(super) fn redirect(&mut self, spec: &mut Value, skipped: &[Ports]) -> Result<Value, Vec<Fault>> {
         let (mut before, mut faults) = (Map::new(), Vec::new());
         for list in ["containers", "initContainers"] {
-            for (index, container) in spec[list].as_array_mut().into_iter().flatten().enumerate() {
+            for (index, container) in
+                spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten().enumerate()
+            {
                 let mut found = Map::new();
                 let mut at = Container {
                     name: container["name"].as_str().unwrap_or_default().to_owned(),
@@ -172,7 +174,7 @@ fn handler_of(probe: &Value) -> Value {
 /// Puts the handlers back that [`Probes::redirect`] has taken; those that are not ours any more stay.
 pub(super) fn restore(spec: &mut Value, before: &Value) {
     for list in ["containers", "initContainers"] {
-        for container in spec[list].as_array_mut().into_iter().flatten() {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             let name = container["name"].as_str().unwrap_or_default();
             let Some(found) = before[name].as_object() else { continue };
             for (place, original) in found {

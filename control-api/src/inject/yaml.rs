@@ -10,13 +10,11 @@ const WORDS: [&str; 12] = ["true", "false", "yes", "no", "on", "off", "y", "n", 
 #[must_use]
 pub fn write(value: &Value) -> String {
     let mut out = String::new();
-    match value {
-        Value::Object(fields) if !fields.is_empty() => block(value, 0, &mut out),
-        Value::Array(items) if !items.is_empty() => block(value, 0, &mut out),
-        _ => {
-            out.push_str(&scalar(value));
-            out.push('\n');
-        }
+    if is_nested(value) {
+        block(value, 0, &mut out);
+    } else {
+        out.push_str(&scalar(value));
+        out.push('\n');
     }
     out
 }
@@ -38,13 +36,12 @@ fn block(value: &Value, indent: usize, out: &mut String) {
                 out.push_str(&margin);
                 out.push('-');
                 let from = out.len();
-                match item {
-                    Value::Object(fields) if !fields.is_empty() => {
-                        block(item, indent + 2, out);
-                        // The first field stands behind the dash.
-                        out.replace_range(from..from + indent + 2, " ");
-                    }
-                    _ => child(item, indent + 2, out),
+                if item.is_object() && is_nested(item) {
+                    block(item, indent + 2, out);
+                    // The first field stands behind the dash.
+                    out.replace_range(from..from + indent + 2, " ");
+                } else {
+                    child(item, indent + 2, out);
                 }
             }
         }
@@ -54,20 +51,15 @@ fn block(value: &Value, indent: usize, out: &mut String) {
 
 /// What stands behind a name or a dash.
 fn child(value: &Value, indent: usize, out: &mut String) {
-    let nested = match value {
-        Value::Object(fields) => !fields.is_empty(),
-        Value::Array(items) => !items.is_empty(),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
-    };
-    if nested {
+    if is_nested(value) {
         out.push('\n');
         block(value, indent, out);
         return;
     }
     out.push(' ');
-    match value {
-        Value::String(value) if is_literal(value) => literal(value, indent, out),
-        _ => out.push_str(&scalar(value)),
+    match value.as_str() {
+        Some(text) if is_literal(text) => literal(text, indent, out),
+        Some(_) | None => out.push_str(&scalar(value)),
     }
     out.push('\n');
 }
@@ -96,12 +88,14 @@ fn literal(text: &str, indent: usize, out: &mut String) {
     }
 }
 
+fn is_nested(value: &Value) -> bool {
+    value.as_object().is_some_and(|fields| !fields.is_empty())
+        || value.as_array().is_some_and(|items| !items.is_empty())
+}
+
+/// Whatever is no text is written as JSON, which is YAML.
 fn scalar(value: &Value) -> String {
-    match value {
-        Value::String(value) => text(value),
-        // JSON is YAML.
-        other => other.to_string(),
-    }
+    value.as_str().map_or_else(|| value.to_string(), text)
 }
 
 fn text(text: &str) -> String {
