@@ -21,9 +21,7 @@ const GRPC_CHECK: &str = "/grpc.health.v1.Health/Check";
 /// admitted; namespace and service account are what the token proves.
 pub(super) fn bootstrap(settings: &Settings, probes: &Probes) -> Value {
     let mut clusters = vec![control(settings), local(ADMIN, ADMIN_PORT)];
-    for probe in &probes.http {
-        clusters.push(application(probe));
-    }
+    clusters.extend(probes.http.iter().map(|probe| local(&http_cluster(probe), probe.port)));
     clusters.extend(probes.tcp.iter().map(watched));
     for port in &probes.grpc {
         let mut cluster = local(&grpc_cluster(*port), *port);
@@ -169,18 +167,7 @@ fn control(settings: &Settings) -> Value {
 }
 
 fn http_cluster(probe: &HttpProbe) -> String {
-    format!("probe-{}-{}", if probe.tls { "https" } else { "http" }, probe.port)
-}
-
-fn application(probe: &HttpProbe) -> Value {
-    let mut cluster = local(&http_cluster(probe), probe.port);
-    if probe.tls {
-        cluster["transport_socket"] = json!({"name": "tls", "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-            "common_tls_context": {},
-        }});
-    }
-    cluster
+    format!("probe-http-{}", probe.port)
 }
 
 fn grpc_cluster(port: u16) -> String {

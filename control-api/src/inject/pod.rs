@@ -59,7 +59,8 @@ pub fn inject(pod: &Value, around: &Surroundings, settings: &Settings) -> Result
     let mut probes = Probes::default();
     let spec = pod.get_mut("spec").ok_or_else(|| InjectError(vec![Fault::new("spec", "missing")]))?;
     let before = probes.redirect(spec, &tuning.skip_inbound).map_err(InjectError)?;
-    let warnings = warnings(spec, native);
+    let mut warnings = warnings(spec, native);
+    warnings.append(&mut probes.warnings);
     let (redirect, sidecar) =
         (container::redirect(settings, &tuning, &probes), container::sidecar(settings, &tuning, native));
     if native {

@@ -33,6 +33,8 @@ pub(super) struct Probes {
     pub(super) tcp: Vec<TcpProbe>,
     /// The application's ports for gRPC; the first is answered on [`GRPC_PROBE_PORT`], and so on.
     pub(super) grpc: Vec<u16>,
+    /// What is not looked at as closely as before.
+    pub(super) warnings: Vec<String>,
 }
 
 /// A probe over HTTP.
@@ -44,8 +46,6 @@ pub(super) struct HttpProbe {
     pub(super) inside: String,
     /// The application's port.
     pub(super) port: u16,
-    /// Whether the application wants TLS; as with the kubelet, its certificate is not looked at.
-    pub(super) tls: bool,
     /// How long it may take, in seconds.
     pub(super) timeout_s: u64,
 }
@@ -121,12 +121,13 @@ impl Probes {
             }
             let port = at.port(&http["port"], place)?;
             let (inside, query) = at.path(http["path"].as_str().unwrap_or_default(), place)?;
-            let tls = http["scheme"] == "HTTPS";
-            self.http.push(HttpProbe { outside: outside.clone(), inside, port, tls, timeout_s });
             let http = http.as_object_mut()?;
-            http.remove("scheme");
+            if http.remove("scheme").is_some_and(|scheme| scheme == "HTTPS") {
+                return self.https(handler, (place, outside), (port, timeout_s, period_s), at);
+            }
             http.insert("path".to_owned(), format!("{outside}{query}").into());
             http.insert("port".to_owned(), READY_PORT.into());
+            self.http.push(HttpProbe { outside, inside, port, timeout_s });
         } else if let (Some(tcp), true) = (handler.get("tcpSocket"), is_probe) {
             if tcp["host"].as_str().is_some_and(|host| !host.is_empty()) {
                 return None;
@@ -149,6 +150,32 @@ impl Probes {
         } else {
             return None;
         }
+        Some(())
+    }
+
+    /// The kubelet does not verify whom it asks over TLS. The sidecar never speaks to a server that could be anybody, so
+    /// what is left of such a probe is whether the port is open.
+    fn https(
+        &mut self,
+        handler: &mut Value,
+        (place, outside): (&str, String),
+        (port, timeout_s, period_s): (u16, u64, u64),
+        at: &mut Container<'_>,
+    ) -> Option<()> {
+        if !place.ends_with("Probe") {
+            let reason =
+                "over HTTPS it cannot be led through the sidecar; use HTTP, exec, or skip-inbound-ports";
+            at.fault(place, reason.to_owned());
+            return None;
+        }
+        self.warnings.push(format!(
+            "{}{}: over HTTPS only looks whether port {port} is open; use HTTP, gRPC or exec to see more",
+            at.path,
+            place.replace('/', ".")
+        ));
+        let handler = handler.as_object_mut()?;
+        handler.insert("httpGet".to_owned(), json!({"path": outside, "port": READY_PORT}));
+        self.tcp.push(TcpProbe { outside, port, timeout_s, period_s });
         Some(())
     }
 

@@ -140,6 +140,10 @@ fn what_would_not_work_or_slip_out_is_refused_by_field() {
             main(json!({"lifecycle": {"preStop": {"httpGet": {"port": 1, "path": "/a b"}}}})),
             "spec.containers[0].lifecycle.preStop: path \"/a b\" holds",
         ),
+        (
+            main(json!({"lifecycle": {"preStop": {"httpGet": {"port": 1, "scheme": "HTTPS"}}}})),
+            "spec.containers[0].lifecycle.preStop: over HTTPS it cannot",
+        ),
         (noted, "metadata.annotations[config.outrider.dev/log-level]: \"loud\" is none of"),
     ];
     for (pod, expected) in table {
