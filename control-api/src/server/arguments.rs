@@ -81,6 +81,8 @@ pub(super) struct Serve {
     /// How long an endpoint stays that has registered itself and has lost its stream, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(super) grace_s: u64,
+    #[command(flatten)]
+    pub(super) webhook: super::webhook::Arguments,
     /// error, warn, info, debug, trace or off.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(super) log_level: String,

@@ -4,6 +4,7 @@ mod arguments;
 mod cluster;
 mod kept;
 mod run;
+mod webhook;
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};

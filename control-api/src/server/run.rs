@@ -14,7 +14,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
 use super::arguments::Serve;
-use super::{StartError, cluster, kept};
+use super::{StartError, cluster, kept, webhook};
 use crate::api::{self, Api};
 use crate::auth::join::JoinKey;
 use crate::auth::token_review::Reviews;
@@ -116,6 +116,8 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
     services = services.add_service(Identities::service(Arc::clone(&base.authority), tokens));
     let (listener, transport) = listener(&serve, &base)?;
     let address = listener.local_addr().map_err(|error| StartError::of("--address")(&error))?;
+    let mesh = (serve.common.trust_domain.as_str(), serve.root_namespace.as_str());
+    webhook::start(&serve.webhook, mesh, Arc::clone(&base.authority), &transport, ending.clone()).await?;
     // Not before proxies can connect: who asks whether it is ready shall not be told too early.
     let api = api::start(serve.api_address, api, ending.clone());
     let api_address = api.await.map_err(|error| StartError::of("--api-address")(&error))?;
@@ -209,6 +211,10 @@ fn listener(serve: &Serve, base: &Base) -> Result<(TcpListener, Transport), Star
 fn names(serve: &Serve) -> Names {
     let mut dns = serve.server_name.clone();
     dns.push("localhost".to_owned());
+    if serve.webhook.webhook_address.is_some() {
+        dns.push(webhook::dns_name(&serve.root_namespace));
+    }
+    dns.sort();
     dns.dedup();
     let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
     let own = serve.address.ip();
