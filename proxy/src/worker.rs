@@ -1,6 +1,7 @@
 //! What one worker owns: nothing in it is shared with another worker but what says so.
 
 mod egress;
+mod rooms;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -22,6 +23,7 @@ use crate::transport::{BufferPool, Registry};
 use crate::upstream::Clusters;
 use crate::upstream::usage::UsageRegistry;
 use egress::Throttle;
+use rooms::Rooms;
 
 /// The state of one worker thread.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub struct Worker {
     pub buffers: Rc<BufferPool>,
     /// Message heads.
     pub heads: HeadPool,
+    /// Room for requests under way.
+    pub rooms: Rc<Rooms>,
     /// Upstream state.
     pub clusters: Clusters,
     /// Its metrics; the exporter reads them.
@@ -84,6 +88,7 @@ impl Worker {
             clusters: Clusters::new(usage, Rc::clone(&buffers)),
             buffers,
             heads: HeadPool::default(),
+            rooms: Rc::default(),
             metrics,
             logger: AccessLogger::new(logs),
             no_cluster: RequestSeries::default(),

@@ -3,7 +3,6 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -251,7 +250,8 @@ impl<'a> Attempts<'a> {
         if let Some(link) = pool::acquire_idle(endpoint, protocol) {
             return Ok(link);
         }
-        let mut acquiring = pin!(pool::acquire(self.cluster, endpoint, protocol, self.action.priority));
+        // Boxed: most requests find a connection, and should not hold the room for making one.
+        let mut acquiring = Box::pin(pool::acquire(self.cluster, endpoint, protocol, self.action.priority));
         let bodiless = request.body == BodyLength::Empty;
         let acquired = poll_fn(|cx| {
             if let Poll::Ready(acquired) = acquiring.as_mut().poll(cx) {

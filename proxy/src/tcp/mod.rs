@@ -68,7 +68,8 @@ struct Upstream {
 }
 
 /// Passes a connection on, to its end.
-pub async fn serve(transport: Transport, chain: &Arc<TcpChain>, target: Target, worker: &Rc<Worker>) {
+pub async fn serve(transport: Transport, chain: Arc<TcpChain>, target: Target, worker: Rc<Worker>) {
+    let (chain, worker) = (&*chain, &worker);
     let (name, _) = chain.cluster.pick(worker.draw());
     let series = Series::open(worker, chain, name, target.direction);
     let (started, started_at) = (Instant::now(), SystemTime::now());
