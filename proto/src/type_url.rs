@@ -20,6 +20,7 @@ pub const PREFIX: &str = "type.googleapis.com/";
 pub const EXTENSIONS: &[&str] = &[
     "envoy.extensions.access_loggers.file.v3.FileAccessLog",
     "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
+    "envoy.extensions.filters.http.fault.v3.HTTPFault",
     "envoy.extensions.filters.http.rbac.v3.RBAC",
     "envoy.extensions.filters.http.rbac.v3.RBACPerRoute",
     "envoy.extensions.filters.http.router.v3.Router",

@@ -1,6 +1,6 @@
 //! One HTTP exchange, top to bottom: what happens to a request between its head and the end of its response.
 //!
-//! normalise -> route -> authorize -> attempts -> answer -> record
+//! normalise -> route -> authorize and faults, as the filters stand -> attempts -> answer -> record
 //!
 //! The exchange runs on the task of the HTTP/1 connection or HTTP/2 stream that it belongs to; both bodies move
 //! on that task, without a channel.
@@ -8,6 +8,7 @@
 pub mod attempt;
 mod authorize;
 mod client_cert;
+pub mod inject;
 pub mod mirror;
 pub mod prepare;
 pub mod relay;
@@ -150,8 +151,13 @@ async fn answer<D: Downstream>(
     let selected = table.select(request, origin.worker.draw());
     let routed = selected.map(|(host, route)| Routed { table, host, route, draw: origin.worker.draw() });
     report.route = routed.as_ref().map(|routed| Arc::clone(routed.route));
-    if !origin.chain.policies.is_empty() && !authorize::decide(request, origin, routed.as_ref(), report) {
-        return reply::local(down, request, response, (Reason::AuthorizationDenied, None), report).await;
+    let stopped = if chain.faults.is_empty() {
+        authorize::stop(request, origin, routed.as_ref(), report)
+    } else {
+        Box::pin(inject::pass(down, request, (&mut *timer, origin), routed.as_ref(), report)).await
+    };
+    if let Some(stop) = stopped {
+        return Box::pin(inject::stop(down, request, response, (stop, None), report)).await;
     }
     let Some(routed) = routed else {
         return reply::local(down, request, response, (Reason::RouteNotFound, None), report).await;

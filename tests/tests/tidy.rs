@@ -11,9 +11,9 @@ const MAX_LINES: usize = 460;
 const LAYERS: &[&[&str]] = &[
     &["sys", "drain", "detect"],
     &["transport", "identity"],
-    // A log line needs a request's head, a header change needs a format, a policy asks for a header: messages, model,
-    // policies and records know each other.
-    &["http", "observe", "model", "policy"],
+    // A log line needs a request's head, a header change needs a format, a policy or a fault asks for a header:
+    // messages, model, policies, faults and records know each other.
+    &["http", "observe", "model", "policy", "fault"],
     &["route", "retry"],
     // A picker chooses among endpoints, and a cluster holds a picker.
     &["balance", "upstream"],

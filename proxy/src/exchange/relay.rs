@@ -6,8 +6,11 @@ use std::task::{Context, Poll};
 use http::StatusCode;
 
 use super::attempt::Established;
+use super::inject;
 use super::report::Report;
 use super::timers::Timers;
+use crate::fault::Shaper;
+use crate::fault::shape::poll_pump;
 use crate::http::body::{BodySink as _, Pump, PumpError};
 use crate::http::downstream::Downstream;
 use crate::http::message::{BodyLength, RequestHead, ResponseHead};
@@ -55,7 +58,10 @@ pub async fn response<D: Downstream>(
         upstream.pump = Pump::done();
     }
     let mut pump = Pump::default();
-    let ended = poll_fn(|cx| poll_relay(cx, (down, request), upstream, (&mut pump, tunnel), timers)).await;
+    let mut shaper = inject::shaper(&mut report.injected);
+    let ended =
+        poll_fn(|cx| poll_relay(cx, (down, request), upstream, (&mut pump, tunnel, &mut shaper), timers))
+            .await;
     report.sent_bytes = pump.bytes();
     report.received_bytes = report.received_bytes.max(upstream.pump.bytes());
     match ended {
@@ -82,7 +88,7 @@ fn poll_relay<D: Downstream>(
     cx: &mut Context<'_>,
     (down, request): (&mut D, &RequestHead),
     upstream: &mut Established,
-    (pump, tunnel): (&mut Pump, bool),
+    (pump, tunnel, shaper): (&mut Pump, bool, &mut Option<Box<Shaper>>),
     timers: &mut Timers<'_>,
 ) -> Poll<Result<(), Reason>> {
     let Established { link, pump: request_pump, replay, .. } = upstream;
@@ -96,7 +102,7 @@ fn poll_relay<D: Downstream>(
         }
     }
     if !pump.is_done() {
-        match pump.poll(cx, link, down) {
+        match poll_pump(shaper, pump, cx, link, down) {
             Poll::Ready(Ok(())) if !tunnel => return Poll::Ready(Ok(())),
             Poll::Ready(Ok(())) | Poll::Pending => {}
             Poll::Ready(Err(PumpError::Source(_))) => return Poll::Ready(Err(Reason::UpstreamBodyFailed)),

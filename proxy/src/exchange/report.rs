@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::Origin;
+use super::{Origin, inject};
+use crate::fault::Injected;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::model::Route;
 use crate::observe::format::Record;
@@ -47,6 +48,8 @@ pub struct Report {
     pub reason: Option<Reason>,
     /// What policies have said.
     pub authorized: Authorized,
+    /// What was done to it on purpose; `None` as long as nothing was.
+    pub injected: Option<Box<Injected>>,
     /// Body bytes from the client.
     pub received_bytes: u64,
     /// Body bytes to the client.
@@ -73,9 +76,15 @@ impl Report {
             flags: Flags::NONE,
             reason: None,
             authorized: Authorized::default(),
+            injected: None,
             received_bytes: 0,
             sent_bytes: 0,
         }
+    }
+
+    /// What was done to it on purpose.
+    pub fn injected(&mut self) -> &mut Injected {
+        self.injected.get_or_insert_default()
     }
 
     /// Takes note of why we answered or ended the exchange.
@@ -109,6 +118,7 @@ impl Report {
             reason: self.reason.map(Reason::code),
             peer: origin.standing.facts.identity(),
             authorized: Some(&self.authorized),
+            faults: inject::names(self),
             received_bytes: self.received_bytes,
             sent_bytes: self.sent_bytes,
             upstream: self.upstream,

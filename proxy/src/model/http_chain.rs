@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_proto::envoy::config::core::v3 as core;
+use outrider_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use outrider_proto::envoy::extensions::filters::http::rbac::v3::Rbac;
 use outrider_proto::envoy::extensions::filters::http::router::v3::Router;
 use outrider_proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
@@ -11,9 +12,11 @@ use outrider_proto::{Path, unpack};
 use pb::http_connection_manager::{CodecType, PathWithEscapedSlashesAction, RouteSpecifier, StripPortMode};
 
 use super::access_log::{self, AccessLog};
+use super::fault;
 use super::parse;
 use super::rbac::{self, HttpPolicies};
 use super::route_table::RouteTable;
+use crate::fault::HttpFaults;
 use crate::http::path::{EscapedSlashes, PathOptions};
 
 /// Envoy's default of `stream_idle_timeout`.
@@ -62,6 +65,8 @@ pub struct HttpChain {
     pub routes: RouteSource,
     /// Authorization, in the order of the filters: all of them must allow.
     pub policies: Vec<HttpPolicies>,
+    /// Fault filters, in their order.
+    pub faults: Vec<HttpFaults>,
     /// HTTP/1.0 is served.
     pub accept_http10: bool,
     /// HTTP/2 settings.
@@ -207,9 +212,9 @@ impl HttpChain {
     pub(super) fn from_proto(value: &pb::HttpConnectionManager, path: &mut Path) -> Option<Self> {
         let stat_prefix = parse::required(&value.stat_prefix, "stat_prefix", path);
         let routes = routes(value, path);
-        let policies = filters(&value.http_filters, path);
+        let (policies, faults) = filters(&value.http_filters, path);
         if let Some(RouteSource::Inline(table)) = &routes {
-            check_overrides(table, &policies, path);
+            check_overrides(table, &policies, &faults, path);
         }
         let default_options = core::HttpProtocolOptions::default();
         let common = value.common_http_protocol_options.as_ref().unwrap_or(&default_options);
@@ -266,6 +271,7 @@ impl HttpChain {
             stat_prefix: stat_prefix?,
             routes: routes?,
             policies,
+            faults,
         })
     }
 
@@ -347,8 +353,8 @@ fn routes(value: &pb::HttpConnectionManager, path: &mut Path) -> Option<RouteSou
 }
 
 /// The filters before the router, which must be the last.
-fn filters(filters: &[pb::HttpFilter], path: &mut Path) -> Vec<HttpPolicies> {
-    let mut policies = Vec::new();
+fn filters(filters: &[pb::HttpFilter], path: &mut Path) -> (Vec<HttpPolicies>, Vec<HttpFaults>) {
+    let (mut policies, mut faults) = (Vec::new(), Vec::new());
     for (index, filter) in filters.iter().enumerate() {
         path.item("http_filters", index, |path| {
             let name = parse::required(&filter.name, "name", path);
@@ -363,6 +369,12 @@ fn filters(filters: &[pb::HttpFilter], path: &mut Path) -> Vec<HttpPolicies> {
                 if is_last {
                     path.fault("the router must be the last filter");
                 }
+            } else if let Some(value) = unpack::<HttpFault>(any) {
+                let filter = path.field("typed_config", |path| fault::http_filter(&value, path));
+                faults.extend(name.map(|name| HttpFaults::new(name, filter, policies.len())));
+                if is_last {
+                    path.fault("the router must be the last filter");
+                }
             } else if unpack::<Router>(any).is_none() {
                 path.fault_at("typed_config", format!("\"{}\" is not an HTTP filter", any.type_url));
             } else if !is_last {
@@ -373,14 +385,21 @@ fn filters(filters: &[pb::HttpFilter], path: &mut Path) -> Vec<HttpPolicies> {
     if filters.is_empty() {
         path.fault_at("http_filters", "missing; the last filter must be the router");
     }
-    policies
+    (policies, faults)
 }
 
 /// What the listener's own routes say to filters must be heard by one.
-fn check_overrides(table: &RouteTable, policies: &[HttpPolicies], path: &mut Path) {
-    for name in table.filter_names() {
-        if !policies.iter().any(|filter| &*filter.name == name) {
-            let reason = format!("typed_per_filter_config names \"{name}\", which is none of http_filters");
+fn check_overrides(table: &RouteTable, policies: &[HttpPolicies], faults: &[HttpFaults], path: &mut Path) {
+    for (name, about_faults) in table.filter_names() {
+        let heard = if about_faults {
+            faults.iter().any(|filter| &*filter.name == name)
+        } else {
+            policies.iter().any(|filter| &*filter.name == name)
+        };
+        if !heard {
+            let what = if about_faults { " about faults" } else { "" };
+            let reason =
+                format!("typed_per_filter_config names \"{name}\", which is none of http_filters{what}");
             path.fault_at("route_config", reason);
         }
     }

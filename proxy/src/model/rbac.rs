@@ -1,16 +1,14 @@
 //! Authorization filters: the rules of HTTP requests, of connections, and of single routes.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use outrider_proto::Path;
 use outrider_proto::envoy::config::core::v3 as core;
 use outrider_proto::envoy::config::rbac::v3 as pb;
 use outrider_proto::envoy::extensions::filters::http::rbac::v3 as http;
 use outrider_proto::envoy::extensions::filters::network::rbac::v3 as network;
 use outrider_proto::envoy::r#type::matcher::v3 as matcher;
 use outrider_proto::envoy::r#type::v3::Int32Range;
-use outrider_proto::{Path, unpack};
-use prost_types::Any;
 
 use super::matcher::{HeaderMatcher, StringMatcher};
 use super::parse;
@@ -30,47 +28,14 @@ pub struct HttpPolicies {
     pub filter: Filter,
 }
 
-/// Settings of filters for a route, a virtual host, a route configuration or a weighted cluster, by filter name.
-#[derive(Debug, Default)]
-pub struct FilterOverrides(Vec<(Box<str>, Filter)>);
-
-impl FilterOverrides {
-    pub(super) fn from_proto(value: &HashMap<String, Any>, path: &mut Path) -> Self {
-        let mut sorted: Vec<_> = value.iter().collect();
-        sorted.sort_by_key(|(name, _)| *name);
-        let overrides = sorted.into_iter().filter_map(|(name, any)| {
-            path.field("typed_per_filter_config", |path| {
-                path.key(name, |path| match unpack::<http::RbacPerRoute>(any) {
-                    Some(value) => Some((name.as_str().into(), per_route(&value, path))),
-                    None => path.refuse(format!(
-                        "\"{}\" is not what a route can say to a filter; for authorization it is RBACPerRoute",
-                        any.type_url
-                    )),
-                })
-            })
-        });
-        Self(overrides.collect())
-    }
-
-    /// What is said to the filter of this name.
-    #[must_use]
-    pub fn find(&self, name: &str) -> Option<&Filter> {
-        self.0.iter().find(|(known, _)| &**known == name).map(|(_, filter)| filter)
-    }
-
-    /// The names of the filters that something is said to.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(name, _)| &**name)
-    }
-}
-
 /// The filter of HTTP requests.
 pub(super) fn http_filter(value: &http::Rbac, path: &mut Path) -> Filter {
     let sets = Sets { rules: value.rules.as_ref(), shadow: value.shadow_rules.as_ref() };
     sets.compile(Scope::Http, (&value.rules_stat_prefix, &value.shadow_rules_stat_prefix), path)
 }
 
-fn per_route(value: &http::RbacPerRoute, path: &mut Path) -> Filter {
+/// What a route says to it.
+pub(super) fn per_route(value: &http::RbacPerRoute, path: &mut Path) -> Filter {
     match &value.rbac {
         Some(rbac) => path.field("rbac", |path| http_filter(rbac, path)),
         None => Filter::default(),

@@ -10,8 +10,8 @@ use regex::bytes::Regex;
 
 use super::super::headers::HeaderChanges;
 use super::super::matcher::part_regex;
+use super::super::overrides::FilterOverrides;
 use super::super::parse::{self, Share};
-use super::super::rbac::FilterOverrides;
 use super::super::retry::RetryPolicy;
 use crate::http::h1::field::is_token;
 
