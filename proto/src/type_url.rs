@@ -12,6 +12,8 @@ pub const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.Cluste
 pub const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 /// `outrider.identity.v1.RevocationList`
 pub const REVOCATIONS: &str = "type.googleapis.com/outrider.identity.v1.RevocationList";
+/// `outrider.fault.v1.FaultInjection`
+pub const FAULTS: &str = "type.googleapis.com/outrider.fault.v1.FaultInjection";
 
 /// Prefix of every type URL.
 pub const PREFIX: &str = "type.googleapis.com/";

@@ -3,6 +3,7 @@
 //! original destination -> first bytes (where a chain depends on them) -> filter chain -> TLS (where it has any)
 //! -> policies of connections -> HTTP/1 | HTTP/2 | opaque
 
+pub mod fault;
 pub mod h1;
 pub mod h2;
 pub mod inspect;
@@ -52,6 +53,9 @@ pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker
         refuse(&transport, &listener, &worker, (&facts, Reason::NoFilterChain, &Authorized::default()));
         return;
     };
+    if fault::ends(&mut transport, (&facts, chain.tls.is_some()), &listener, &worker).await {
+        return;
+    }
     let secured = match &chain.tls {
         Some(tls) => match Box::pin(tls::accept(&mut transport, tls, &listener, &worker)).await {
             Some(secured) => secured,

@@ -151,10 +151,11 @@ async fn answer<D: Downstream>(
     let selected = table.select(request, origin.worker.draw());
     let routed = selected.map(|(host, route)| Routed { table, host, route, draw: origin.worker.draw() });
     report.route = routed.as_ref().map(|routed| Arc::clone(routed.route));
-    let stopped = if chain.faults.is_empty() {
+    let leased = snapshot.faults.as_deref();
+    let stopped = if chain.faults.is_empty() && leased.is_none() {
         authorize::stop(request, origin, routed.as_ref(), report)
     } else {
-        Box::pin(inject::pass(down, request, (&mut *timer, origin), routed.as_ref(), report)).await
+        Box::pin(inject::pass(down, request, (&mut *timer, origin), (routed.as_ref(), leased), report)).await
     };
     if let Some(stop) = stopped {
         return Box::pin(inject::stop(down, request, response, (stop, None), report)).await;
@@ -207,6 +208,11 @@ async fn forward<D: Downstream>(
     let ending = attempts.run(down, request, response, &mut timers, report).await;
     match ending {
         Ending::Response(mut exchange) => {
+            if !inject::hold(down, request, report).await {
+                report.ended(Reason::DownstreamGone);
+                down.abort();
+                return Outcome::Broken;
+            }
             prepare::response(response, routed, weighted, request, origin, report);
             let relayed =
                 relay::response(down, &mut exchange, (request, response), &mut timers, report).await;

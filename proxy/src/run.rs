@@ -44,6 +44,9 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
     let control = LocalSet::new().block_on(&runtime, async {
         let (messages, inbox) = mpsc::channel(QUEUED_MESSAGES);
         let mut control = Control::new(workers, settings.workers, messages.clone());
+        if !settings.faults {
+            control.opt_out_of_faults();
+        }
         let server = control_server(&bootstrap);
         let loaded = control.load(std::mem::take(&mut bootstrap.resources));
         loaded.map_err(|faults| bootstrap::lines(&settings.config, &faults))?;

@@ -6,6 +6,7 @@ pub mod authority;
 pub mod backend;
 pub mod client;
 pub mod config;
+pub mod faults;
 pub mod frames;
 pub mod identity_server;
 pub mod lab;

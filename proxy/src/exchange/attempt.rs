@@ -9,11 +9,14 @@ use std::task::{Context, Poll};
 
 use tokio::time::{Instant, sleep};
 
+use super::inject;
 use super::mirror::Mirrors;
 use super::replay::Replay;
 use super::report::Report;
 use super::timers::Timers;
 use super::{Origin, Routed};
+use crate::fault::shape::poll_pump;
+use crate::fault::{Plan, Shaper};
 use crate::http::body::{BodySink as _, Discard, Pump, PumpError, SourceError};
 use crate::http::downstream::Downstream;
 use crate::http::message::{BodyLength, RequestHead, ResponseHead, Version};
@@ -43,11 +46,17 @@ pub struct Established {
     pub pump: Pump,
     /// What the body is read through.
     pub replay: Replay,
+    /// How the bodies of request and response go, where a fault has to do with it.
+    pub shapers: (Option<Box<Shaper>>, Option<Box<Shaper>>),
     _active: ActiveGuard,
 }
 
 /// What all attempts together came to.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives for a moment on the stack; a box would be an allocation per request"
+)]
 pub enum Ending {
     /// A response that is to be passed on.
     Response(Established),
@@ -209,7 +218,9 @@ impl<'a> Attempts<'a> {
         self.tried = Some(endpoint.address());
         report.upstream = self.tried;
         let active = endpoint.begin();
-        let mut link = self.connect(&endpoint, down, request, timers).await?;
+        let at = endpoint.address();
+        let mut plan = inject::attempt::choose(self.origin, request, (self.routed, self.cluster), at, report);
+        let mut link = self.connect(&endpoint, down, request, (timers, plan.as_deref())).await?;
         if let Err(error) = link.send_head(request) {
             return Err(failed(error));
         }
@@ -224,12 +235,26 @@ impl<'a> Attempts<'a> {
         if !needs_replay {
             replay.stop_keeping();
         }
-        let mut established = Established { link, endpoint, pump: Pump::default(), replay, _active: active };
+        let request_shaper = inject::attempt::request_shaper(plan.as_deref_mut(), report);
+        let response_shaper = plan.as_mut().and_then(|plan| plan.response.take());
+        let shapers = (request_shaper, response_shaper);
+        let mut established =
+            Established { link, endpoint, pump: Pump::default(), replay, shapers, _active: active };
         let failed = poll_fn(|cx| poll_head(cx, down, request, response, (&mut established, timers))).await;
         report.received_bytes = established.pump.bytes();
         match failed {
-            Ok(()) => Ok(established),
+            Ok(()) => {
+                if let Some(pause) = plan.as_ref().and_then(|plan| plan.hold.as_ref()) {
+                    let held = Box::pin(inject::attempt::hold(pause, request, timers)).await;
+                    if let Err(reason) = held {
+                        self.replay = Some(established.replay);
+                        return Err(late(reason));
+                    }
+                }
+                Ok(established)
+            }
             Err(failed) => {
+                inject::attempt::keep_shaper(established.shapers.0.take(), report);
                 self.replay = Some(established.replay);
                 Err(failed)
             }
@@ -242,13 +267,15 @@ impl<'a> Attempts<'a> {
         endpoint: &Rc<EndpointState>,
         down: &mut D,
         request: &RequestHead,
-        timers: &mut Timers<'_>,
+        (timers, plan): (&mut Timers<'_>, Option<&Plan>),
     ) -> Result<UpstreamLink, Failed> {
         let protocol = protocol(self.cluster, request);
-        if let Some(link) = pool::acquire_idle(endpoint, protocol) {
+        if plan.is_none()
+            && let Some(link) = pool::acquire_idle(endpoint, protocol)
+        {
             return Ok(link);
         }
-        let mut acquiring = pin!(pool::acquire(self.cluster, endpoint, protocol));
+        let mut acquiring = pin!(inject::attempt::acquire(plan, self.cluster, endpoint, protocol));
         let bodiless = request.body == BodyLength::Empty;
         let acquired = poll_fn(|cx| {
             if let Poll::Ready(acquired) = acquiring.as_mut().poll(cx) {
@@ -308,7 +335,7 @@ fn poll_head<D: Downstream>(
     response: &mut ResponseHead,
     (established, timers): (&mut Established, &mut Timers<'_>),
 ) -> Poll<Result<(), Failed>> {
-    let Established { link, pump, replay, .. } = established;
+    let Established { link, pump, replay, shapers, .. } = established;
     // A tunnel's bytes may not be sent before the upstream has agreed to it.
     let waits_for_tunnel = !request.upgrade.is_empty();
     if waits_for_tunnel {
@@ -316,7 +343,7 @@ fn poll_head<D: Downstream>(
         timers.request_complete();
     } else if !pump.is_done() {
         let before = pump.bytes();
-        match pump.poll(cx, &mut replay.source(down), link) {
+        match poll_pump(&mut shapers.0, pump, cx, &mut replay.source(down), link) {
             Poll::Ready(Ok(())) => timers.request_complete(),
             Poll::Ready(Err(PumpError::Source(error))) => return Poll::Ready(Err(bad_body(&error))),
             // The upstream may have answered before it stopped reading: the answer is looked for below.
@@ -356,6 +383,7 @@ fn late(reason: Reason) -> Failed {
 fn bad_body(error: &SourceError) -> Failed {
     match error {
         SourceError::Malformed(_) => Failed::Answer(Reason::BadRequest, error.to_string()),
+        SourceError::Injected => Failed::Gone(Reason::FaultInjected),
         SourceError::Truncated | SourceError::Reset(_) | SourceError::Io(_) => {
             Failed::Gone(Reason::DownstreamGone)
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::set::Pause;
 use super::shape::Shaper;
 
 /// The faults of one exchange or connection.
@@ -12,6 +13,8 @@ pub struct Injected {
     pub names: Vec<Arc<str>>,
     /// Their places among the faults at work, given back at the end.
     slots: Vec<Slot>,
+    /// How long the response is held back.
+    pub hold: Option<Pause>,
     /// How the bytes to the client go.
     pub response: Option<Box<Shaper>>,
     /// How the bytes from the client go.

@@ -12,6 +12,7 @@ pub mod filter_chain;
 pub mod headers;
 pub mod http_chain;
 pub mod identity;
+pub mod injection;
 pub mod listener;
 pub mod matcher;
 pub mod overrides;

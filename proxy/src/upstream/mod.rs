@@ -7,6 +7,7 @@ pub mod client;
 pub mod clusters;
 pub mod connect;
 pub mod endpoint;
+pub mod injected;
 pub mod link;
 pub mod pool;
 pub mod usage;
