@@ -1,5 +1,7 @@
 //! A proxy whose faults a test injects over ADS.
 
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,7 +15,7 @@ use crate::ads::Ads;
 use crate::backend::Backend;
 use crate::client::{self, Answer, Ask, PATIENCE};
 use crate::config::{HCM, HTTP2, ROUTER, address, cluster};
-use crate::process::{Process, admin_get, free_port};
+use crate::process::{Process, admin_get, free_port, scratch};
 
 const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 const STDOUT: &str = "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog";
@@ -25,8 +27,8 @@ const SETTLED: u16 = 599;
 pub struct Setup<'a> {
     /// The proxy's environment.
     pub env: &'a [(&'a str, &'a str)],
-    /// Another port for the control server, which leads to it.
-    pub ads: Option<u16>,
+    /// Whether the way to the control server leads through a process of its own, which can be killed and stopped.
+    pub forwarded: bool,
     /// The transport socket of the listener `tls`.
     pub socket: &'a str,
     /// Further filters of the HTTP chains, each with a comma behind.
@@ -38,6 +40,8 @@ pub struct Setup<'a> {
 pub struct Lab {
     /// The control server.
     pub ads: Ads,
+    /// What stands between it and the proxy, where it was asked for: HAProxy.
+    pub forwarder: Option<Process>,
     /// The proxy.
     pub proxy: Process,
     /// What everything goes to.
@@ -70,6 +74,12 @@ impl Lab {
         let (ads, backend, other) = (Ads::start(0).await, Backend::start().await, Backend::start().await);
         let ports: [u16; 5] = std::array::from_fn(|_| free_port());
         let [admin, inbound, outbound, tcp, tls] = ports;
+        let (forwarder, control) = if setup.forwarded {
+            let port = free_port();
+            (Some(forward(port, ads.port)), port)
+        } else {
+            (None, ads.port)
+        };
         let log = format!(
             "access_log: [{{name: log, typed_config: {{\"@type\": {STDOUT}, log_format: {{text_format_source: \
              {{inline_string: \"LINE %REQ(X-KEY)% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %DYNAMIC_METADATA(outrider.fault:names)%\\n\"}}}}}}}}]"
@@ -106,12 +116,23 @@ impl Lab {
             address(admin),
             listeners.join(", "),
             cluster("be", backend.port, ""),
-            cluster("xds", setup.ads.unwrap_or(ads.port), HTTP2)
+            cluster("xds", control, HTTP2)
         );
         let env: Vec<_> = setup.env.iter().copied().chain([("OUTRIDER_WORKERS", "1")]).collect();
         let proxy = Process::outrider_with(&config, admin, &env);
-        let lab =
-            Self { ads, proxy, backend, other, admin, inbound, outbound, tcp, tls, nonce: AtomicU32::new(0) };
+        let lab = Self {
+            ads,
+            forwarder,
+            proxy,
+            backend,
+            other,
+            admin,
+            inbound,
+            outbound,
+            tcp,
+            tls,
+            nonce: AtomicU32::new(0),
+        };
         lab.until("a stream", || !lab.ads.opened().is_empty()).await;
         lab
     }
@@ -140,8 +161,7 @@ impl Lab {
         let resources = faults.iter().map(|(name, rest)| {
             let text = format!("{{name: {name}, {rest}}}");
             let message: FaultInjection = json::from_yaml(&text).expect(&text);
-            let version = format!("{rest}-{nonce}");
-            wrapped(name, version, Some(&message), ttl)
+            wrapped(name, rest, Some(&message), ttl)
         });
         self.ads.send(DeltaDiscoveryResponse {
             type_url: type_url::FAULTS.into(),
@@ -153,6 +173,16 @@ impl Lab {
         let answer = || self.ads.requests().into_iter().find(|request| request.response_nonce == nonce);
         self.until("an answer", || answer().is_some()).await;
         answer().and_then(|answer| answer.error_detail).map(|error| error.message)
+    }
+
+    /// Says that a fault goes on, and does not wait.
+    pub fn beat(&self, name: &str, rest: &str, ttl: Duration) {
+        self.ads.send(DeltaDiscoveryResponse {
+            type_url: type_url::FAULTS.into(),
+            nonce: "beat".into(),
+            resources: vec![wrapped(name, rest, None, Some(ttl))],
+            ..DeltaDiscoveryResponse::default()
+        });
     }
 
     /// Puts these faults, and no others, in force for a minute.
@@ -224,18 +254,35 @@ impl Lab {
 }
 
 /// A resource as it goes over the wire; without a message it is a heartbeat.
-#[must_use]
-pub fn wrapped(
-    name: &str,
-    version: String,
-    message: Option<&FaultInjection>,
-    ttl: Option<Duration>,
-) -> Resource {
+fn wrapped(name: &str, version: &str, message: Option<&FaultInjection>, ttl: Option<Duration>) -> Resource {
     Resource {
         name: name.into(),
-        version,
+        version: version.into(),
         resource: message
             .map(|message| Any { type_url: type_url::FAULTS.into(), value: message.encode_to_vec() }),
         ttl: ttl.and_then(|ttl| ttl.try_into().ok()),
     }
+}
+
+/// HAProxy from one port to another.
+fn forward(from: u16, to: u16) -> Process {
+    let directory = scratch("forwarder");
+    let file = directory.join("haproxy.cfg");
+    let config = format!(
+        "global\n  nbthread 1\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\
+         listen f\n  bind 127.0.0.1:{from}\n  server s 127.0.0.1:{to}\n"
+    );
+    std::fs::write(&file, config).expect("the configuration");
+    let mut command = Command::new(haproxy().expect("HAProxy"));
+    command.args(["-db", "-f"]).arg(&file);
+    Process::spawn(command, directory, "haproxy")
+}
+
+/// HAProxy, if it is there. In CI its absence is an error.
+#[must_use]
+pub fn haproxy() -> Option<PathBuf> {
+    let places = ["/usr/sbin/haproxy", "/usr/local/sbin/haproxy", "/usr/bin/haproxy"];
+    let found = places.iter().map(PathBuf::from).find(|path| path.exists());
+    assert!(found.is_some() || std::env::var_os("CI").is_none(), "HAProxy is missing and CI must have it");
+    found
 }

@@ -9,8 +9,10 @@ use super::leased::Subject;
 use crate::http::message::RequestHead;
 use crate::model::matcher::StringMatcher;
 
-/// Requests after which those counted for the share weigh half.
-const SHARE_WINDOW: u64 = 100_000;
+/// What one fault costs of what passes without: a millionth of it for each part of the share.
+const FAULT_COST: u64 = 1_000_000;
+/// What may be saved up of the share while nothing happens, in faults: so many may follow each other at once.
+const MOST_SAVED: u64 = 10;
 /// What the user agents of probes begin with.
 const PROBE_AGENTS: &[&[u8]] = &[b"kube-probe/"];
 /// What the paths of probes begin with.
@@ -78,8 +80,8 @@ fn is_probe(head: &RequestHead) -> bool {
 #[derive(Debug, Default)]
 pub struct Tally {
     active: Arc<AtomicU32>,
-    passed: AtomicU64,
-    struck: AtomicU64,
+    /// What is left of the share, in parts of [`FAULT_COST`].
+    credit: AtomicU64,
     connections: AtomicU64,
 }
 
@@ -90,25 +92,20 @@ impl Tally {
         self.connections.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Counts what passes.
-    pub fn pass(&self) {
-        if self.passed.fetch_add(1, Ordering::Relaxed) + 1 >= SHARE_WINDOW {
-            for count in [&self.passed, &self.struck] {
-                count.store(count.load(Ordering::Relaxed) / 2, Ordering::Relaxed);
-            }
-        }
+    /// Counts a request, an attempt or a connection that passes.
+    pub fn pass(&self, guard: &Guard) {
+        let share = u64::from(guard.max_share.millionths());
+        let more = |credit: u64| Some((credit + share).min(MOST_SAVED * FAULT_COST));
+        // It always changes.
+        let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
     }
 
     /// A place for one more that has a fault, if the guard allows one.
     #[must_use]
     pub fn take_slot(&self, guard: &Guard) -> Option<Slot> {
-        let share = u128::from(guard.max_share.millionths());
-        let struck = u128::from(self.struck.load(Ordering::Relaxed)) + 1;
-        if struck * 1_000_000 > share * u128::from(self.passed.load(Ordering::Relaxed)) {
-            return None;
-        }
         let slot = Slot::take(&self.active, guard.max_active)?;
-        self.struck.fetch_add(1, Ordering::Relaxed);
+        let less = |credit: u64| credit.checked_sub(FAULT_COST);
+        self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok()?;
         Some(slot)
     }
 }
@@ -132,18 +129,20 @@ mod tests {
         let guard = Guard { max_share: Chance::ALWAYS.at_most(10), ..Guard::default() };
         let tally = Tally::default();
         let mut struck = 0_u64;
-        for passed in 1..=250_000_u64 {
-            tally.pass();
+        for passed in 1..=10_000_u64 {
+            tally.pass(&guard);
             struck += u64::from(tally.take_slot(&guard).is_some());
-            assert!(struck * 10 <= passed, "{struck} of {passed}");
+            assert_eq!(struck, passed / 10);
         }
-        assert!(struck > 24_990, "{struck}");
+        // A long time without one lets no more than a few follow each other.
+        (0..100_000).for_each(|_| tally.pass(&guard));
+        assert_eq!((0..100).filter(|_| tally.take_slot(&guard).is_some()).count() as u64, MOST_SAVED);
     }
 
     #[test]
     fn places_come_back() {
         let (tally, guard) = (Tally::default(), Guard { max_active: 1, ..Guard::default() });
-        (0..10).for_each(|_| tally.pass());
+        (0..10).for_each(|_| tally.pass(&guard));
         let slot = tally.take_slot(&guard);
         assert!(slot.is_some() && tally.take_slot(&guard).is_none());
         drop(slot);

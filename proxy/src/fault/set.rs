@@ -101,12 +101,11 @@ impl FaultSet {
                 && fault.rule.matches(subject)
         };
         let mut concerning = self.faults.iter().filter(concerns).peekable();
-        if concerning.peek().is_some() && self.guard.spares(subject) {
+        concerning.peek()?;
+        if self.guard.spares(subject) {
             return None;
         }
-        if stage != Stage::Attempt {
-            self.tally.pass();
-        }
+        self.tally.pass(&self.guard);
         let mut plan: Option<Box<Plan>> = None;
         let mut place_of_all = None;
         for fault in concerning {
