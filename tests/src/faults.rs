@@ -210,7 +210,7 @@ impl Lab {
         assert_eq!(refused, None);
         let end = Instant::now() + PATIENCE;
         // What is still in force may hold the request up.
-        let soon = Duration::from_millis(200);
+        let soon = Duration::from_secs(1);
         let settled = async || {
             let answer = tokio::time::timeout(soon, self.get(self.inbound, &path)).await;
             answer.is_ok_and(|answer| answer.status == SETTLED)
