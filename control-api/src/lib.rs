@@ -4,4 +4,18 @@
 //! source (files, Kubernetes) -> object -> compile -> snapshot per proxy -> serve (ADS)
 //! ```
 
+pub mod api;
+pub mod auth;
+pub mod ca;
+pub mod cli;
+pub mod compile;
+pub mod digest;
+pub mod engine;
+pub mod object;
+pub mod proxy_info;
+pub mod registry;
+pub mod serve;
+pub mod server;
 pub mod snapshot;
+pub mod snapshots;
+pub mod source;

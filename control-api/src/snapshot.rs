@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use outrider_proto::type_url;
@@ -24,6 +25,12 @@ pub enum Kind {
 impl Kind {
     /// Every kind, in the order in which they are sent: what is referred to comes before what refers to it.
     pub const ALL: [Self; 5] = [Self::Secret, Self::Cluster, Self::Endpoints, Self::Listener, Self::Route];
+
+    /// The kind of a type URL, if it is one of ours.
+    #[must_use]
+    pub fn of_type_url(url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.type_url() == url)
+    }
 
     /// The type URL on the wire.
     #[must_use]
@@ -49,21 +56,49 @@ pub struct Resource {
     pub origin: Arc<str>,
 }
 
-/// What one proxy may be told, by kind and name. Equal parts are shared between proxies.
+/// The resources of one kind, by name.
+pub type Resources = BTreeMap<Arc<str>, Resource>;
+
+/// What one proxy may be told, by kind and name. Equal parts are shared between proxies: two snapshots with the same
+/// `Arc` of a kind are known to agree in it without a look inside.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    kinds: BTreeMap<Kind, Arc<BTreeMap<Arc<str>, Resource>>>,
+    kinds: BTreeMap<Kind, Arc<Resources>>,
+    /// How long a resource holds unless it is said again, by kind and name; for those that are leased.
+    ttls: BTreeMap<(Kind, Arc<str>), Duration>,
 }
 
 impl Snapshot {
     /// All resources of a kind, by name.
     #[must_use]
-    pub fn kind(&self, kind: Kind) -> Option<&BTreeMap<Arc<str>, Resource>> {
+    pub fn kind(&self, kind: Kind) -> Option<&Resources> {
         self.kinds.get(&kind).map(AsRef::as_ref)
     }
 
     /// Puts the resources of a kind in place of those before.
-    pub fn set(&mut self, kind: Kind, resources: Arc<BTreeMap<Arc<str>, Resource>>) {
+    pub fn set(&mut self, kind: Kind, resources: Arc<Resources>) {
         self.kinds.insert(kind, resources);
+    }
+
+    /// All resources of a kind, shared; none where the kind was not set.
+    #[must_use]
+    pub fn shared(&self, kind: Kind) -> Arc<Resources> {
+        self.kinds.get(&kind).cloned().unwrap_or_default()
+    }
+
+    /// Leases a resource: a proxy forgets it this long after it was last told.
+    pub fn set_ttl(&mut self, kind: Kind, name: Arc<str>, ttl: Duration) {
+        self.ttls.insert((kind, name), ttl);
+    }
+
+    /// The leases of a kind: how long each resource holds unless it is said again.
+    pub fn ttls(&self, kind: Kind) -> impl Iterator<Item = (&Arc<str>, Duration)> {
+        self.ttls.iter().filter(move |((of, _), _)| *of == kind).map(|((_, name), ttl)| (name, *ttl))
+    }
+
+    /// How long a resource holds unless it is said again; `None` for as long as it is there.
+    #[must_use]
+    pub fn ttl(&self, kind: Kind, name: &Arc<str>) -> Option<Duration> {
+        if self.ttls.is_empty() { None } else { self.ttls.get(&(kind, Arc::clone(name))).copied() }
     }
 }

@@ -31,12 +31,24 @@ const MAX_NODES: usize = 1_000_000;
 /// # Errors
 /// All faults, with the paths of the fields; a syntax error with its line and column.
 pub fn from_yaml<M: Message + Name + Default>(text: &str) -> Result<M, Vec<Fault>> {
+    from_yaml_seen(text, |_| ())
+}
+
+/// The same, `see` being shown the text's JSON form before it becomes a message.
+///
+/// # Errors
+/// As [`from_yaml`].
+pub fn from_yaml_seen<M: Message + Name + Default>(
+    text: &str,
+    see: impl FnOnce(&Json),
+) -> Result<M, Vec<Fault>> {
     if text.len() > MAX_TEXT_BYTES {
         return Err(vec![Fault::new("", format!("longer than {MAX_TEXT_BYTES} bytes"))]);
     }
     let json: Json = serde_saphyr::from_str_with_options(text, yaml_options())
         .map_err(|error| vec![Fault::new("", format!("not valid YAML: {}", one_line(&error.to_string())))])?;
     let message = dynamic::<M>(&json)?;
+    see(&json);
     // Each form of a large configuration goes before the next one comes.
     drop(json);
     typed(message)

@@ -14,7 +14,7 @@ pub mod strict;
 pub mod type_url;
 
 pub use fault::{Fault, Path};
-pub use generated::{envoy, google, outrider};
+pub use generated::{envoy, google, grpc, outrider};
 pub use strict::unpack;
 
 /// The SPIFFE Workload API, whose specification gives it no package.

@@ -8,7 +8,9 @@ use clap::{Parser, Subcommand};
 use crate::bootstrap::{self, Settings, StartError};
 use crate::run;
 
+mod check_lock_in;
 mod fetch_svid;
+mod redirect;
 
 /// Exit code for a wrong configuration or command line.
 const WRONG: u8 = 2;
@@ -34,6 +36,10 @@ enum Command {
     },
     /// Keeps certificate files fresh for a workload that does mTLS itself.
     FetchSvid(Box<fetch_svid::Arguments>),
+    /// Shows that the proxy can lock itself in here: does it, and tries to get out.
+    CheckLockIn(check_lock_in::Arguments),
+    /// Brings the connections of this pod to its proxy, with packet filter rules.
+    Redirect(Box<redirect::Arguments>),
 }
 
 /// Runs the command that the arguments ask for.
@@ -42,6 +48,8 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
         Some(Command::FetchSvid(arguments)) => return fetch_svid::run(*arguments),
+        Some(Command::CheckLockIn(arguments)) => return check_lock_in::run(arguments),
+        Some(Command::Redirect(arguments)) => return redirect::run(*arguments),
         Some(Command::Validate { config }) => {
             bootstrap::read(&config).map(|_| say(&format!("{}: OK", config.display())))
         }

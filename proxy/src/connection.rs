@@ -1,7 +1,7 @@
 //! One downstream connection, top to bottom.
 //!
-//! original destination -> first bytes (where a chain depends on them) -> filter chain -> TLS (where it has any)
-//! -> policies of connections -> HTTP/1 | HTTP/2 | opaque
+//! original destination -> first bytes (where a chain depends on them) -> filter chain -> faults -> rate limits
+//! -> TLS (where it has any) -> policies of connections -> HTTP/1 | HTTP/2 | opaque
 
 pub mod fault;
 pub mod h1;
@@ -22,7 +22,7 @@ use crate::model::{ChainProtocol, FilterChain, HttpChain, Listener};
 use crate::observe::Reason;
 use crate::observe::format::Record;
 use crate::observe::metrics::Labels;
-use crate::observe::series::PLAINTEXT;
+use crate::observe::series::{PLAINTEXT, RATE_LIMITED};
 use crate::policy::standing::Facts;
 use crate::policy::{Authorized, Standing};
 use crate::transport::Transport;
@@ -34,7 +34,8 @@ pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker
     let Ok(mut transport) = Transport::new(stream) else {
         return;
     };
-    let destination = destination(&transport, &listener);
+    let original = original_destination(&transport, &listener);
+    let destination = original.unwrap_or(transport.local());
     let Some(inspected) = inspect::inspect(&mut transport, &listener, &worker).await else {
         return;
     };
@@ -42,6 +43,7 @@ pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker
     let mut facts = Facts {
         listener: Arc::clone(&listener.name),
         destination,
+        redirected: original.is_some(),
         remote: transport.peer(),
         transport_protocol: inspected_as,
         protocols: inspected.protocols,
@@ -53,7 +55,7 @@ pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker
         refuse(&transport, &listener, &worker, (&facts, Reason::NoFilterChain, &Authorized::default()));
         return;
     };
-    if fault::ends(&mut transport, (&facts, chain.tls.is_some()), &listener, &worker).await {
+    if ends_early(&mut transport, (&facts, chain), &listener, &worker).await {
         return;
     }
     let secured = match &chain.tls {
@@ -97,6 +99,24 @@ pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker
     }
 }
 
+/// Whether a fault or a rate limit ends the connection before anything is said on it. Cancel-safe.
+async fn ends_early(
+    transport: &mut Transport,
+    (facts, chain): (&Facts, &FilterChain),
+    listener: &Listener,
+    worker: &Worker,
+) -> bool {
+    if fault::ends(transport, (facts, chain.tls.is_some()), listener, worker).await {
+        return true;
+    }
+    let limited = is_limited(chain, worker);
+    if limited {
+        transport.reset_on_close();
+        refuse(transport, listener, worker, (facts, Reason::RateLimited, &Authorized::default()));
+    }
+    limited
+}
+
 /// What the chain's policies of connections say; all of them must allow.
 fn authorize(chain: &FilterChain, facts: &Facts, worker: &Worker) -> Result<(), Authorized> {
     let mut authorized = Authorized::default();
@@ -136,6 +156,16 @@ async fn serve_http(
     }
 }
 
+/// Whether a rate limit of the chain has no token for the connection.
+fn is_limited(chain: &FilterChain, worker: &Worker) -> bool {
+    let over = chain.limits.iter().find(|limit| !limit.tokens.take_one());
+    if let Some(limit) = over {
+        let labels = Labels::none().with("policy", &limit.name).with("mode", "enforce");
+        worker.metrics.counter(RATE_LIMITED, &labels).add(1);
+    }
+    over.is_some()
+}
+
 /// Who still speaks plaintext to a listener that has TLS, so that it can be turned off for all.
 fn count_plaintext(transport: &Transport, listener: &Listener, worker: &Worker) {
     if listener.chains.all().any(|chain| chain.tls.is_some()) {
@@ -145,14 +175,16 @@ fn count_plaintext(transport: &Transport, listener: &Listener, worker: &Worker) 
     }
 }
 
-/// Where the connection was going: what the kernel says if the listener asks for it, our own address otherwise.
-fn destination(transport: &Transport, listener: &Listener) -> SocketAddr {
-    let local = transport.local();
+/// Where the connection was going when it was redirected here, if it was and the listener asks for it.
+fn original_destination(transport: &Transport, listener: &Listener) -> Option<SocketAddr> {
     if !listener.original_dst {
-        return local;
+        return None;
     }
-    let v6 = matches!(local, SocketAddr::V6(address) if address.ip().to_ipv4_mapped().is_none());
-    sys::original_destination(transport.socket(), v6).unwrap_or(local)
+    let local = transport.local();
+    let ip = local.ip().to_canonical();
+    let original = sys::original_destination(transport.socket(), ip.is_ipv6()).ok()?;
+    // The kernel also tracks connections that were not redirected, and IPv4 may be written as IPv6 here.
+    (original != SocketAddr::new(ip, local.port())).then_some(original)
 }
 
 fn refuse(

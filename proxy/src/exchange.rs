@@ -1,20 +1,24 @@
 //! One HTTP exchange, top to bottom: what happens to a request between its head and the end of its response.
 //!
-//! normalise -> route -> authorize and faults, as the filters stand -> attempts -> answer -> record
+//! normalise -> route -> authorize and faults, as the filters stand -> rate limits -> attempts -> answer -> record
 //!
 //! The exchange runs on the task of the HTTP/1 connection or HTTP/2 stream that it belongs to; both bodies move
 //! on that task, without a channel.
 
+mod again;
 pub mod attempt;
 mod authorize;
 mod client_cert;
 pub mod inject;
+mod limit;
 pub mod mirror;
+mod observe;
 pub mod prepare;
 pub mod relay;
 pub mod replay;
 pub mod reply;
 pub mod report;
+pub mod sticky;
 pub mod timers;
 
 use std::net::SocketAddr;
@@ -25,12 +29,14 @@ use crate::exchange::attempt::{Attempts, Ending};
 use crate::exchange::authorize::Oversight;
 use crate::exchange::relay::Relayed;
 use crate::exchange::report::Report;
+use crate::exchange::sticky::Sticky;
 use crate::exchange::timers::{LazyTimer, Timers};
 use crate::http::downstream::Downstream;
 use crate::http::heads::Heads;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::path::{self, Normalized};
 use crate::identity::PeerIdentity;
+use crate::limit::pressure::Stage;
 use crate::model::route_table::VirtualHost;
 use crate::model::{ForwardAction, HttpChain, Route, RouteAction, RouteTable, Snapshot};
 use crate::observe::Reason;
@@ -132,6 +138,9 @@ async fn answer<D: Downstream>(
     (snapshot, report): (&Snapshot, &mut Report),
 ) -> Outcome {
     let chain = &origin.chain;
+    if origin.worker.pressure.holds(Stage::RefuseRequests, || origin.worker.draw()) {
+        return reply::local(down, request, response, (Reason::Overloaded, None), report).await;
+    }
     match path::normalize(&mut request.path, chain.path) {
         Ok(Normalized::Forward) => {}
         Ok(Normalized::Redirect) => {
@@ -159,6 +168,11 @@ async fn answer<D: Downstream>(
     };
     if let Some(stop) = stopped {
         return Box::pin(inject::stop(down, request, response, (stop, None), report)).await;
+    }
+    if (!origin.chain.limits.is_empty() || origin.chain.concurrency.is_some())
+        && let Some(over) = limit::over(request, origin, routed.as_ref(), report)
+    {
+        return limit::refuse(down, request, response, (over, routed.as_ref()), report).await;
     }
     let Some(routed) = routed else {
         return reply::local(down, request, response, (Reason::RouteNotFound, None), report).await;
@@ -197,14 +211,16 @@ async fn forward<D: Downstream>(
         let unknown = (Reason::ClusterNotFound, action.not_found_status, Some(routed));
         return reply::with_status(down, request, response, unknown, report).await;
     };
-    let Some(_place) = cluster.request_permit() else {
+    let Some(_place) = cluster.request_permit(action.priority) else {
         return reply::local(down, request, response, (Reason::OverflowRequests, Some(routed)), report).await;
     };
     let oversight = Oversight::new(request, origin, routed, report);
     prepare::upstream_request(request, routed, weighted, action, report);
     let mirrors = mirror::start(action, request, origin);
     let mut timers = Timers::new(timer, action, &origin.chain, request, (report.started, oversight));
-    let mut attempts = Attempts::new(&cluster, routed, action, mirrors, origin);
+    let sticky = Sticky::new(action, &cluster, request, report, || origin.worker.draw());
+    let subset = weighted.and_then(|entry| entry.subset.as_ref()).or(action.subset.as_ref());
+    let mut attempts = Attempts::new(&cluster, routed, action, (mirrors, sticky, subset), origin);
     let ending = attempts.run(down, request, response, &mut timers, report).await;
     match ending {
         Ending::Response(mut exchange) => {
@@ -213,6 +229,7 @@ async fn forward<D: Downstream>(
                 down.abort();
                 return Outcome::Broken;
             }
+            attempts.sticky.answer(response);
             prepare::response(response, routed, weighted, request, origin, report);
             let relayed =
                 relay::response(down, &mut exchange, (request, response), &mut timers, report).await;

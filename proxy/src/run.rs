@@ -1,6 +1,7 @@
 //! The proxy from start to end, on the control thread.
 
-use outrider_proto::envoy::config::cluster::v3::Cluster as ClusterMessage;
+use std::sync::Arc;
+
 use outrider_proto::envoy::config::core::v3::Node;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -11,10 +12,12 @@ use tokio::time::{Instant, interval, sleep_until};
 use crate::admin::{self, Admin, SharedState, State};
 use crate::bootstrap::{self, Settings, StartError};
 use crate::control::secrets::Own;
-use crate::control::{Control, Message, QUEUED_MESSAGES, TICK};
-use crate::model::Cluster;
+use crate::control::{Control, Message, QUEUED_MESSAGES, TICK, overload};
+use crate::limit::pressure::Pressure;
+use crate::lockin::{self, Access, LockInError, Report, access};
 use crate::model::bootstrap::{AdsSource, Bootstrap};
 use crate::observe::{logging, series};
+use crate::policy::egress::Surroundings;
 use crate::runtime::Workers;
 use crate::runtime::workers::WorkerSettings;
 use crate::{svid, xds};
@@ -32,10 +35,15 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         .install_recorder()
         .map_err(|error| failed("metrics", &error))?;
     series::describe();
+    let locked = lock_in(settings, &bootstrap).map_err(|error| failed("lock-in", &error))?;
+    locked.tell();
+    let pressure = Arc::new(Pressure::default());
     let workers = Workers::start(&WorkerSettings {
         count: settings.workers,
         max_connections: settings.max_connections,
         names_reason: settings.names_reason,
+        surroundings: surroundings(settings, &bootstrap.node),
+        pressure: Arc::clone(&pressure),
         drain_timeout: settings.drain_timeout,
     })
     .map_err(|error| failed("workers", &error))?;
@@ -43,16 +51,24 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         Builder::new_current_thread().enable_all().build().map_err(|error| failed("event loop", &error))?;
     let control = LocalSet::new().block_on(&runtime, async {
         let (messages, inbox) = mpsc::channel(QUEUED_MESSAGES);
+        if let Some(overload) = bootstrap.overload.take() {
+            tokio::spawn(overload::watch(overload, pressure, workers.own_shard().clone()));
+        }
         let mut control = Control::new(workers, settings.workers, messages.clone());
         if !settings.faults {
             control.opt_out_of_faults();
         }
-        let server = control_server(&bootstrap);
         let loaded = control.load(std::mem::take(&mut bootstrap.resources));
         loaded.map_err(|faults| bootstrap::lines(&settings.config, &faults))?;
         let state = SharedState::default();
         if let Some(address) = settings.admin.or(bootstrap.admin) {
-            let admin = Admin { control: messages.clone(), state: state.clone(), level, recorder };
+            let admin = Admin {
+                control: messages.clone(),
+                state: state.clone(),
+                level,
+                recorder,
+                lock_in: locked.to_json(),
+            };
             let bound = admin::start(address, admin)
                 .await
                 .map_err(|error| failed(&format!("admin: cannot listen on {address}"), &error))?;
@@ -61,8 +77,8 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         if let Some(source) = settings.identity.clone().or(bootstrap.identity.clone()) {
             tokio::spawn(follow_identity(svid::start(source), messages.clone()));
         }
-        if let Some((source, server)) = server {
-            start_xds(bootstrap.node, source, server, (&control, messages));
+        if let Some(source) = bootstrap.ads {
+            start_xds(bootstrap.node, source, (&control, messages));
         }
         let given_back_bytes = crate::sys::release_startup_code();
         crate::sys::release_free_memory();
@@ -74,6 +90,22 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
     control.join();
     tracing::info!("ended");
     Ok(())
+}
+
+/// What rules about destinations and events about them go by.
+fn surroundings(settings: &Settings, node: &Node) -> Arc<Surroundings> {
+    Arc::new(Surroundings { workload: node.id.as_str().into(), api_server: settings.api_server })
+}
+
+/// Gives up what is not needed from here on. Threads that come later inherit it, so there must be none before.
+///
+/// # Errors
+/// When the kernel could and does not.
+pub(crate) fn lock_in(settings: &Settings, bootstrap: &Bootstrap) -> Result<Report, LockInError> {
+    let identity = settings.identity.as_ref();
+    let mut access = Access::new(&settings.config, bootstrap, identity, &settings.lock_in_paths);
+    access.low_ports |= settings.admin.is_some_and(access::is_low);
+    lockin::lock(settings.lock_in, &access)
 }
 
 /// Tells the control thread of every new identity, and of its end.
@@ -89,26 +121,14 @@ async fn follow_identity(mut published: svid::Published, messages: mpsc::Sender<
     }
 }
 
-/// What comes over ADS, and the static cluster that it comes from.
-fn control_server(bootstrap: &Bootstrap) -> Option<(AdsSource, ClusterMessage)> {
-    let source = bootstrap.ads.clone()?;
-    let named = |(message, _): &&(ClusterMessage, Cluster)| message.name == source.cluster;
-    let server = bootstrap.resources.clusters.iter().find(named)?.0.clone();
-    Some((source, server))
-}
-
-fn start_xds(
-    mut node: Node,
-    source: AdsSource,
-    server: ClusterMessage,
-    (control, messages): (&Control, mpsc::Sender<Message>),
-) {
+fn start_xds(mut node: Node, source: AdsSource, (control, messages): (&Control, mpsc::Sender<Message>)) {
     node.user_agent_name = "outrider".to_owned();
     node.user_agent_version_type =
         Some(outrider_proto::envoy::config::core::v3::node::UserAgentVersionType::UserAgentVersion(
             env!("CARGO_PKG_VERSION").to_owned(),
         ));
     node.client_features = vec!["xds.config.supports-resource-ttl".to_owned()];
+    let server = source.cluster.clone();
     let session = xds::session::Session::new(node, source);
     tokio::spawn(xds::client::run(server, session, control.wanted(), messages));
 }

@@ -1,6 +1,8 @@
 //! System calls that the standard library does not have. The only unsafe code of the proxy.
 #![expect(unsafe_code, reason = "calls of the system and of the C library that have no safe form")]
 
+pub mod attempt;
+
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;

@@ -1,5 +1,7 @@
 //! What one worker owns: nothing in it is shared with another worker but what says so.
 
+mod egress;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,17 +11,20 @@ use rustc_hash::FxHashMap;
 use crate::fault::{FaultSet, Leased};
 use crate::http::heads::HeadPool;
 use crate::identity::Revoked;
+use crate::limit::pressure::Pressure;
 use crate::model::{RouteTable, Snapshot};
 use crate::observe::Reason;
 use crate::observe::access_log::{AccessLogger, LogQueue};
 use crate::observe::metrics::{Labels, Shard};
 use crate::observe::series::{
-    CONNECTIONS_CUT, FAULTS, FAULTS_OVERFLOW, PolicySeries, ReasonSeries, RequestSeries,
+    CONNECTIONS_CUT, EgressSeries, FAULTS, FAULTS_OVERFLOW, PolicySeries, ReasonSeries, RequestSeries,
 };
+use crate::policy::egress::Surroundings;
 use crate::policy::{Decision, Standing};
 use crate::transport::{BufferPool, Registry};
 use crate::upstream::Clusters;
 use crate::upstream::usage::UsageRegistry;
+use egress::Throttle;
 
 /// The state of one worker thread.
 #[derive(Debug)]
@@ -40,22 +45,43 @@ pub struct Worker {
     pub reasons: ReasonSeries,
     /// How decisions of policies are counted.
     pub policies: PolicySeries,
+    /// How rules about destinations are counted.
+    pub egress: EgressSeries,
     /// Connections from downstream.
     pub standings: Registry<Standing>,
     /// Random draws; not for secrets.
     pub random: RefCell<fastrand::Rng>,
     /// Whether answers of our own say their reason in a header.
     pub names_reason: bool,
+    /// What is known of the place it runs in.
+    pub surroundings: Arc<Surroundings>,
+    /// How short the process is of what it needs.
+    pub pressure: Arc<Pressure>,
     /// Mirrored requests under way.
     pub mirrors: Cell<u32>,
     snapshot: RefCell<Arc<Snapshot>>,
     revoked: RefCell<Arc<Revoked>>,
+    events: Throttle,
+}
+
+/// What all workers have in common.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// What is in use of what clusters limit.
+    pub usage: Arc<UsageRegistry>,
+    /// Whether answers of our own say their reason in a header.
+    pub names_reason: bool,
+    /// What is known of the place they run in.
+    pub surroundings: Arc<Surroundings>,
+    /// How short the process is of what it needs.
+    pub pressure: Arc<Pressure>,
 }
 
 impl Worker {
     /// A worker without configuration.
     #[must_use]
-    pub fn new(metrics: Shard, usage: Arc<UsageRegistry>, logs: LogQueue, names_reason: bool) -> Self {
+    pub fn new(metrics: Shard, logs: LogQueue, shared: Shared) -> Self {
+        let Shared { usage, names_reason, surroundings, pressure } = shared;
         let buffers = Rc::new(BufferPool::default());
         Self {
             clusters: Clusters::new(usage, Rc::clone(&buffers)),
@@ -66,12 +92,16 @@ impl Worker {
             no_cluster: RequestSeries::default(),
             reasons: ReasonSeries::default(),
             policies: PolicySeries::default(),
+            egress: EgressSeries::default(),
             standings: Registry::default(),
             random: RefCell::new(fastrand::Rng::new()),
             names_reason,
+            surroundings,
+            pressure,
             mirrors: Cell::new(0),
             snapshot: RefCell::default(),
             revoked: RefCell::default(),
+            events: Throttle::default(),
         }
     }
 
@@ -103,6 +133,7 @@ impl Worker {
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
         self.clusters.update(&snapshot);
         self.policies.forget();
+        self.egress.forget();
         let before = self.snapshot.replace(snapshot);
         // What routes say to filters may have changed with them.
         let tables = (&before.route_tables, &self.snapshot.borrow().route_tables);

@@ -137,6 +137,24 @@ fn answer(mut stream: TcpStream) {
     }
 }
 
+/// Filters that every request passes, and none is too much for.
+const LIMITS: &str = "          - name: rate
+            typed_config:
+              '@type': type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit
+              stat_prefix: s
+              filter_enabled: {default_value: {numerator: 100}}
+              filter_enforced: {default_value: {numerator: 100}}
+              token_bucket: {max_tokens: 1000000, fill_interval: 1s}
+              descriptors: [{entries: [{key: who}, {key: remote_address}], token_bucket: {max_tokens: 1000000, fill_interval: 1s}}]
+              rate_limits: [{actions: [{request_headers: {header_name: user-agent, descriptor_key: who}}, {remote_address: {}}]}]
+          - name: adaptive
+            typed_config:
+              '@type': type.googleapis.com/envoy.extensions.filters.http.adaptive_concurrency.v3.AdaptiveConcurrency
+              gradient_controller_config:
+                concurrency_limit_params: {concurrency_update_interval: 0.5s}
+                min_rtt_calc_params: {interval: 60s}
+";
+
 fn start_proxy(backend: SocketAddr) -> SocketAddr {
     let address = {
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -145,6 +163,14 @@ fn start_proxy(backend: SocketAddr) -> SocketAddr {
     let routes: String = (0..200)
         .map(|number| {
             format!("              - {{match: {{prefix: /many/{number}/}}, route: {{cluster: c}}}}\n")
+        })
+        .collect();
+    let policies: String = (0..200)
+        .map(|number| {
+            format!(
+                "p{number}: {{permissions: [{{url_path: {{path: {{prefix: /denied/{number}/}}}}}}], \
+                 principals: [{{any: true}}]}}, "
+            )
         })
         .collect();
     let yaml = format!(
@@ -165,11 +191,18 @@ fn start_proxy(backend: SocketAddr) -> SocketAddr {
               routes:
 {routes}              - {{match: {{prefix: /}}, route: {{cluster: c, retry_policy: {{retry_on: 5xx}}}}}}
           http_filters:
-          - name: router
+          - name: rbac
+            typed_config:
+              '@type': type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC
+              rules: {{action: DENY, policies: {{{policies}}}}}
+              shadow_rules: {{policies: {{all: {{permissions: [{{any: true}}], principals: [{{any: true}}]}}}}}}
+{LIMITS}          - name: router
             typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
   clusters:
   - name: c
     type: STATIC
+    outlier_detection: {{consecutive_5xx: 3, consecutive_gateway_failure: 3, enforcing_consecutive_gateway_failure: 100}}
+    load_balancing_policy: {{policies: [{{typed_extension_config: {{name: e, typed_config: {{'@type': type.googleapis.com/outrider.load_balancing.v1.PeakEwma}}}}}}]}}
     load_assignment:
       cluster_name: c
       endpoints:

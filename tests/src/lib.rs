@@ -2,15 +2,20 @@
 //! exactly what they want.
 
 pub mod ads;
+pub mod ads_client;
 pub mod authority;
 pub mod backend;
+pub mod beside;
 pub mod client;
 pub mod config;
+pub mod control;
 pub mod faults;
 pub mod frames;
 pub mod identity_server;
 pub mod lab;
 pub mod mesh;
+pub mod pods;
 pub mod process;
+pub mod trouble;
 pub mod upstream;
 pub mod workload_api;

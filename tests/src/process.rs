@@ -148,6 +148,12 @@ impl Process {
         panic!("{} is not ready:\n{}", self.name, self.log());
     }
 
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it wrote.
     #[must_use]
     pub fn log(&self) -> String {

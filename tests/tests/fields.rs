@@ -23,7 +23,6 @@ const NO_EFFECT: &[(&str, &str, &str)] = &[
     ("envoy.config.core.v3.ApiConfigSource", "set_node_on_first_message_only", "always so"),
     ("envoy.config.core.v3.ConfigSource", "resource_api_version", "only version 3 exists in the subset"),
     ("envoy.config.core.v3.SocketAddress", "protocol", "TCP is its only value"),
-    ("envoy.config.cluster.v3.CircuitBreakers.Thresholds", "priority", "DEFAULT is its only value"),
     ("envoy.type.matcher.v3.RegexMatcher", "google_re2", "the one engine there is"),
     ("envoy.config.core.v3.Node", "cluster", "told to the control server as it is"),
     ("envoy.config.core.v3.Node", "metadata", "told to the control server as it is"),

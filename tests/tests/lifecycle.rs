@@ -108,7 +108,7 @@ async fn validate_says_every_fault_with_its_path() {
         "static_resources:
   listeners: [{name: a}]
   clusters:
-  - {name: c, lb_policy: MAGLEV, outlier_detection: {}, connect_timeout: -1s}
+  - {name: c, lb_policy: SHORTEST, upstream_bind_config: {}, connect_timeout: -1s}
   - {name: c, typed_extension_protocol_options: {x: {'@type': nope}}}
 stats_sinks: []
 ",
@@ -118,8 +118,8 @@ stats_sinks: []
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     for part in [
-        "bad.yaml: static_resources.clusters[0].lb_policy: \"MAGLEV\" is not supported",
-        "bad.yaml: static_resources.clusters[0].outlier_detection: not supported",
+        "bad.yaml: static_resources.clusters[0].lb_policy: \"SHORTEST\" is not supported",
+        "bad.yaml: static_resources.clusters[0].upstream_bind_config: not supported",
         "bad.yaml: static_resources.clusters[1].typed_extension_protocol_options[\"x\"]: extension \"nope\" is not supported",
         "bad.yaml: stats_sinks: not supported",
     ] {

@@ -9,11 +9,11 @@ const MAX_LINES: usize = 460;
 /// The modules of `proxy/src` from the bottom up: each may import those before it, and itself. Modules in one row
 /// make one layer and may know each other.
 const LAYERS: &[&[&str]] = &[
-    &["sys", "drain", "detect"],
+    &["sys", "drain", "detect", "redirect"],
     &["transport", "identity"],
-    // A log line needs a request's head, a header change needs a format, a policy or a fault asks for a header:
-    // messages, model, policies, faults and records know each other.
-    &["http", "observe", "model", "policy", "fault"],
+    // A log line needs a request's head, a header change needs a format, a policy, a fault or a limit asks for a header:
+    // messages, model, policies, faults, limits and records know each other.
+    &["http", "observe", "model", "policy", "fault", "limit"],
     &["route", "retry"],
     // A picker chooses among endpoints, and a cluster holds a picker.
     &["balance", "upstream"],
@@ -23,7 +23,7 @@ const LAYERS: &[&[&str]] = &[
     &["connection"],
     &["runtime"],
     &["control"],
-    &["svid"],
+    &["svid", "lockin"],
     &["bootstrap", "xds", "admin"],
     &["run"],
     &["cli"],

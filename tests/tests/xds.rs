@@ -261,8 +261,8 @@ async fn a_bad_resource_is_refused_by_name_while_good_ones_apply() {
     let mut mixed = lab.snapshot(1, "one", &[lab.port], "a");
     mixed["clusters"] = json!([
         eds_cluster("a"),
-        {"name": "bad", "type": "STATIC", "outlier_detection": {"consecutive_5xx": 3}},
-        {"name": "worse", "type": "STATIC", "lb_policy": "MAGLEV"},
+        {"name": "bad", "type": "STATIC", "upstream_bind_config": {}},
+        {"name": "worse", "type": "LOGICAL_DNS"},
     ]);
     lab.serve(&mixed).await;
     lab.until(lab.port, "/load", |answer| answer.status == 200).await;
@@ -270,8 +270,8 @@ async fn a_bad_resource_is_refused_by_name_while_good_ones_apply() {
     let refusal =
         requests.iter().find_map(|request| request["error"].as_str().filter(|error| !error.is_empty()));
     let refusal = refusal.unwrap_or_else(|| panic!("no refusal in {requests:?}"));
-    assert!(refusal.contains("bad: outlier_detection"), "{refusal}");
-    assert!(refusal.contains("worse: lb_policy"), "{refusal}");
+    assert!(refusal.contains("bad: upstream_bind_config"), "{refusal}");
+    assert!(refusal.contains("worse: type"), "{refusal}");
     assert!(!refusal.contains("a:") || !refusal.starts_with("a:"), "{refusal}");
     assert!(admin_get(lab.admin, "/metrics").unwrap().contains("outrider_xds_rejects_total"));
 

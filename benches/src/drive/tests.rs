@@ -1,46 +1,30 @@
 //! Every kind of load against the backend itself.
 
-use std::sync::mpsc;
-
 use super::*;
-use crate::drive::backend::Ports;
+use crate::backend::{Backend, Options};
 
-/// A backend on a thread that ends with the test process.
-fn backend() -> Ports {
-    let (send, ports) = mpsc::channel();
-    std::thread::spawn(move || backend::serve_with(|ports| send.send(ports).map_err(Into::into)));
-    ports.recv().unwrap()
-}
-
-const LENGTH: Duration = Duration::from_millis(200);
+const LENGTH: Duration = Duration::from_millis(100);
 
 #[test]
 fn every_kind_is_answered_without_errors() {
-    let ports = backend();
+    let backend = Backend::start(Options::default()).unwrap();
     let kinds = [
-        (Kind::Get, 12, ports.http1),
-        (Kind::Get, 1 << 20, ports.http1),
-        (Kind::NewConnection, 1024, ports.http1),
-        (Kind::WebSocket, 100, ports.http1),
-        (Kind::H2Get(4), 12, ports.http2),
-        (Kind::H2Get(4), 1 << 20, ports.http2),
-        (Kind::H2Post(4), 100, ports.http2),
-        (Kind::GrpcUnary(4), 100, ports.http2),
+        (Kind::Get, 12),
+        (Kind::Get, 1 << 20),
+        (Kind::NewConnection, 1024),
+        (Kind::WebSocket, 100),
+        (Kind::H2Get(4), 12),
+        (Kind::H2Get(4), 1 << 20),
+        (Kind::H2Post(4), 100),
+        (Kind::GrpcUnary(4), 100),
+        (Kind::GrpcStream(4), 100),
     ];
-    for (kind, bytes, target) in kinds {
+    for (kind, bytes) in kinds {
         let load = Load { kind, connections: 3, bytes };
-        let done = pass(target, load, Pace::Closed, LENGTH).unwrap();
+        let done = pass(&backend.ports.http.into(), load, Pace::Closed, LENGTH).unwrap();
         assert!(done.requests >= 3 && done.errors == 0, "{load:?}: {done:?}");
-        assert_eq!(done.latency_us.len(), done.requests, "{load:?}");
+        assert!(done.latency_us.len() <= done.requests, "{load:?}");
     }
-}
-
-#[test]
-fn an_open_loop_keeps_its_rate() {
-    let load = Load { kind: Kind::Get, connections: 4, bytes: 12 };
-    let length = Duration::from_millis(500);
-    let done = pass(backend().http1, load, Pace::Open { per_second: 1000.0 }, length).unwrap();
-    assert!(done.requests == 500 && done.errors == 0, "{done:?}");
 }
 
 #[test]
@@ -58,22 +42,8 @@ fn latency_counts_from_when_a_request_was_due() {
         }
     });
     let load = Load { kind: Kind::Get, connections: 1, bytes: 2 };
-    let done = pass(target, load, Pace::Open { per_second: 200.0 }, Duration::from_millis(400)).unwrap();
+    let done =
+        pass(&target.into(), load, Pace::Open { per_second: 200.0 }, Duration::from_millis(400)).unwrap();
     assert!(done.percentile_ms(100.0) > 200.0, "{done:?}");
-}
-
-#[test]
-fn who_is_not_there_is_an_error() {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let target = socket.local_addr().unwrap();
-    drop(socket);
-    let load = Load { kind: Kind::Get, connections: 2, bytes: 12 };
-    assert!(pass(target, load, Pace::Closed, LENGTH).is_err());
-    assert!(hold(target, 1).is_err());
-}
-
-#[test]
-fn held_connections_have_been_answered() {
-    let held = hold(backend().http1, 20).unwrap();
-    assert_eq!(held.len(), 20);
+    assert!(!done.late, "it was the server");
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::markdown::ELSEWHERE;
 use super::plot::{self, Bar, COLOURS, Line, Ticks, escape};
 use super::{Figure, Report, Row, markdown};
 
@@ -71,7 +72,11 @@ fn head(report: &Report, page: &mut String) {
 }
 
 fn budget(report: &Report, page: &mut String) {
-    page.push_str("<h2>Budget</h2>\n<p class=\"soft\">Ratios are taken within each round; shown is their median.</p>\n<table><tr><th>scenario</th><th>limit</th><th>measured</th><th></th></tr>\n");
+    let _ = writeln!(
+        page,
+        "<h2>Budget</h2>\n<p class=\"soft\">Ratios are taken within each round; shown is their median. {ELSEWHERE}</p>"
+    );
+    page.push_str("<table><tr><th>scenario</th><th>limit</th><th>measured</th><th></th></tr>\n");
     for row in &report.rows {
         for verdict in &row.verdicts {
             let measured = verdict

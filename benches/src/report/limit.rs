@@ -47,7 +47,7 @@ impl Verdict {
         self.measured.as_ref().map(|measured| measured.median <= self.at_most)
     }
 
-    /// `pass`, `short by 12 %` or `not measured`.
+    /// `pass`, `falls short by 12 %` or `not measured`.
     #[must_use]
     pub fn words(&self) -> String {
         match (&self.measured, self.is_kept()) {
@@ -55,9 +55,9 @@ impl Verdict {
             (Some(measured), _) => {
                 let percent = (measured.median / self.at_most - 1.0) * 100.0;
                 if percent >= 10.0 {
-                    format!("short by {percent:.0} %")
+                    format!("falls short by {percent:.0} %")
                 } else {
-                    format!("short by {percent:.1} %")
+                    format!("falls short by {percent:.1} %")
                 }
             }
             (None, _) => "not measured".to_owned(),

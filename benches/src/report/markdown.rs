@@ -4,6 +4,10 @@ use std::fmt::Write as _;
 
 use super::{Cell, Figure, Report, Row};
 
+/// The one row of the budget that cannot be seen from outside a process.
+pub(super) const ELSEWHERE: &str = "Not measured: who is compared with did not take part, or was left out for the reason in the notes. \
+    Allocations per request in the steady state (limit: 0) are counted inside the proxy by its test `allocations`.";
+
 pub(super) fn render(report: &Report) -> String {
     let mut text = head(report);
     budget(report, &mut text);
@@ -48,7 +52,8 @@ fn head(report: &Report) -> String {
 
 fn budget(report: &Report, text: &mut String) {
     text.push_str("\n## Budget\n\nRatios are taken within each round; shown is the median of the rounds and the deviation from it.\n\n");
-    text.push_str("| scenario | limit | measured | |\n|---|---|---|---|\n");
+    text.push_str(ELSEWHERE);
+    text.push_str("\n\n| scenario | limit | measured | |\n|---|---|---|---|\n");
     for row in &report.rows {
         for verdict in &row.verdicts {
             let measured = verdict
@@ -56,7 +61,7 @@ fn budget(report: &Report, text: &mut String) {
                 .as_ref()
                 .map_or_else(|| "-".to_owned(), |one| format!("{:.2} ±{:.2}", one.median, one.deviation));
             let words = verdict.words();
-            let words = if words.starts_with("short") { format!("**{words}**") } else { words };
+            let words = if words.starts_with("falls short") { format!("**{words}**") } else { words };
             let _ = writeln!(text, "| {} | {} | {measured} | {words} |", row.title, verdict.limit);
         }
     }

@@ -67,6 +67,8 @@ pub struct Cell {
 pub enum Figure {
     /// User and system time of the subject for each request, in microseconds.
     CpuUs,
+    /// Full TLS handshakes, each with one request, for a second of the subject's CPU time.
+    HandshakesPerCpuSecond,
     /// Finished in a second.
     RequestsPerSecond,
     /// Latency that half of the requests do not exceed, in milliseconds.
@@ -97,8 +99,9 @@ pub enum Figure {
 
 impl Figure {
     /// All of them in the order of the report.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::CpuUs,
+        Self::HandshakesPerCpuSecond,
         Self::RequestsPerSecond,
         Self::P50Ms,
         Self::P99Ms,
@@ -119,6 +122,7 @@ impl Figure {
     pub const fn title(self) -> &'static str {
         match self {
             Self::CpuUs => "CPU time of the proxy, us per request",
+            Self::HandshakesPerCpuSecond => "Full mTLS handshakes with one request, per second of CPU time",
             Self::RequestsPerSecond => "Requests per second",
             Self::P50Ms => "Latency, median, ms",
             Self::P99Ms => "Latency, 99 of 100, ms",
@@ -140,6 +144,7 @@ impl Figure {
     pub const fn short(self) -> &'static str {
         match self {
             Self::CpuUs => "CPU",
+            Self::HandshakesPerCpuSecond => "handshakes/CPU s",
             Self::RequestsPerSecond => "requests/s",
             Self::P50Ms => "p50",
             Self::P99Ms => "p99",

@@ -39,14 +39,14 @@ fn report() -> Report {
 fn a_row_is_held_against_its_limits() {
     let words: Vec<String> = judge(&row(), LIMITS).iter().map(Verdict::words).collect();
     // Ratios of the rounds: 1.0, 1.1, 0.5; the median is 1.0, a quarter more than 0.8.
-    assert_eq!(words, ["short by 25 %", "not measured", "pass"]);
+    assert_eq!(words, ["falls short by 25 %", "not measured", "pass"]);
 }
 
 #[test]
 fn markdown_shows_budget_figures_and_notes() {
     let text = report().markdown();
     for line in [
-        "| a <row> | CPU <= 0.80 of haproxy | 1.00 ±0.10 | **short by 25 %** |",
+        "| a <row> | CPU <= 0.80 of haproxy | 1.00 ±0.10 | **falls short by 25 %** |",
         "| a <row> | 10.0 ±0.00 | 20.0 ±0.00 |",
         "| a <row> | 50000 ±0* |",
         "- a <row>: the generator was the limit for haproxy (1 of 2 rounds)",

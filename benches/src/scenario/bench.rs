@@ -10,7 +10,10 @@ use super::{Progress, Scenario, Work};
 use crate::drive::backend::Backend;
 use crate::measure::{Cores, Family, Tool};
 use crate::report::{Cell, Row, judge};
-use crate::subject::{Mode, Running, Setup, Subject, start};
+use crate::subject::{Running, Setup, Subject, start};
+
+/// Most rounds for memory at rest.
+const MEMORY_ROUNDS: usize = 3;
 
 /// How long and how often.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +59,15 @@ pub(super) struct Entry {
     pub(super) family: Option<Family>,
 }
 
+impl Pacing {
+    /// Rounds in which memory at rest is looked at: it hardly differs from process to process, and each look waits until it
+    /// has settled.
+    #[must_use]
+    pub(super) fn memory_rounds(&self) -> usize {
+        self.rounds.min(if self.deadline.is_some() { 1 } else { MEMORY_ROUNDS })
+    }
+}
+
 impl AsRef<Part> for Part {
     fn as_ref(&self) -> &Part {
         self
@@ -96,22 +108,18 @@ impl Bench {
         Ok(row)
     }
 
-    /// Where traffic of this kind is to go.
-    pub(super) const fn upstream(&self, mode: Mode) -> SocketAddr {
-        match mode {
-            Mode::Http2 => self.backend.ports.http2,
-            Mode::Http1 | Mode::WebSocket | Mode::Tcp | Mode::Policy(_) | Mode::Pair(_) => {
-                self.backend.ports.http1
-            }
-        }
+    /// Where traffic of every kind is to go.
+    pub(super) const fn upstream(&self) -> SocketAddr {
+        self.backend.ports.http
     }
 
     /// Steps that a scenario takes, for the progress.
     #[must_use]
-    pub fn steps(scenario: &Scenario, rounds: usize, subjects: usize) -> usize {
+    pub fn steps(scenario: &Scenario, pacing: Pacing, subjects: usize) -> usize {
+        let rounds = pacing.rounds;
         match scenario.work {
             Work::Throughput(_) | Work::Latency(..) => (rounds + 2) * subjects,
-            Work::Idle { .. } | Work::Services { .. } => rounds * subjects,
+            Work::Idle { .. } | Work::Services { .. } => pacing.memory_rounds() * subjects,
             // Ours and Envoy.
             Work::Push { .. } | Work::Churn { .. } => rounds * 2,
         }

@@ -61,13 +61,13 @@ pub(super) fn churn(bench: &mut Bench, (services, per_second): (usize, u32), row
         put(Figure::CpuUsPerUpdate, spent.as_secs_f64() * 1e6 / pushes.max(1) as f64);
         let before = lab.family.cpu()?;
         let (_, done) =
-            lab.pushing(per_second, || drive::pass(lab.running.target, load, Pace::Closed, pass))?;
+            lab.pushing(per_second, || drive::pass(&lab.running.towards(), load, Pace::Closed, pass))?;
         let spent = lab.family.cpu()?.saturating_sub(before);
         if done.requests == 0 || done.errors > 0 {
             bail!("{} requests were answered, {} failed", done.requests, done.errors);
         }
         put(Figure::CpuUs, spent.as_secs_f64() * 1e6 / done.requests as f64);
-        put(Figure::RequestsPerSecond, done.requests as f64 / done.elapsed.as_secs_f64());
+        put(Figure::RequestsPerSecond, done.per_second);
         put(Figure::P99Ms, done.percentile_ms(99.0));
         put(Figure::PeakRssMb, lab.family.memory()?.peak_bytes as f64 / MIB);
         Ok(())
@@ -130,7 +130,7 @@ fn rounds(
     row: &mut Row,
     mut measure: impl FnMut(Duration, &Lab, &mut dyn FnMut(Figure, f64)) -> Result<()>,
 ) -> Result<()> {
-    let upstream = bench.upstream(Mode::Http1);
+    let upstream = bench.upstream();
     let setup = Setup { clusters: services, ..Setup::plain(Mode::Http1, upstream) };
     // Who takes no xDS at all is no part of this, whatever its configuration.
     let mut parts = bench.parts(&Setup { control: Some(upstream), ..setup }, row);

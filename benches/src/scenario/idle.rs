@@ -20,12 +20,12 @@ const LOOK: Duration = Duration::from_millis(250);
 const STEADY: usize = 4;
 
 pub(super) fn run(bench: &mut Bench, connections: usize, row: &mut Row) -> Result<()> {
-    let setup = Setup::plain(Mode::Http1, bench.upstream(Mode::Http1));
+    let setup = Setup::plain(Mode::Http1, bench.upstream());
     let mut parts = bench.parts(&setup, row);
     parts.retain(|part| part.subject.kind != Kind::Direct);
     let mut samples: BTreeMap<String, (Vec<f64>, Vec<f64>)> = BTreeMap::new();
     let id = row.id.clone();
-    for round in 0..bench.pacing.rounds {
+    for round in 0..bench.pacing.memory_rounds() {
         each(&mut parts, row, round, |part| {
             bench.progress.step(&format!("{id}: {}, round {}", part.subject.name, round + 1));
             // A fresh process each time: memory that was once touched is rarely given back.

@@ -21,7 +21,7 @@ const SHARE: f64 = 0.5;
 const ROOM: f64 = 1.25;
 
 pub(super) fn run(bench: &mut Bench, traffic: Traffic, reference: Reference, row: &mut Row) -> Result<()> {
-    let setup = Setup::plain(traffic.mode, bench.upstream(traffic.mode));
+    let setup = Setup::plain(traffic.mode, bench.upstream());
     let mut entries = bench.start_all(&setup, row);
     let mut saturation: BTreeMap<String, f64> = BTreeMap::new();
     let id = row.id.clone();
@@ -35,7 +35,7 @@ pub(super) fn run(bench: &mut Bench, traffic: Traffic, reference: Reference, row
             let done = pass(bench, entry, traffic, (Pace::Closed, length))?.done;
             // What else the machine does can only make it less.
             let most = saturation.entry(name.clone()).or_default();
-            *most = most.max(done.requests as f64 / done.elapsed.as_secs_f64());
+            *most = most.max(done.per_second);
             Ok(())
         });
     }

@@ -11,13 +11,13 @@ use crate::report::{Figure, Row};
 use crate::subject::{Kind, Mode, Setup, start};
 
 pub(super) fn run(bench: &mut Bench, count: usize, row: &mut Row) -> Result<()> {
-    let plain = Setup::plain(Mode::Http1, bench.upstream(Mode::Http1));
+    let plain = Setup::plain(Mode::Http1, bench.upstream());
     let setup = Setup { clusters: count, ..plain };
     let mut parts = bench.parts(&setup, row);
     parts.retain(|part| part.subject.kind != Kind::Direct);
     let mut samples: BTreeMap<String, [Vec<f64>; 3]> = BTreeMap::new();
     let id = row.id.clone();
-    for round in 0..bench.pacing.rounds {
+    for round in 0..bench.pacing.memory_rounds() {
         each(&mut parts, row, round, |part| {
             bench.progress.step(&format!("{id}: {}, round {}", part.subject.name, round + 1));
             let one = start(&part.subject, &plain, bench.cores)?;

@@ -32,6 +32,13 @@ pub const TABLE: &[Scenario] = &[
         false,
     ),
     load(
+        "grpc-stream",
+        "gRPC streams that stay open, messages of 100 B, 8 x 16 streams",
+        (Mode::Http2, Kind::GrpcStream(16), 8, 100),
+        H2,
+        false,
+    ),
+    load(
         "tcp-small",
         "TCP, answers of 12 B, 64 connections",
         (Mode::Tcp, Kind::Get, 64, 12),
@@ -56,13 +63,27 @@ pub const TABLE: &[Scenario] = &[
     load("policy-1", "1 deny rule, HTTP/1.1, 12 B, 64 connections", policy(1), NONE, false),
     load("policy-100", "100 deny rules, HTTP/1.1, 12 B, 64 connections", policy(100), NONE, false),
     load("policy-1000", "1,000 deny rules, HTTP/1.1, 12 B, 64 connections", policy(1000), NONE, false),
-    load("pair-12b", "Pair over mTLS, HTTP/1.1, 12 B, 64 connections", pair(64, 12), PAIR_SMALL, false),
+    load("pair-12b", "Pair over mTLS, HTTP/1.1, 12 B, 64 connections", pair(64, 12), PAIR_SMALL, true),
     load("pair-12b-1", "Pair over mTLS, HTTP/1.1, 12 B, 1 connection", pair(1, 12), NONE, false),
     load(
         "pair-64k",
         "Pair over mTLS, HTTP/1.1, 64 KiB, 64 connections",
         pair(64, 64 * KIB),
         PAIR_LARGE,
+        false,
+    ),
+    load(
+        "mtls-new-connection",
+        "New mTLS connection for each request, full handshake, 12 B, 16 at a time",
+        (Mode::Pair(Side::Server), Kind::NewConnection, 16, 12),
+        NEW_MTLS,
+        true,
+    ),
+    load(
+        "mtls-new-connection-pq",
+        "New mTLS connection for each request, a post-quantum key exchange offered first",
+        (Mode::Pair(Side::Server), Kind::HybridConnection, 16, 12),
+        NONE,
         false,
     ),
     latency(
@@ -112,6 +133,8 @@ const NONE: &[Limit] = &[];
 const SMALL_64: &[Limit] = &[
     cpu("haproxy", 1.0),
     cpu("envoy", 0.37),
+    cpu("envoy", 0.33),
+    cpu("orion", 0.7),
     cpu("floor-raw", 1.15),
     Limit::Absolute { figure: Syscalls, at_most: 4.2 },
     Limit::Absolute { figure: PeakRssMb, at_most: 10.0 },
@@ -123,7 +146,13 @@ const HUGE: &[Limit] = &[cpu("floor-hyper", 1.0)];
 const H2: &[Limit] = &[cpu("envoy", 0.5)];
 const TCP_SMALL: &[Limit] = &[cpu("haproxy", 1.0)];
 const TCP_BULK: &[Limit] = &[cpu("envoy", 1.0)];
-const PAIR_SMALL: &[Limit] = &[cpu("haproxy", 1.0), Limit::Absolute { figure: Syscalls, at_most: 8.4 }];
+const PAIR_SMALL: &[Limit] = &[
+    cpu("haproxy", 1.0),
+    cpu("envoy", 0.5),
+    cpu("linkerd", 0.5),
+    Limit::Absolute { figure: Syscalls, at_most: 8.4 },
+];
+const NEW_MTLS: &[Limit] = &[cpu("envoy", 1.0)];
 const PAIR_LARGE: &[Limit] = &[cpu("nginx", 1.0)];
 const LATENCY: &[Limit] = &[Limit::Ratio { figure: P99Ms, peer: "haproxy", at_most: 1.2 }];
 const MESH: &[Limit] = &[

@@ -10,7 +10,7 @@ use super::{Bench, Traffic};
 use crate::drive::{self, Curve, Pace, Pass};
 use crate::measure::{Family, count};
 use crate::report::{Figure, Row};
-use crate::subject::Setup;
+use crate::subject::{Mode, Setup, Side};
 
 const MIB: f64 = 1024.0 * 1024.0;
 /// The pass that warms up, and the one in which system calls are counted, as a part of a pass.
@@ -21,13 +21,16 @@ const SATURATED: f64 = 0.85;
 const MANY: usize = 8;
 
 pub(super) fn run(bench: &mut Bench, traffic: Traffic, row: &mut Row) -> Result<()> {
-    let setup = Setup::plain(traffic.mode, bench.upstream(traffic.mode));
+    let setup = Setup::plain(traffic.mode, bench.upstream());
     let mut entries = bench.start_all(&setup, row);
     let mut samples: BTreeMap<String, Samples> = BTreeMap::new();
     let short = bench.pacing.pass / SHORT;
     let id = row.id.clone();
     each(&mut entries, row, 0, |entry| {
         bench.progress.step(&format!("{id}: {} warms up", entry.part.subject.name));
+        if let Mode::Policy(rules) = traffic.mode {
+            entry.running.check_policy(rules)?;
+        }
         pass(bench, entry, traffic, (Pace::Closed, short)).map(drop)
     });
     for round in 0..bench.pacing.rounds {
@@ -43,7 +46,8 @@ pub(super) fn run(bench: &mut Bench, traffic: Traffic, row: &mut Row) -> Result<
         bench.progress.step(&format!("{id}: {}, system calls", entry.part.subject.name));
         peak_memory(entry)?;
         if let (Some(tool), Some(family)) = (bench.tool, &entry.family) {
-            let load = || drive::pass(entry.running.target, traffic.load, Pace::Closed, short);
+            let target = entry.running.towards();
+            let load = || drive::pass(&target, traffic.load, Pace::Closed, short);
             match count(tool, family, load) {
                 Ok((calls, done)) => {
                     let each = calls as f64 / done.requests.max(1) as f64;
@@ -56,8 +60,13 @@ pub(super) fn run(bench: &mut Bench, traffic: Traffic, row: &mut Row) -> Result<
         Ok(())
     });
     row.notes.extend(uncounted.iter().map(|reason| format!("system calls were not counted for {reason}")));
+    let handshakes = setup.mode == Mode::Pair(Side::Server) && traffic.load.kind.is_connections();
     for entry in &mut entries {
         if let Some(samples) = samples.remove(&entry.part.subject.name) {
+            if handshakes {
+                let rates = samples.cpu_us.iter().map(|cpu_us| 1e6 / cpu_us.max(1e-3)).collect();
+                entry.part.cell.put(Figure::HandshakesPerCpuSecond, rates);
+            }
             samples.put(entry);
         }
     }
@@ -83,7 +92,7 @@ impl Samples {
         if let Some(cpu) = measured.cpu {
             self.cpu_us.push(cpu.as_secs_f64() * 1e6 / requests);
         }
-        self.rate.push(done.requests as f64 / done.elapsed.as_secs_f64().max(1e-9));
+        self.rate.push(done.per_second);
         self.p50.push(done.percentile_ms(50.0));
         self.p99.push(done.percentile_ms(99.0));
         self.p999.push(done.percentile_ms(99.9));
@@ -122,7 +131,7 @@ pub(super) fn pass(
     load.join(&bench.backend.family());
     let subject = || entry.family.as_ref().map(Family::cpu).transpose();
     let before = (subject()?, load.cpu()?);
-    let done = drive::pass(entry.running.target, traffic.load, pace, length)?;
+    let done = drive::pass(&entry.running.towards(), traffic.load, pace, length)?;
     let after = (subject()?, load.cpu()?);
     if done.requests == 0 {
         bail!("no request was answered ({} failed)", done.errors);

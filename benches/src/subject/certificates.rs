@@ -6,6 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::drive::ClientTls;
+
 /// The name by which the client side asks for the server.
 pub(super) const SERVER_NAME: &str = "server.test";
 /// The SPIFFE IDs of both sides.
@@ -36,6 +38,16 @@ pub(super) fn write(folder: &Path) -> Result<()> {
         fs::write(folder.join(format!("{side}.pem")), both.concat())?;
     }
     Ok(())
+}
+
+/// What a client proves itself with, and verifies the server with.
+pub(super) fn client(folder: &Path) -> ClientTls {
+    ClientTls {
+        server_name: SERVER_NAME.to_owned(),
+        ca_file: folder.join("ca.pem"),
+        identity: Some((folder.join("client.crt"), folder.join("client.key"))),
+        post_quantum: false,
+    }
 }
 
 fn certificate(folder: &Path, name: &str, signer: &[&str]) -> Result<()> {

@@ -193,7 +193,10 @@ mod tests {
 
     #[test]
     fn what_is_written_is_inside_the_subset() {
-        for mode in [Mode::Http1, Mode::WebSocket, Mode::Http2, Mode::Tcp] {
+        let pairs = [Mode::Pair(Side::Client), Mode::Pair(Side::Server)];
+        for mode in
+            [Mode::Http1, Mode::WebSocket, Mode::Http2, Mode::Tcp, Mode::Policy(3)].into_iter().chain(pairs)
+        {
             let setup = Setup { clusters: 3, ..Setup::plain(mode, here(3)) };
             let text = bootstrap(&setup, here(1), here(2), Path::new("/"));
             let read: Bootstrap = outrider_proto::json::from_yaml(&text).unwrap();

@@ -26,6 +26,7 @@ const KNOWN: &[(&str, Kind)] = &[
     ("floor-raw", Kind::Floor(Floor::Raw)),
     ("floor-tcp", Kind::Floor(Floor::Tcp)),
     ("floor-hyper", Kind::Floor(Floor::Hyper)),
+    ("floor-rustls", Kind::Floor(Floor::Rustls)),
 ];
 
 /// All known programs that are here, and those that are given as `NAME=PATH` or `NAME:KIND=PATH` besides; a known name with a
@@ -113,6 +114,7 @@ fn usual_place(kind: Kind) -> Option<PathBuf> {
         Kind::Floor(Floor::Tcp) => beside("outrider-floor-tcp"),
         Kind::Floor(Floor::Raw) => beside("outrider-floor-raw"),
         Kind::Floor(Floor::Hyper) => beside("outrider-floor-hyper"),
+        Kind::Floor(Floor::Rustls) => beside("outrider-floor-rustls"),
         Kind::Launcher => None,
     };
     found.filter(|path| path.is_file())

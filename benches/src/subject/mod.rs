@@ -57,6 +57,8 @@ pub enum Floor {
     Raw,
     /// hyper on both sides.
     Hyper,
+    /// [`Self::Raw`] with rustls on one of its sides, for half of a pair.
+    Rustls,
 }
 
 /// Which kind of traffic a subject is set up for.
@@ -72,7 +74,7 @@ pub enum Mode {
     Tcp,
     /// HTTP/1.1 past so many deny rules, none of which matches.
     Policy(usize),
-    /// HTTP/1.1 through two of them, mutual TLS between.
+    /// HTTP/1.1 through two of them, mutual TLS between; or one of the two alone.
     Pair(Side),
 }
 
@@ -109,6 +111,15 @@ impl Setup {
 }
 
 impl Mode {
+    /// The part of a pair, for one that is of a pair.
+    #[must_use]
+    pub const fn side(self) -> Option<Side> {
+        match self {
+            Self::Pair(side) => Some(side),
+            Self::Http1 | Self::WebSocket | Self::Http2 | Self::Tcp | Self::Policy(_) => None,
+        }
+    }
+
     /// The name that a launcher is given.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -136,7 +147,11 @@ impl Subject {
                 Some("no configuration of services")
             }
             (Kind::Direct | Kind::Floor(_) | Kind::Launcher, Mode::Policy(_)) => Some("no policy"),
-            (Kind::Direct | Kind::Floor(_) | Kind::Launcher, Mode::Pair(_)) => Some("no TLS"),
+            (Kind::Floor(Floor::Rustls), mode) => {
+                (!matches!(mode, Mode::Pair(_))).then_some("half of a pair over mTLS only")
+            }
+            (Kind::Direct | Kind::Floor(_), Mode::Pair(_)) => Some("no TLS"),
+            (Kind::Launcher, Mode::Pair(Side::Client | Side::Server)) => Some("its certificates are its own"),
             (Kind::Nginx, Mode::Http2) => Some("no HTTP/2 to upstreams"),
             (Kind::Nginx, Mode::Tcp) if nginx::stream_module().is_none() => {
                 Some("its stream module is missing; `make bench-setup` installs it")

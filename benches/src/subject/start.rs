@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Kind, Mode, Setup, Side, Subject, certificates, envoy_form, haproxy, nginx};
+use super::{Floor, Kind, Mode, Setup, Side, Subject, certificates, envoy_form, haproxy, nginx};
+use crate::drive::{self, ClientTls, Load, Pace, Target};
 use crate::measure::{Cores, Family, spawn_on};
 
 /// How long a subject may take until it serves.
@@ -23,18 +24,24 @@ const ENDING: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(2);
 /// For an answer to the first request.
 const ANSWER: Duration = Duration::from_secs(2);
+/// How long the first requests are sent where one line does not do.
+const PROBE: Duration = Duration::from_millis(50);
 
 /// A subject at work. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Running {
     /// Where it takes traffic.
     pub target: SocketAddr,
-    /// From its start until the first good answer through it (for HTTP/2 and TCP: until it accepts).
+    /// From its start until the first good answer through it.
     pub ready: Duration,
     child: Option<Child>,
     scratch: Scratch,
     /// The other one of a pair, which this one leads to.
     behind: Option<Box<Running>>,
+    /// What it and whoever asks it prove themselves with.
+    certificates: Option<Scratch>,
+    /// TLS that it wants of whoever asks it.
+    tls: Option<ClientTls>,
 }
 
 /// A folder that is removed with the value.
@@ -46,17 +53,27 @@ struct Scratch(PathBuf);
 /// # Errors
 /// When it cannot be started, ends, or does not serve in time; with the last line that it wrote.
 pub fn start(subject: &Subject, setup: &Setup, cores: Cores) -> Result<Running> {
-    if setup.mode != Mode::Pair(Side::Both) {
+    // A launcher starts both of its own.
+    let own = subject.kind == Kind::Launcher;
+    let Some(side) = setup.mode.side().filter(|_| !own) else {
         return one(subject, setup, cores, Path::new(""));
-    }
+    };
     let certificates = Scratch::new()?;
     certificates::write(&certificates.0)?;
-    let server = Setup { mode: Mode::Pair(Side::Server), ..*setup };
-    let server = one(subject, &server, cores, &certificates.0)?;
-    let client = Setup { mode: Mode::Pair(Side::Client), upstream: server.target, ..*setup };
-    let mut client = one(subject, &client, cores, &certificates.0)?;
-    client.behind = Some(Box::new(server));
-    Ok(client)
+    let half = |side, upstream| {
+        one(subject, &Setup { mode: Mode::Pair(side), upstream, ..*setup }, cores, &certificates.0)
+    };
+    let mut running = match side {
+        Side::Client | Side::Server => half(side, setup.upstream)?,
+        Side::Both => {
+            let server = half(Side::Server, setup.upstream)?;
+            let mut client = half(Side::Client, server.target)?;
+            client.behind = Some(Box::new(server));
+            client
+        }
+    };
+    running.certificates = Some(certificates);
+    Ok(running)
 }
 
 fn one(subject: &Subject, setup: &Setup, cores: Cores, certificates: &Path) -> Result<Running> {
@@ -68,6 +85,8 @@ fn one(subject: &Subject, setup: &Setup, cores: Cores, certificates: &Path) -> R
             child: None,
             scratch,
             behind: None,
+            certificates: None,
+            tls: None,
         });
     }
     let (listen, admin) = (free_address()?, free_address()?);
@@ -76,7 +95,15 @@ fn one(subject: &Subject, setup: &Setup, cores: Cores, certificates: &Path) -> R
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let begin = Instant::now();
     let child = Some(spawn_on(&mut command, cores.subject, cores.load)?);
-    let mut running = Running { target: listen, ready: Duration::ZERO, child, scratch, behind: None };
+    let mut running = Running {
+        target: listen,
+        ready: Duration::ZERO,
+        child,
+        scratch,
+        behind: None,
+        certificates: None,
+        tls: (setup.mode == Mode::Pair(Side::Server)).then(|| certificates::client(certificates)),
+    };
     // With a control server somebody else says when the listener comes.
     if setup.control.is_none() {
         running.wait(&subject.name, setup.mode, begin)?;
@@ -85,6 +112,12 @@ fn one(subject: &Subject, setup: &Setup, cores: Cores, certificates: &Path) -> R
 }
 
 impl Running {
+    /// Where load for it goes.
+    #[must_use]
+    pub fn towards(&self) -> Target {
+        Target { address: self.target, tls: self.tls.clone() }
+    }
+
     /// Its processes; none without a proxy.
     #[must_use]
     pub fn family(&self) -> Option<Family> {
@@ -95,9 +128,22 @@ impl Running {
         Some(family)
     }
 
+    /// Sees that its rules are in force.
+    ///
+    /// # Errors
+    /// When what they deny is let through: the figures would be those of a proxy without rules.
+    pub fn check_policy(&self, rules: usize) -> Result<()> {
+        // The last one, so that all before it are there too.
+        let answered = status(self.target, &envoy_form::denied(rules.saturating_sub(1)));
+        if answered.is_some_and(|status| status == *b"403") {
+            return Ok(());
+        }
+        bail!("it takes the rules and does not deny what they name");
+    }
+
     fn wait(&mut self, name: &str, mode: Mode, begin: Instant) -> Result<()> {
         while begin.elapsed() < READY {
-            if serves(self.target, mode) {
+            if serves(&self.towards(), mode) {
                 self.ready = begin.elapsed();
                 return Ok(());
             }
@@ -188,6 +234,9 @@ fn command(
         }
         Kind::Floor(_) => {
             command.args([listen.to_string(), setup.upstream.to_string()]);
+            if let (Kind::Floor(Floor::Rustls), Mode::Pair(side)) = (subject.kind, setup.mode) {
+                command.arg(if side == Side::Server { "server" } else { "client" }).arg(certificates);
+            }
         }
         Kind::Launcher => {
             command.env("OUTRIDER_BENCH_MODE", setup.mode.name());
@@ -205,17 +254,33 @@ fn free_address() -> Result<SocketAddr> {
     socket.local_addr().context("no free port")
 }
 
-/// Whether it accepts and, where that can be told in one line, answers.
-fn serves(target: SocketAddr, mode: Mode) -> bool {
-    let Ok(mut stream) = TcpStream::connect_timeout(&target, ANSWER) else { return false };
-    match mode {
-        Mode::Http2 | Mode::Tcp | Mode::Pair(Side::Server) => true,
-        Mode::Http1 | Mode::WebSocket | Mode::Policy(_) | Mode::Pair(_) => {
-            let request = format!("GET / HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
-            let asked =
-                stream.set_read_timeout(Some(ANSWER)).and_then(|()| stream.write_all(request.as_bytes()));
-            let mut start = [0; 12];
-            asked.and_then(|()| stream.read_exact(&mut start)).is_ok() && start.starts_with(b"HTTP/1.1 200")
+/// Whether it answers. A process that only listens may not have its workers yet, whose time is to be counted.
+fn serves(target: &Target, mode: Mode) -> bool {
+    let kind = match mode {
+        Mode::Http1
+        | Mode::WebSocket
+        | Mode::Tcp
+        | Mode::Policy(_)
+        | Mode::Pair(Side::Both | Side::Client) => {
+            return status(target.address, "/").is_some_and(|status| status == *b"200");
         }
+        Mode::Http2 => drive::Kind::H2Get(1),
+        Mode::Pair(Side::Server) => drive::Kind::NewConnection,
+    };
+    // What refuses a connection is not worth a thread.
+    if TcpStream::connect_timeout(&target.address, ANSWER).is_err() {
+        return false;
     }
+    let load = Load { kind, connections: 1, bytes: 12 };
+    drive::pass(target, load, Pace::Closed, PROBE).is_ok_and(|pass| pass.requests > 0)
+}
+
+/// The status that a path is answered with over HTTP/1.1.
+fn status(target: SocketAddr, path: &str) -> Option<[u8; 3]> {
+    let mut stream = TcpStream::connect_timeout(&target, ANSWER).ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
+    stream.set_read_timeout(Some(ANSWER)).and_then(|()| stream.write_all(request.as_bytes())).ok()?;
+    let mut start = [0; 12];
+    stream.read_exact(&mut start).ok()?;
+    start.strip_prefix(b"HTTP/1.1 ")?.try_into().ok()
 }

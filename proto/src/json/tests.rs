@@ -53,9 +53,9 @@ fn every_fault_is_named_at_once() {
     let yaml = format!(
         "
 name: x
-lb_policy: MAGLEV
+lb_policy: SHORTEST
 connect_timout: 1s
-outlier_detection: {{}}
+upstream_bind_config: {{}}
 circuit_breakers: {{thresholds: [{{max_requests: -1}}]}}
 typed_extension_protocol_options: {{a: {{\"@type\": {HCM}, codec_type: 7}}, b: {{\"@type\": nope}}}}
 "
@@ -65,8 +65,8 @@ typed_extension_protocol_options: {{a: {{\"@type\": {HCM}, codec_type: 7}}, b: {
     for (fault, expected) in found.iter().zip([
         "circuit_breakers.thresholds[0].max_requests: expected a whole number",
         "connect_timout: unknown field of Cluster; did you mean \"connect_timeout\"?",
-        "lb_policy: \"MAGLEV\" is not supported; one of ROUND_ROBIN, LEAST_REQUEST",
-        "outlier_detection: not supported: this field of Cluster is outside Outrider's subset",
+        "lb_policy: \"SHORTEST\" is not supported; one of ROUND_ROBIN, LEAST_REQUEST",
+        "upstream_bind_config: not supported: this field of Cluster is outside Outrider's subset",
         "typed_extension_protocol_options[\"a\"].codec_type: 7 is not supported",
         "typed_extension_protocol_options[\"b\"]: extension \"nope\" is not supported",
     ]) {
@@ -119,7 +119,7 @@ fn numbers_are_read_as_the_mapping_says() {
         let yaml = format!("least_request_lb_config: {{choice_count: {value}}}");
         from_yaml::<Cluster>(&yaml).map(|read| match read.lb_config {
             Some(LbConfig::LeastRequestLbConfig(config)) => config.choice_count,
-            None => None,
+            _ => None,
         })
     };
     assert_eq!(choices("3"), Ok(Some(3)));

@@ -94,10 +94,10 @@ fn lines<M: Message + Name + Default>(bytes: &[u8]) -> Vec<String> {
 #[test]
 fn a_field_that_envoy_has_is_refused_by_its_name() {
     let mut bytes = Cluster::default().encode_to_vec();
-    delimited(&mut bytes, 19, &[]);
+    delimited(&mut bytes, 21, &[]);
     assert_eq!(
         lines::<Cluster>(&bytes),
-        ["outlier_detection: not supported in envoy.config.cluster.v3.Cluster"]
+        ["upstream_bind_config: not supported in envoy.config.cluster.v3.Cluster"]
     );
 }
 

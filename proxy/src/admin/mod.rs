@@ -35,7 +35,7 @@ GET  /stats/prometheus   metrics
 GET  /config_dump        all resources, as JSON
 GET  /clusters           clusters and endpoints
 GET  /listeners          listeners and their addresses
-GET  /server_info        version and state
+GET  /server_info        version, state, how far the proxy is locked in
 GET  /logging            levels of the proxy's own log
 POST /logging?level=L    sets all: error, warn, info, debug, trace, off
 POST /logging?MODULE=L   sets that of one module
@@ -93,6 +93,8 @@ pub struct Admin {
     pub level: LevelHandle,
     /// Metrics that are not of workers.
     pub recorder: metrics_exporter_prometheus::PrometheusHandle,
+    /// How far the proxy is locked in.
+    pub lock_in: serde_json::Value,
 }
 
 /// Listens, and says where.
@@ -170,8 +172,11 @@ async fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Byt
             text(status, format!("{}\n", state.name()))
         }
         "/server_info" => {
-            let info =
-                serde_json::json!({"version": env!("CARGO_PKG_VERSION"), "state": admin.state.get().name()});
+            let info = serde_json::json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "state": admin.state.get().name(),
+                "lock_in": admin.lock_in,
+            });
             typed(StatusCode::OK, "application/json", info.to_string())
         }
         "/stats/prometheus" | "/metrics" => match ask(admin, Question::Metrics).await {

@@ -6,9 +6,12 @@ use std::collections::BinaryHeap;
 /// Scale of the deadlines: a step is this divided by the weight.
 const SCALE: u64 = 1 << 32;
 
+/// Longest step, so that nobody waits for ever.
+const LONGEST: u64 = SCALE * 1024;
+
 /// Whose turn it is, with the moments of everybody's next turns.
 #[derive(Debug)]
-pub struct Schedule {
+pub(super) struct Schedule {
     turns: BinaryHeap<Reverse<(u64, usize)>>,
     steps: Vec<u64>,
 }
@@ -16,16 +19,29 @@ pub struct Schedule {
 impl Schedule {
     /// A schedule in which each comes as often as its weight says.
     #[must_use]
-    pub fn new(weights: &[u32]) -> Self {
+    pub(super) fn new(weights: &[u32]) -> Self {
         let steps: Vec<u64> = weights.iter().map(|weight| SCALE / u64::from((*weight).max(1))).collect();
         let turns = steps.iter().enumerate().map(|(index, step)| Reverse((*step, index))).collect();
         Self { turns, steps }
     }
 
     /// Takes a turn.
-    pub fn next(&mut self) -> Option<usize> {
+    pub(super) fn next(&mut self) -> Option<usize> {
+        self.next_slowed(|_| 1.0)
+    }
+
+    /// Takes a turn; whose it is has to wait for its next one so many times longer.
+    pub(super) fn next_slowed(&mut self, factor: impl FnOnce(usize) -> f64) -> Option<usize> {
         let Reverse((moment, index)) = *self.turns.peek()?;
         let step = self.steps.get(index).copied()?;
+        let factor = factor(index);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "the exact case is apart; elsewhere a part of a step more or less does not matter"
+        )]
+        let step = if factor <= 1.0 { step } else { ((step as f64) * factor).min(LONGEST as f64) as u64 };
         // Wraps only after some 2^32 turns of the lightest; a fresh start then costs nobody a turn.
         let Some(next) = moment.checked_add(step) else {
             self.turns = self.steps.iter().enumerate().map(|(index, step)| Reverse((*step, index))).collect();

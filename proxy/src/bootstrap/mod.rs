@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use outrider_proto::{Fault, json};
 
+use crate::lockin::Level;
 use crate::model::bootstrap::Bootstrap;
+use crate::model::files::NamedFiles;
 use crate::model::identity::IdentitySource;
 use crate::svid::options::Options;
 
@@ -40,8 +42,14 @@ pub struct Settings {
     pub log_level: String,
     /// Whether it is JSON.
     pub log_json: bool,
+    /// Where Kubernetes says that its API server is.
+    pub api_server: Option<SocketAddr>,
     /// Where the workload's identity comes from, if not from where the file says.
     pub identity: Option<IdentitySource>,
+    /// How far the proxy locks itself in.
+    pub lock_in: Level,
+    /// Files and directories that are opened for it beside those that the start-up file names: to read, and to write.
+    pub lock_in_paths: (Vec<PathBuf>, Vec<PathBuf>),
 }
 
 /// Why the proxy cannot start; one line each.
@@ -96,6 +104,10 @@ impl Settings {
             wrong.extend(faults.iter().map(|fault| format!("OUTRIDER_IDENTITY_*: {fault}")));
             None
         });
+        let lock_in = lock_in(&env, &mut wrong);
+        let paths =
+            |name: &str| env(name).map(|text| std::env::split_paths(&text).collect()).unwrap_or_default();
+        let lock_in_paths = (paths("OUTRIDER_LOCK_IN_READ"), paths("OUTRIDER_LOCK_IN_WRITE"));
         if !wrong.is_empty() {
             return Err(StartError(wrong));
         }
@@ -109,7 +121,10 @@ impl Settings {
             drain_timeout: Duration::from_millis(drain as u64),
             log_level,
             log_json,
+            api_server: api_server(&env),
             identity,
+            lock_in,
+            lock_in_paths,
         })
     }
 }
@@ -124,6 +139,22 @@ fn switch(env: impl Fn(&str) -> Option<String>, name: &str, wrong: &mut Vec<Stri
             true
         }
     }
+}
+
+/// From the variables that Kubernetes gives to every container. Some clouds give a name, which says nothing about
+/// addresses; a rule of the egress guard has to then.
+fn api_server(env: impl Fn(&str) -> Option<String>) -> Option<SocketAddr> {
+    let address = env("KUBERNETES_SERVICE_HOST")?.parse().ok()?;
+    let port = env("KUBERNETES_SERVICE_PORT").and_then(|port| port.parse().ok());
+    Some(SocketAddr::new(address, port.unwrap_or(443)))
+}
+
+fn lock_in(env: impl Fn(&str) -> Option<String>, wrong: &mut Vec<String>) -> Level {
+    let Some(text) = env("OUTRIDER_LOCK_IN") else { return Level::default() };
+    Level::from_name(&text).unwrap_or_else(|| {
+        wrong.push(format!("OUTRIDER_LOCK_IN: \"{text}\" is none of enforce, log, off"));
+        Level::default()
+    })
 }
 
 fn number(
@@ -172,8 +203,10 @@ pub fn lines(file: &Path, faults: &[Fault]) -> StartError {
 /// # Errors
 /// All faults.
 pub fn parse(text: &str) -> Result<Bootstrap, Vec<Fault>> {
-    let bootstrap: outrider_proto::envoy::config::bootstrap::v3::Bootstrap = json::from_yaml(text)?;
-    Bootstrap::from_proto(bootstrap)
+    let mut files = NamedFiles::default();
+    let see = |json: &serde_json::Value| files = NamedFiles::from_json(json);
+    let bootstrap: outrider_proto::envoy::config::bootstrap::v3::Bootstrap = json::from_yaml_seen(text, see)?;
+    Ok(Bootstrap { files, ..Bootstrap::from_proto(bootstrap)? })
 }
 
 #[cfg(test)]
@@ -187,10 +220,11 @@ mod tests {
             "OUTRIDER_LOG" => Some("loud".to_owned()),
             "OUTRIDER_ADMIN_ADDRESS" => Some("here".to_owned()),
             "OUTRIDER_ERROR_HEADER" => Some("maybe".to_owned()),
+            "OUTRIDER_LOCK_IN" => Some("perhaps".to_owned()),
             _ => None,
         };
         let wrong = Settings::from_env(PathBuf::from("x"), env).unwrap_err().0;
-        assert_eq!(wrong.len(), 4, "{wrong:?}");
+        assert_eq!(wrong.len(), 5, "{wrong:?}");
         assert!(wrong[0].starts_with("OUTRIDER_WORKERS: \"0\" is not a number from 1 to 256"));
     }
 

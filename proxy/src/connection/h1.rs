@@ -11,13 +11,14 @@ use crate::drain::Drain;
 use crate::exchange::report::Report;
 use crate::exchange::timers::LazyTimer;
 use crate::exchange::{self, Origin, Outcome, reply};
-use crate::http::body::Pump;
+use crate::http::body::{Pump, Whole};
 use crate::http::downstream::Downstream as _;
 use crate::http::h1::link::H1Link;
 use crate::http::h1::request::{HeadError, HeadLimits};
 use crate::http::h1::server::{H1Server, NoRequest};
 use crate::http::heads::Heads;
 use crate::http::message::{BodyLength, RequestHead};
+use crate::limit::pressure::Stage;
 use crate::observe::Reason;
 use crate::transport::Transport;
 
@@ -44,7 +45,8 @@ pub async fn serve(transport: Transport, mut origin: Origin, drain: Drain) {
         }
         served = served.saturating_add(1);
         let last = origin.chain.max_requests.is_some_and(|limit| served >= limit);
-        if last || drain.has_begun() {
+        let short = origin.worker.pressure.holds(Stage::StopKeepAlive, || origin.worker.draw());
+        if last || short || drain.has_begun() {
             server.close_after_response();
         }
         if let Some(renewed) = origin.renewed() {
@@ -152,7 +154,7 @@ async fn refuse(
     response.body = BodyLength::Known(body.len() as u64);
     report.status = response.status.as_u16();
     if server.send_head(response).is_ok() {
-        let (mut pump, mut source) = (Pump::default(), reply::Whole(body));
+        let (mut pump, mut source) = (Pump::default(), Whole(body));
         // The end of a body flushes it.
         let _ = timeout(report.patience, poll_fn(|cx| pump.poll(cx, &mut source, server))).await;
         report.sent_bytes = pump.bytes();

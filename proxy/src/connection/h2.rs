@@ -14,12 +14,13 @@ use crate::drain::Drain;
 use crate::exchange::report::Report;
 use crate::exchange::timers::LazyTimer;
 use crate::exchange::{self, Origin, Outcome, reply};
-use crate::http::body::Pump;
+use crate::http::body::{Pump, Whole};
 use crate::http::downstream::Downstream as _;
 use crate::http::h2::convert::{self, HeadError};
 use crate::http::h2::server::H2Server;
 use crate::http::heads::Heads;
 use crate::http::message::{BodyLength, RequestHead};
+use crate::limit::pressure::Stage;
 use crate::observe::Reason;
 use crate::observe::metrics::Labels;
 use crate::observe::series::PANICS;
@@ -122,7 +123,9 @@ impl Streams {
     }
 
     fn is_used_up(&mut self) -> bool {
-        let used_up = self.origin.chain.max_requests.is_some_and(|limit| self.accepted >= limit);
+        let worker = &self.origin.worker;
+        let used_up = self.origin.chain.max_requests.is_some_and(|limit| self.accepted >= limit)
+            || worker.pressure.holds(Stage::StopKeepAlive, || worker.draw());
         if used_up {
             self.connection.graceful_shutdown();
         }
@@ -227,7 +230,7 @@ async fn refuse(
     response.body = BodyLength::Known(body.len() as u64);
     report.status = response.status.as_u16();
     if server.send_head(response).is_ok() {
-        let (mut pump, mut source) = (Pump::default(), reply::Whole(body));
+        let (mut pump, mut source) = (Pump::default(), Whole(body));
         let _ = timeout(report.patience, poll_fn(|cx| pump.poll(cx, &mut source, server))).await;
     }
     report.finish(request, response, origin);

@@ -28,6 +28,7 @@ pub enum Change {
 }
 
 /// A compiled resource with its message.
+#[expect(clippy::large_enum_variant, reason = "there are few at a time, and each is in a box")]
 #[derive(Debug)]
 pub enum Resource {
     /// A listener.

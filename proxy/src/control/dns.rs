@@ -90,8 +90,10 @@ async fn resolve(
                         address,
                         hostname: Some(host.host.as_str().into()),
                         weight: host.weight,
-                        available: host.available,
+                        health: host.health,
                         locality: Arc::clone(&host.locality),
+                        labels: host.labels.clone(),
+                        checked: host.checked.clone(),
                     }))
                 }
                 Ok(Err(error)) => {
@@ -140,8 +142,10 @@ mod tests {
             host: host.into(),
             port: 80,
             weight: 1,
-            available: true,
+            health: crate::model::endpoint::Health::Well,
             locality: Arc::default(),
+            labels: crate::model::labels::Labels::default(),
+            checked: crate::model::endpoint::CheckedAt::default(),
         };
         let hour = Duration::from_secs(3600);
         for (hosts, family, expected) in [

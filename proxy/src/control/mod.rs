@@ -5,9 +5,13 @@
 
 pub mod change;
 pub mod dns;
+pub mod health;
+pub mod overload;
 mod redact;
 pub mod secrets;
+mod show;
 pub mod store;
+pub mod watch;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,7 +24,7 @@ use tokio::time::Instant;
 
 use crate::identity::Revoked;
 use crate::model::bootstrap::StaticResources;
-use crate::model::{Discovery, Listener};
+use crate::model::{Cluster, Discovery, Listener};
 use crate::observe::metrics;
 use crate::runtime::{Published, Sockets, Workers};
 use secrets::{Own, Secrets};
@@ -41,6 +45,8 @@ pub enum Message {
     Identity(Option<Box<Own>>),
     /// A name was resolved.
     Resolved(dns::Resolved),
+    /// Somebody wants a cluster as it is now; `None` when there is none.
+    Cluster(String, oneshot::Sender<Option<Arc<Cluster>>>),
     /// The operator wants to know something.
     Ask(Question, oneshot::Sender<String>),
     /// The proxy shall end.
@@ -94,6 +100,8 @@ pub struct Control {
     workers: Workers,
     dns: dns::Resolver,
     secrets: Secrets,
+    watch: watch::Watch,
+    health: health::Health,
     /// Who is cut off, as the workers know it.
     revoked: Arc<Revoked>,
     revoked_changed: bool,
@@ -112,6 +120,8 @@ impl Control {
         Self {
             store: Store::default(),
             sockets: Sockets::new(worker_count),
+            watch: watch::Watch::new(Arc::clone(workers.usage()), workers.own_shard().clone()),
+            health: health::Health::new(Arc::clone(workers.usage()), workers.own_shard().clone()),
             workers,
             dns: dns::Resolver::new(messages),
             secrets: Secrets::default(),
@@ -231,6 +241,10 @@ impl Control {
                     self.publish();
                 }
             }
+            Message::Cluster(name, answer) => {
+                let found = self.store.compiled().1.find(|cluster| *cluster.name == *name).cloned();
+                let _ = answer.send(found);
+            }
             Message::Ask(question, answer) => {
                 let _ = answer.send(self.answer(question));
             }
@@ -273,7 +287,8 @@ impl Control {
     #[must_use]
     pub fn is_ready(&mut self) -> bool {
         // For the first time only when the workers know it too.
-        let ready = self.store.is_settled() && (self.was_ready || self.due.is_none());
+        let known = || self.due.is_none() && self.health.is_settled();
+        let ready = self.store.is_settled() && (self.was_ready || known());
         self.was_ready |= ready;
         ready && !self.draining
     }
@@ -298,6 +313,8 @@ impl Control {
             Discovery::Static(_) | Discovery::Eds(_) | Discovery::OriginalDst => None,
         });
         self.dns.follow(names);
+        self.watch.follow(&snapshot);
+        self.health.follow(&snapshot);
         self.published = Some(Instant::now());
         self.due = None;
         self.workers.publish(Published {
@@ -328,35 +345,13 @@ impl Control {
 
     fn answer(&self, question: Question) -> String {
         match question {
-            Question::Metrics => metrics::render(self.workers.shards()),
-            Question::ConfigDump => self.config_dump(),
-            Question::Clusters => {
-                let mut out = String::new();
-                let snapshot = self.store.current();
-                let mut clusters: Vec<_> = snapshot.clusters.values().collect();
-                clusters.sort_by_key(|entry| &entry.config.name);
-                for entry in clusters {
-                    let name = &entry.config.name;
-                    out.push_str(&format!(
-                        "{name}::max_connections::{}\n",
-                        entry.config.limits.max_connections
-                    ));
-                    for endpoint in &entry.endpoints.endpoints {
-                        let health = if endpoint.available { "healthy" } else { "unhealthy" };
-                        out.push_str(&format!("{name}::{}::health_flags::{health}\n", endpoint.address));
-                        out.push_str(&format!("{name}::{}::weight::{}\n", endpoint.address, endpoint.weight));
-                        let locality = &endpoint.locality;
-                        for (key, value) in [
-                            ("region", &locality.region),
-                            ("zone", &locality.zone),
-                            ("sub_zone", &locality.sub_zone),
-                        ] {
-                            out.push_str(&format!("{name}::{}::{key}::{value}\n", endpoint.address));
-                        }
-                    }
-                }
-                out
+            Question::Metrics => {
+                self.watch.record();
+                self.health.record();
+                metrics::render(self.workers.shards())
             }
+            Question::ConfigDump => self.config_dump(),
+            Question::Clusters => show::clusters(self.store.current(), self.workers.usage()),
             Question::Listeners => {
                 let mut lines: Vec<String> = self
                     .sockets

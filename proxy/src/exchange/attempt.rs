@@ -7,12 +7,13 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::inject;
 use super::mirror::Mirrors;
 use super::replay::Replay;
 use super::report::Report;
+use super::sticky::Sticky;
 use super::timers::Timers;
 use super::{Origin, Routed};
 use crate::fault::shape::poll_pump;
@@ -22,18 +23,16 @@ use crate::http::downstream::Downstream;
 use crate::http::message::{BodyLength, RequestHead, ResponseHead, Version};
 use crate::model::ForwardAction;
 use crate::model::cluster::ProtocolChoice;
-use crate::observe::Flags;
+use crate::model::labels::SubsetKey;
 use crate::observe::Reason;
 use crate::observe::metrics::Labels;
-use crate::observe::series::{CONNECT_FAILURES, RETRIES, TLS_HANDSHAKES};
+use crate::observe::series::{CONNECT_FAILURES, TLS_HANDSHAKES};
 use crate::retry::{self, Failure};
 use crate::upstream::endpoint::ActiveGuard;
+use crate::upstream::members::Choice;
 use crate::upstream::pool::{self, AcquireError, UpstreamProtocol};
 use crate::upstream::usage::{Permit, Resource};
 use crate::upstream::{ClusterState, EndpointState, UpstreamError, UpstreamLink};
-
-/// Attempts that the proxy makes on its own account, for stale connections and refused streams.
-const MAX_SAFE_RESENDS: u32 = 3;
 
 /// An upstream that has begun to answer.
 #[derive(Debug)]
@@ -68,19 +67,23 @@ pub enum Ending {
 
 /// The attempts of one request.
 pub struct Attempts<'a> {
-    cluster: &'a Rc<ClusterState>,
-    routed: &'a Routed<'a>,
-    action: &'a ForwardAction,
-    origin: &'a Origin,
-    replay: Option<Replay>,
-    tried: Option<SocketAddr>,
-    retries: u32,
-    resends: u32,
-    retrying: Option<Permit>,
+    pub(super) cluster: &'a Rc<ClusterState>,
+    pub(super) routed: &'a Routed<'a>,
+    pub(super) action: &'a ForwardAction,
+    pub(super) origin: &'a Origin,
+    pub(super) replay: Option<Replay>,
+    /// Endpoints whose attempts failed.
+    pub(super) tried: Vec<SocketAddr>,
+    /// What holds the request to an endpoint.
+    pub(super) sticky: Sticky,
+    pub(super) subset: Option<&'a SubsetKey>,
+    pub(super) retries: u32,
+    pub(super) resends: u32,
+    pub(super) retrying: Option<Permit>,
 }
 
 /// How one attempt ended, when not with a response.
-enum Failed {
+pub(super) enum Failed {
     /// It may be worth another.
     Attempt(Failure, Reason, String),
     /// Another attempt would end the same: the client is answered with this.
@@ -95,11 +98,23 @@ impl<'a> Attempts<'a> {
         cluster: &'a Rc<ClusterState>,
         routed: &'a Routed<'a>,
         action: &'a ForwardAction,
-        mirrors: Mirrors,
+        (mirrors, sticky, subset): (Mirrors, Sticky, Option<&'a SubsetKey>),
         origin: &'a Origin,
     ) -> Self {
         let replay = Some(Replay::new(true, mirrors, Rc::clone(&origin.worker.buffers)));
-        Self { cluster, routed, action, origin, replay, tried: None, retries: 0, resends: 0, retrying: None }
+        Self {
+            cluster,
+            routed,
+            action,
+            origin,
+            replay,
+            tried: Vec::new(),
+            sticky,
+            subset,
+            retries: 0,
+            resends: 0,
+            retrying: None,
+        }
     }
 
     /// Makes attempts until there is a response to pass on or a reason to give up.
@@ -114,22 +129,19 @@ impl<'a> Attempts<'a> {
         loop {
             report.attempts += 1;
             if self.routed.host.attempt_count {
-                let count = itoa::Buffer::new().format(report.attempts).to_owned();
-                request.headers.set(b"x-envoy-attempt-count", count.as_bytes());
+                let mut count = itoa::Buffer::new();
+                request.headers.set(b"x-envoy-attempt-count", count.format(report.attempts).as_bytes());
             }
             let (failure, reason, detail) = match self.once(down, request, response, timers, report).await {
                 Ok(established) => {
-                    let wanted = self.action.retry.as_ref().is_some_and(|policy| {
-                        retry::wants_after_response(policy, response.status, &response.headers)
-                    });
-                    if !wanted || !established.replay.is_possible() {
+                    if !self.again_instead(response, &established.replay, request, report) {
+                        self.tell_attempts(response, report);
                         return Ending::Response(established);
                     }
-                    if !self.may_retry(report) {
-                        return Ending::Response(established);
-                    }
+                    self.tried.extend(report.upstream);
+                    let pause = self.pause(Some(response));
                     self.replay = Some(self.discard(established).await);
-                    self.wait(timers).await;
+                    self.wait(pause, timers).await;
                     continue;
                 }
                 Err(Failed::Answer(reason, detail)) => return Ending::Answer(reason, detail),
@@ -139,8 +151,10 @@ impl<'a> Attempts<'a> {
             if !self.again_after(failure, request, report) {
                 return Ending::Answer(reason, detail);
             }
+            // A connection that was closed for idleness says nothing about its endpoint.
             if failure != Failure::StaleConnection {
-                self.wait(timers).await;
+                self.tried.extend(report.upstream);
+                self.wait(self.pause(None), timers).await;
             }
         }
     }
@@ -156,48 +170,6 @@ impl<'a> Attempts<'a> {
         replay
     }
 
-    /// Whether another attempt follows a failed one.
-    fn again_after(&mut self, failure: Failure, request: &RequestHead, report: &mut Report) -> bool {
-        if !self.replay.as_ref().is_some_and(Replay::is_possible) || !request.upgrade.is_empty() {
-            return false;
-        }
-        if retry::is_safe_to_resend(failure, &request.method) && self.resends < MAX_SAFE_RESENDS {
-            self.resends += 1;
-            return true;
-        }
-        let wanted =
-            self.action.retry.as_ref().is_some_and(|policy| retry::wants_after_failure(policy, failure));
-        wanted && self.may_retry(report)
-    }
-
-    /// Takes one of the policy's retries, if one is left and the cluster's `max_retries` allows it.
-    fn may_retry(&mut self, report: &mut Report) -> bool {
-        let allowed = self.action.retry.as_ref().map_or(0, |policy| policy.retries);
-        if self.retries >= allowed {
-            report.flags = report.flags.with(Flags::URX);
-            return false;
-        }
-        self.retrying = None;
-        self.retrying = self.cluster.retry_permit();
-        if self.retrying.is_none() {
-            report.flags = report.flags.with(Flags::UO);
-            return false;
-        }
-        self.retries += 1;
-        let labels = Labels::none().with("destination_service", &self.cluster.config().name);
-        self.origin.worker.metrics.counter(RETRIES, &labels).add(1);
-        true
-    }
-
-    async fn wait(&self, timers: &Timers<'_>) {
-        let Some(policy) = &self.action.retry else { return };
-        let mut pause = retry::back_off(policy, self.retries, self.origin.worker.draw());
-        if let Some(end) = timers.end() {
-            pause = pause.min(end.saturating_duration_since(Instant::now()));
-        }
-        sleep(pause).await;
-    }
-
     /// One attempt, to the head of a response.
     async fn once<D: Downstream>(
         &mut self,
@@ -207,20 +179,45 @@ impl<'a> Attempts<'a> {
         timers: &mut Timers<'_>,
         report: &mut Report,
     ) -> Result<Established, Failed> {
-        timers.attempt(self.action.retry.as_ref().and_then(|policy| policy.per_try_timeout));
+        timers.attempt(self.action.retry.as_ref(), request);
         let picked = {
             let mut random = self.origin.worker.random.borrow_mut();
-            self.cluster.pick(self.origin.destination, self.tried, &mut random)
+            let choice = Choice {
+                original: self.origin.destination,
+                tried: &self.tried,
+                again: self.action.retry.as_ref().and_then(|policy| policy.previous_hosts).unwrap_or(0),
+                hash: self.sticky.hash,
+                subset: self.subset.map(|key| &**key),
+            };
+            self.cluster.pick(&choice, &mut random)
         };
         let Some(endpoint) = picked else {
             return Err(Failed::Answer(Reason::NoHealthyUpstream, String::new()));
         };
-        self.tried = Some(endpoint.address());
-        report.upstream = self.tried;
+        report.upstream = Some(endpoint.address());
+        let (worker, standing) = (&self.origin.worker, &self.origin.standing);
+        if let Err(reason) = worker.may_reach(standing, self.cluster, endpoint.address()) {
+            return Err(Failed::Answer(reason, String::new()));
+        }
+        let begun = self.cluster.stamp();
+        let ended = self.at(&endpoint, down, request, response, (timers, report)).await;
+        self.observe(&endpoint, begun, request, ended.as_ref().map(|_| &*response));
+        ended
+    }
+
+    /// The attempt at an endpoint.
+    async fn at<D: Downstream>(
+        &mut self,
+        endpoint: &Rc<EndpointState>,
+        down: &mut D,
+        request: &mut RequestHead,
+        response: &mut ResponseHead,
+        (timers, report): (&mut Timers<'_>, &mut Report),
+    ) -> Result<Established, Failed> {
         let active = endpoint.begin();
         let at = endpoint.address();
         let mut plan = inject::attempt::choose(self.origin, request, (self.routed, self.cluster), at, report);
-        let mut link = self.connect(&endpoint, down, request, (timers, plan.as_deref())).await?;
+        let mut link = self.connect(endpoint, down, request, (timers, plan.as_deref())).await?;
         if let Err(error) = link.send_head(request) {
             return Err(failed(error));
         }
@@ -238,8 +235,14 @@ impl<'a> Attempts<'a> {
         let request_shaper = inject::attempt::request_shaper(plan.as_deref_mut(), report);
         let response_shaper = plan.as_mut().and_then(|plan| plan.response.take());
         let shapers = (request_shaper, response_shaper);
-        let mut established =
-            Established { link, endpoint, pump: Pump::default(), replay, shapers, _active: active };
+        let mut established = Established {
+            link,
+            endpoint: Rc::clone(endpoint),
+            pump: Pump::default(),
+            replay,
+            shapers,
+            _active: active,
+        };
         let failed = poll_fn(|cx| poll_head(cx, down, request, response, (&mut established, timers))).await;
         report.received_bytes = established.pump.bytes();
         match failed {
@@ -275,7 +278,8 @@ impl<'a> Attempts<'a> {
         {
             return Ok(link);
         }
-        let mut acquiring = pin!(inject::attempt::acquire(plan, self.cluster, endpoint, protocol));
+        let ours = (self.cluster, self.action.priority);
+        let mut acquiring = pin!(inject::attempt::acquire(plan, ours, endpoint, protocol));
         let bodiless = request.body == BodyLength::Empty;
         let acquired = poll_fn(|cx| {
             if let Poll::Ready(acquired) = acquiring.as_mut().poll(cx) {
@@ -373,7 +377,7 @@ fn poll_head<D: Downstream>(
 }
 
 fn late(reason: Reason) -> Failed {
-    if reason == Reason::PerTryTimeout {
+    if matches!(reason, Reason::PerTryTimeout | Reason::PerTryIdle) {
         Failed::Attempt(Failure::PerTryTimeout, reason, String::new())
     } else {
         Failed::Answer(reason, String::new())

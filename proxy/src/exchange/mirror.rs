@@ -16,8 +16,10 @@ use crate::http::body::{BodySink as _, BodySource, Chunk, Discard, Pump, SourceE
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::model::ForwardAction;
+use crate::model::limits::Priority;
 use crate::model::route_table::without_port;
 use crate::upstream::ClusterState;
+use crate::upstream::members::Choice;
 use crate::upstream::pool;
 use crate::worker::Worker;
 
@@ -62,14 +64,18 @@ pub fn start(action: &ForwardAction, request: &RequestHead, origin: &Origin) -> 
         }
         let (queue, body) = mpsc::channel(QUEUED_PIECES);
         let copy = shadow(request);
-        let destination = origin.destination;
+        let (destination, standing) = (origin.destination, Rc::clone(&origin.standing));
         let worker = Rc::clone(&origin.worker);
         worker.mirrors.set(worker.mirrors.get() + 1);
         tokio::task::spawn_local(async move {
             let _under_way = UnderWay(Rc::clone(&worker));
-            let Some(endpoint) = cluster.pick(destination, None, &mut worker.random.borrow_mut()) else {
+            let Some(endpoint) = cluster.pick(&Choice::any(destination), &mut worker.random.borrow_mut())
+            else {
                 return;
             };
+            if worker.may_reach(&standing, &cluster, endpoint.address()).is_err() {
+                return;
+            }
             let sent = timeout(MIRROR_TIMEOUT, send(&cluster, &endpoint, copy, MirrorBody::new(body))).await;
             if sent.is_err() {
                 tracing::debug!(cluster = %cluster.config().name, "mirrored request timed out");
@@ -115,7 +121,7 @@ async fn send(
     mut body: MirrorBody,
 ) -> Option<()> {
     let protocol = super::attempt::protocol(cluster, &request);
-    let mut link = pool::acquire(cluster, endpoint, protocol).await.ok()?;
+    let mut link = pool::acquire(cluster, endpoint, protocol, Priority::Default).await.ok()?;
     link.send_head(&request).ok()?;
     let (mut response, mut up, mut down) = (ResponseHead::default(), Pump::default(), Pump::default());
     let mut sink = Discard;

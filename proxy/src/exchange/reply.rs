@@ -10,9 +10,8 @@ use tokio::time::timeout;
 use super::report::Report;
 use super::{Outcome, Routed};
 use crate::fault::shape::poll_pump;
-use crate::http::body::{Chunk, Pump, SourceError};
+use crate::http::body::{Pump, Whole};
 use crate::http::downstream::Downstream;
-use crate::http::headers::Headers;
 use crate::http::message::{BodyLength, RequestHead, ResponseHead};
 use crate::model::Route;
 use crate::model::route::{DirectAction, RedirectAction, RedirectPath};
@@ -219,34 +218,5 @@ pub(super) async fn send_body<D: Downstream>(
             down.abort();
             Outcome::Broken
         }
-    }
-}
-
-/// A body that is there as a whole.
-pub struct Whole(pub Bytes);
-
-impl crate::http::body::BodySource for Whole {
-    fn poll_chunk(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<Chunk, SourceError>> {
-        std::task::Poll::Ready(Ok(if self.0.is_empty() { Chunk::End } else { Chunk::Data }))
-    }
-
-    fn chunk(&self) -> &[u8] {
-        &self.0
-    }
-
-    fn consume(&mut self, count: usize) {
-        bytes::Buf::advance(&mut self.0, count);
-    }
-
-    fn take_bytes(&mut self) -> Bytes {
-        std::mem::take(&mut self.0)
-    }
-
-    fn ends_with_chunk(&self) -> bool {
-        true
-    }
-
-    fn trailers(&self) -> Option<&Headers> {
-        None
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use super::limit::Place;
 use super::{Origin, inject};
 use crate::fault::Injected;
 use crate::http::message::{RequestHead, ResponseHead};
@@ -50,6 +51,8 @@ pub struct Report {
     pub authorized: Authorized,
     /// What was done to it on purpose; `None` as long as nothing was.
     pub injected: Option<Box<Injected>>,
+    /// The place among the requests at a time, where there is a limit on them.
+    pub(super) place: Option<Place>,
     /// Body bytes from the client.
     pub received_bytes: u64,
     /// Body bytes to the client.
@@ -77,6 +80,7 @@ impl Report {
             reason: None,
             authorized: Authorized::default(),
             injected: None,
+            place: None,
             received_bytes: 0,
             sent_bytes: 0,
         }
@@ -87,16 +91,16 @@ impl Report {
         self.injected.get_or_insert_default()
     }
 
-    /// Takes note of why we answered or ended the exchange.
-    pub fn ended(&mut self, reason: Reason) {
-        self.flags = self.flags.with(reason.flag());
-        self.reason = Some(reason);
-    }
-
     /// The client's address, as far as it can be trusted.
     #[must_use]
     pub const fn client(&self) -> Option<SocketAddr> {
         self.remote
+    }
+
+    /// Takes note of why we answered or ended the exchange.
+    pub fn ended(&mut self, reason: Reason) {
+        self.flags = self.flags.with(reason.flag());
+        self.reason = Some(reason);
     }
 
     /// A view for format strings.
@@ -152,6 +156,9 @@ impl Report {
     pub fn finish(&mut self, request: &RequestHead, response: &ResponseHead, origin: &Origin) {
         if let Some(reason) = origin.standing.ended() {
             self.ended(reason);
+        }
+        if let Some(place) = self.place.take() {
+            place.give_back(self.reason.is_none());
         }
         let worker = &origin.worker;
         let outcome = Outcome {

@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::authorize::Oversight;
 use crate::http::message::RequestHead;
+use crate::model::retry::RetryPolicy;
 use crate::model::{ForwardAction, HttpChain};
 use crate::observe::Reason;
 
@@ -51,7 +52,10 @@ pub struct Timers<'a> {
     route_timeout: Option<Duration>,
     route: Option<Instant>,
     per_try: Option<Instant>,
+    per_try_idle: Option<Duration>,
     stream: Option<Instant>,
+    /// What the client has said by `grpc-timeout`, where the route honours it.
+    asked: Option<Instant>,
 }
 
 impl<'a> Timers<'a> {
@@ -65,10 +69,20 @@ impl<'a> Timers<'a> {
     ) -> Self {
         let tunnel = !request.upgrade.is_empty();
         let longest = action.max_stream_duration.unwrap_or(chain.max_stream_duration);
-        let grpc = action.grpc_timeout_max.and_then(|max| {
-            let asked = request.headers.first(b"grpc-timeout").and_then(grpc_timeout)?;
-            Some(if max.is_zero() { asked } else { asked.min(max) })
+        let honoured = action.grpc_stream.is_some() || (action.grpc_route.is_some() && request.is_grpc());
+        let asked = request.headers.first(b"grpc-timeout").filter(|_| honoured).and_then(grpc_timeout);
+        let grpc = action.grpc_stream.and_then(|bound| {
+            let stream = asked?.saturating_sub(bound.offset);
+            Some(bound.max.map_or(stream, |max| stream.min(max)))
         });
+        let timeout = match action.grpc_route.filter(|_| request.is_grpc()) {
+            None => action.timeout,
+            Some(bound) => {
+                // An offset that would leave nothing is not taken off.
+                let left = asked.map(|asked| asked.checked_sub(bound.offset).unwrap_or(asked));
+                [left.filter(|left| !left.is_zero()), bound.max].into_iter().flatten().min()
+            }
+        };
         Self {
             timer,
             oversight,
@@ -76,9 +90,11 @@ impl<'a> Timers<'a> {
             last_activity: started,
             request: chain.request_timeout.map(|limit| started + limit),
             // A tunnel has no end that could be late.
-            route_timeout: action.timeout.filter(|_| !tunnel),
+            route_timeout: timeout.filter(|_| !tunnel),
             route: None,
             per_try: None,
+            per_try_idle: None,
+            asked: asked.map(|asked| started + asked),
             stream: grpc.or(longest).map(|limit| started + limit),
         }
     }
@@ -96,9 +112,22 @@ impl<'a> Timers<'a> {
         }
     }
 
-    /// Takes note that an attempt begins.
-    pub fn attempt(&mut self, per_try_timeout: Option<Duration>) {
-        self.per_try = per_try_timeout.map(|limit| Instant::now() + limit);
+    /// Takes note that an attempt begins, and tells the next hop how much time is left to it.
+    pub fn attempt(&mut self, retry: Option<&RetryPolicy>, request: &mut RequestHead) {
+        self.per_try = None;
+        if let Some(policy) = retry {
+            self.per_try = policy.per_try_timeout.map(|limit| Instant::now() + limit);
+            self.per_try_idle = policy.per_try_idle_timeout;
+            if self.per_try_idle.is_some() {
+                self.active();
+            }
+        }
+        if let Some(asked) = self.asked {
+            let end = [Some(asked), self.route, self.stream].into_iter().flatten().min().unwrap_or(asked);
+            let mut text = TimeoutText::default();
+            let left = text.write(end.saturating_duration_since(Instant::now()));
+            request.headers.set(b"grpc-timeout", left);
+        }
     }
 
     /// Takes note that a response has begun.
@@ -117,6 +146,7 @@ impl<'a> Timers<'a> {
             (self.request, Reason::RequestTimeout),
             (self.route, Reason::RouteTimeout),
             (self.per_try, Reason::PerTryTimeout),
+            (self.per_try_idle.map(|limit| self.last_activity + limit), Reason::PerTryIdle),
             (self.stream, Reason::MaxStreamDuration),
         ];
         let set = all.into_iter().filter_map(|(at, reason)| at.map(|at| (at, reason)));
@@ -130,6 +160,28 @@ impl<'a> Timers<'a> {
     #[must_use]
     pub fn end(&self) -> Option<Instant> {
         [self.route, self.stream].into_iter().flatten().min()
+    }
+}
+
+/// Room for a `grpc-timeout` value.
+#[derive(Debug, Default)]
+struct TimeoutText([u8; 9]);
+
+impl TimeoutText {
+    /// Eight digits at most, in the finest unit that they suffice for; never 0, which would be no timeout to some.
+    fn write(&mut self, left: Duration) -> &[u8] {
+        const MAX: u128 = 99_999_999;
+        let (number, unit) = match (left.as_micros(), left.as_millis(), left.as_secs()) {
+            (micros @ 0..=MAX, _, _) => (micros.max(1), b'u'),
+            (_, millis @ 0..=MAX, _) => (millis, b'm'),
+            (_, _, seconds) => (u128::from(seconds).min(MAX), b'S'),
+        };
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(number).as_bytes();
+        for (place, letter) in self.0.iter_mut().zip(digits.iter().chain(&[unit])) {
+            *place = *letter;
+        }
+        self.0.get(..=digits.len()).unwrap_or_default()
     }
 }
 
@@ -172,6 +224,20 @@ mod tests {
         let _ = poll_fn(|cx| Poll::Ready(timer.poll_until(cx, earlier + Duration::from_secs(9)))).await;
         poll_fn(|cx| timer.poll_until(cx, earlier)).await;
         assert_eq!(begin.elapsed().as_secs(), 41);
+    }
+
+    #[test]
+    fn grpc_timeouts_are_written() {
+        for (left, text) in [
+            (Duration::ZERO, "1u"),
+            (Duration::from_micros(1500), "1500u"),
+            (Duration::from_micros(99_999_999), "99999999u"),
+            (Duration::from_millis(100_000), "100000m"),
+            (Duration::from_secs(100_000), "100000S"),
+        ] {
+            let mut room = TimeoutText::default();
+            assert_eq!(room.write(left), text.as_bytes());
+        }
     }
 
     #[test]

@@ -216,3 +216,78 @@ impl BodySink for Discard {
         Poll::Ready(Ok(()))
     }
 }
+
+/// A body that is there as a whole.
+#[derive(Debug)]
+pub struct Whole(pub Bytes);
+
+impl BodySource for Whole {
+    fn poll_chunk(&mut self, _: &mut Context<'_>) -> Poll<Result<Chunk, SourceError>> {
+        Poll::Ready(Ok(if self.0.is_empty() { Chunk::End } else { Chunk::Data }))
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn consume(&mut self, count: usize) {
+        bytes::Buf::advance(&mut self.0, count);
+    }
+
+    fn take_bytes(&mut self) -> Bytes {
+        std::mem::take(&mut self.0)
+    }
+
+    fn ends_with_chunk(&self) -> bool {
+        true
+    }
+
+    fn trailers(&self) -> Option<&Headers> {
+        None
+    }
+}
+
+/// A sink that keeps what it gets, up to a bound.
+#[derive(Debug)]
+pub struct Collect {
+    /// What came.
+    pub bytes: Vec<u8>,
+    /// The trailers, once the end has come.
+    pub trailers: Headers,
+    max_bytes: usize,
+}
+
+impl Collect {
+    /// Nothing yet; more bytes than these are an error.
+    #[must_use]
+    pub fn new(max_bytes: usize) -> Self {
+        Self { bytes: Vec::new(), trailers: Headers::new(), max_bytes }
+    }
+}
+
+impl BodySink for Collect {
+    fn poll_send<S: BodySource>(
+        &mut self,
+        _: &mut Context<'_>,
+        source: &mut S,
+    ) -> Poll<Result<usize, SinkError>> {
+        let count = source.chunk().len();
+        if self.bytes.len() + count > self.max_bytes {
+            return Poll::Ready(Err(SinkError::Length));
+        }
+        self.bytes.extend_from_slice(source.chunk());
+        source.consume(count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_end(&mut self, _: &mut Context<'_>, trailers: Option<&Headers>) -> Poll<Result<(), SinkError>> {
+        if let Some(trailers) = trailers {
+            self.trailers = trailers.clone();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SinkError>> {
+        Poll::Ready(Ok(()))
+    }
+}

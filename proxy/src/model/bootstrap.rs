@@ -8,8 +8,10 @@ use outrider_proto::envoy::config::core::v3 as core;
 use outrider_proto::{Fault, Path};
 
 use super::cluster::Cluster;
+use super::files::NamedFiles;
 use super::identity::IdentitySource;
 use super::listener::Listener;
+use super::overload::Overload;
 use super::parse;
 use super::tls::Secret;
 
@@ -37,6 +39,10 @@ pub struct Bootstrap {
     pub ads: Option<AdsSource>,
     /// Where the workload's identity comes from, if it has one.
     pub identity: Option<IdentitySource>,
+    /// What is done when the process runs short of something.
+    pub overload: Option<Overload>,
+    /// The files that the file names, if that was looked for.
+    pub files: NamedFiles,
 }
 
 /// Which resources come over ADS, and from where.
@@ -74,7 +80,12 @@ impl Bootstrap {
         let identity = value.outrider.as_ref().and_then(|own| own.identity.as_ref()).and_then(|identity| {
             path.field("outrider.identity", |path| IdentitySource::from_proto(identity, path))
         });
-        let bootstrap = Self { node: value.node.unwrap_or_default(), admin, resources, ads, identity };
+        let overload = value
+            .overload_manager
+            .as_ref()
+            .map(|overload| path.field("overload_manager", |path| Overload::from_proto(overload, path)));
+        let (node, files) = (value.node.unwrap_or_default(), NamedFiles::default());
+        let bootstrap = Self { node, admin, resources, ads, identity, overload, files };
         match path.finish(Some(bootstrap)) {
             Ok(bootstrap) if faults.is_empty() => Ok(bootstrap),
             Ok(_) => Err(faults),

@@ -7,10 +7,14 @@ use outrider_proto::envoy::config::cluster::v3 as pb;
 use outrider_proto::envoy::config::core::v3 as core;
 use outrider_proto::envoy::extensions::upstreams::http::v3 as upstream;
 use outrider_proto::{Fault, Path, unpack};
-use pb::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, LbConfig, LbPolicy};
+use pb::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, LbPolicy};
 
+use super::balancing::Balancing;
 use super::endpoint::{self, EndpointSet, NamedEndpoint};
+use super::health_check::HealthCheck;
 use super::http_chain::Http2Settings;
+use super::limits::Limits;
+use super::outlier::OutlierDetection;
 use super::parse;
 use super::tls::UpstreamTls;
 
@@ -33,9 +37,9 @@ pub struct Cluster {
     /// For a connection to be made.
     pub connect_timeout: Duration,
     /// How an endpoint is chosen.
-    pub balancer: Balancer,
+    pub balancing: Balancing,
     /// How much may be in use at a time.
-    pub limits: CircuitLimits,
+    pub limits: Limits,
     /// Which HTTP is spoken.
     pub protocol: ProtocolChoice,
     /// HTTP/2 settings.
@@ -44,6 +48,10 @@ pub struct Cluster {
     pub idle_timeout: Option<Duration>,
     /// Requests on one connection.
     pub max_requests_per_connection: Option<u32>,
+    /// How endpoints are asked whether they are well.
+    pub health_check: Option<HealthCheck>,
+    /// When endpoints are ejected for what they did to requests.
+    pub outliers: Option<OutlierDetection>,
     /// How its endpoints are spoken to; plaintext without.
     pub tls: Option<UpstreamTls>,
 }
@@ -83,19 +91,6 @@ pub enum DnsFamily {
     All,
 }
 
-/// How an endpoint is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Balancer {
-    /// In turn, by weight.
-    RoundRobin,
-    /// By chance, by weight.
-    Random,
-    /// The least busy of so many drawn by chance.
-    LeastRequest(u32),
-    /// The one that the connection was going to.
-    OriginalDst,
-}
-
 /// Which HTTP is spoken with endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProtocolChoice {
@@ -105,25 +100,6 @@ pub enum ProtocolChoice {
     Http2,
     /// What the request came in.
     Downstream,
-}
-
-/// Circuit-breaker limits, with Envoy's defaults.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CircuitLimits {
-    /// Connections.
-    pub max_connections: u32,
-    /// Requests that wait for a connection.
-    pub max_pending_requests: u32,
-    /// Requests under way.
-    pub max_requests: u32,
-    /// Retries under way.
-    pub max_retries: u32,
-}
-
-impl Default for CircuitLimits {
-    fn default() -> Self {
-        Self { max_connections: 1024, max_pending_requests: 1024, max_requests: 1024, max_retries: 3 }
-    }
 }
 
 impl Cluster {
@@ -156,8 +132,12 @@ impl Cluster {
                 Some(tls) => Some(tls?),
                 None => None,
             },
-            balancer: balancer(value, path),
-            limits: limits(value, path),
+            balancing: Balancing::from_proto(value, path),
+            limits: Limits::from_proto(value.circuit_breakers.as_ref(), path),
+            health_check: HealthCheck::from_proto(&value.health_checks, path),
+            outliers: value.outlier_detection.as_ref().map(|outliers| {
+                path.field("outlier_detection", |path| OutlierDetection::from_proto(outliers, path))
+            }),
             protocol: http.protocol,
             http2: http.http2,
             idle_timeout: http.idle_timeout,
@@ -227,38 +207,6 @@ fn discovery(value: &pb::Cluster, path: &mut Path) -> Option<Discovery> {
             Some(Discovery::OriginalDst)
         }
     }
-}
-
-fn balancer(value: &pb::Cluster, path: &mut Path) -> Balancer {
-    let choices = match &value.lb_config {
-        Some(LbConfig::LeastRequestLbConfig(config)) => config.choice_count.unwrap_or(2),
-        None => 2,
-    };
-    if choices < 2 {
-        path.fault_at("least_request_lb_config.choice_count", "must be at least 2");
-    }
-    match value.lb_policy() {
-        LbPolicy::RoundRobin => Balancer::RoundRobin,
-        LbPolicy::LeastRequest => Balancer::LeastRequest(choices),
-        LbPolicy::Random => Balancer::Random,
-        LbPolicy::ClusterProvided => Balancer::OriginalDst,
-    }
-}
-
-fn limits(value: &pb::Cluster, path: &mut Path) -> CircuitLimits {
-    let mut limits = CircuitLimits::default();
-    let thresholds =
-        value.circuit_breakers.as_ref().map_or(&[][..], |breakers| breakers.thresholds.as_slice());
-    if thresholds.len() > 1 {
-        path.fault_at("circuit_breakers.thresholds", "more than one for the same priority");
-    }
-    if let Some(set) = thresholds.first() {
-        limits.max_connections = set.max_connections.unwrap_or(limits.max_connections);
-        limits.max_pending_requests = set.max_pending_requests.unwrap_or(limits.max_pending_requests);
-        limits.max_requests = set.max_requests.unwrap_or(limits.max_requests);
-        limits.max_retries = set.max_retries.unwrap_or(limits.max_retries);
-    }
-    limits
 }
 
 /// What `HttpProtocolOptions` says.

@@ -4,20 +4,26 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use outrider_proto::envoy::config::core::v3::TrafficDirection;
 use outrider_proto::envoy::config::listener::v3 as pb;
 use outrider_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use outrider_proto::envoy::extensions::filters::network::local_ratelimit::v3::LocalRateLimit;
 use outrider_proto::envoy::extensions::filters::network::rbac::v3::Rbac;
 use outrider_proto::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use outrider_proto::outrider::egress::v1 as egress_pb;
 use outrider_proto::{Path, unpack};
 use prost_types::Any;
 use rustc_hash::FxHashMap;
 
+use super::egress;
 use super::http_chain::HttpChain;
 use super::parse;
+use super::rate_limit::{self, ConnectionLimit};
 use super::rbac;
 use super::tcp_chain::TcpChain;
 use super::tls::DownstreamTls;
 use crate::policy::Filter;
+use crate::policy::egress::EgressGuard;
 
 /// Combinations of prefix, server name and application protocol that one chain may match.
 const MAX_CLAIMS: usize = 10_000;
@@ -34,6 +40,10 @@ pub struct FilterChain {
     pub tls: Option<DownstreamTls>,
     /// Authorization of connections, in order: all of them must allow.
     pub policies: Vec<Filter>,
+    /// What may be reached through it; anything without.
+    pub egress: Option<EgressGuard>,
+    /// Limits on the rate of connections.
+    pub limits: Vec<ConnectionLimit>,
     /// Its terminal filter.
     pub protocol: ChainProtocol,
 }
@@ -92,6 +102,7 @@ impl FilterChains {
     pub(super) fn from_proto(value: &pb::Listener, path: &mut Path) -> Self {
         let mut chains: Vec<(ChainMatch, Arc<FilterChain>)> = Vec::new();
         let mut taken = HashSet::new();
+        let outbound = value.traffic_direction() == TrafficDirection::Outbound;
         for (index, chain) in value.filter_chains.iter().enumerate() {
             path.item("filter_chains", index, |path| {
                 let rule = path.field("filter_chain_match", |path| {
@@ -99,7 +110,7 @@ impl FilterChains {
                     let rule = ChainMatch::from_proto(&rule, path)?;
                     rule.claim(&mut taken, path).then_some(rule)
                 });
-                if let (Some(chain), Some(rule)) = (FilterChain::from_proto(chain, path), rule) {
+                if let (Some(chain), Some(rule)) = (FilterChain::from_proto(chain, outbound, path), rule) {
                     chains.push((rule, Arc::new(chain)));
                 }
             });
@@ -112,7 +123,7 @@ impl FilterChains {
                         "the default chain takes what no other does; remove it",
                     );
                 }
-                FilterChain::from_proto(chain, path)
+                FilterChain::from_proto(chain, outbound, path)
             })
         });
         if value.filter_chains.is_empty() && value.default_filter_chain.is_none() {
@@ -159,21 +170,28 @@ impl FilterChains {
 }
 
 impl FilterChain {
-    fn from_proto(value: &pb::FilterChain, path: &mut Path) -> Option<Self> {
+    fn from_proto(value: &pb::FilterChain, outbound: bool, path: &mut Path) -> Option<Self> {
         let Some((last, before)) = value.filters.split_last() else {
             return path.field("filters", |path| {
                 path.refuse("missing; the last one must be HttpConnectionManager or TcpProxy")
             });
         };
-        let policies = before.iter().enumerate();
-        let policies: Vec<_> =
-            policies.filter_map(|(index, filter)| network_policies(filter, index, path)).collect();
+        let (mut policies, mut limits) = (Vec::new(), Vec::new());
+        let mut guard = outbound.then(EgressGuard::outbound);
+        for (index, filter) in before.iter().enumerate() {
+            match NetworkFilter::from_proto(filter, index, path) {
+                Some(NetworkFilter::Policies(filter)) => policies.push(filter),
+                Some(NetworkFilter::Limit(limit)) => limits.push(limit),
+                Some(NetworkFilter::Egress(said)) => guard = Some(said),
+                None => {}
+            }
+        }
         let protocol = network_filter(last, before.len(), path, |any, path| {
             if let Some(http) = unpack::<HttpConnectionManager>(any) {
                 HttpChain::from_proto(&http, path).map(|chain| ChainProtocol::Http(Arc::new(chain)))
             } else if let Some(tcp) = unpack::<TcpProxy>(any) {
                 TcpChain::from_proto(&tcp, path).map(|chain| ChainProtocol::Tcp(Arc::new(chain)))
-            } else if unpack::<Rbac>(any).is_some() {
+            } else if unpack::<Rbac>(any).is_some() || unpack::<egress_pb::EgressGuard>(any).is_some() {
                 path.refuse("the last filter must be HttpConnectionManager or TcpProxy")
             } else {
                 path.refuse(format!("\"{}\" is not a network filter", any.type_url))
@@ -185,18 +203,38 @@ impl FilterChain {
             }
             None => None,
         };
-        Some(Self { name: value.name.as_str().into(), tls, policies, protocol: protocol? })
+        Some(Self {
+            name: value.name.as_str().into(),
+            tls,
+            policies,
+            egress: guard,
+            limits,
+            protocol: protocol?,
+        })
     }
 }
 
 /// A filter before the last one.
-fn network_policies(filter: &pb::Filter, index: usize, path: &mut Path) -> Option<Filter> {
-    network_filter(filter, index, path, |any, path| match unpack::<Rbac>(any) {
-        Some(value) => Some(rbac::network_filter(&value, path)),
-        None => {
-            path.refuse(format!("\"{}\" must be the last filter, or is none that is known", any.type_url))
-        }
-    })
+enum NetworkFilter {
+    Policies(Filter),
+    Limit(ConnectionLimit),
+    Egress(EgressGuard),
+}
+
+impl NetworkFilter {
+    fn from_proto(filter: &pb::Filter, index: usize, path: &mut Path) -> Option<Self> {
+        network_filter(filter, index, path, |any, path| {
+            if let Some(value) = unpack::<Rbac>(any) {
+                Some(Self::Policies(rbac::network_filter(&value, path)))
+            } else if let Some(value) = unpack::<LocalRateLimit>(any) {
+                rate_limit::connections(&value, path).map(Self::Limit)
+            } else if let Some(value) = unpack::<egress_pb::EgressGuard>(any) {
+                egress::compile(&value, path).map(Self::Egress)
+            } else {
+                path.refuse(format!("\"{}\" must be the last filter, or is none that is known", any.type_url))
+            }
+        })
+    }
 }
 
 fn network_filter<T>(

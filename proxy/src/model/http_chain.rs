@@ -3,21 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrider_proto::Path;
 use outrider_proto::envoy::config::core::v3 as core;
-use outrider_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
-use outrider_proto::envoy::extensions::filters::http::rbac::v3::Rbac;
-use outrider_proto::envoy::extensions::filters::http::router::v3::Router;
 use outrider_proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
-use outrider_proto::{Path, unpack};
 use pb::http_connection_manager::{CodecType, PathWithEscapedSlashesAction, RouteSpecifier, StripPortMode};
 
 use super::access_log::{self, AccessLog};
-use super::fault;
+use super::http_filters::{check_overrides, filters};
 use super::parse;
-use super::rbac::{self, HttpPolicies};
+use super::rate_limit::HttpLimit;
+use super::rbac::HttpPolicies;
 use super::route_table::RouteTable;
 use crate::fault::HttpFaults;
 use crate::http::path::{EscapedSlashes, PathOptions};
+use crate::limit::gradient::Gradient;
 
 /// Envoy's default of `stream_idle_timeout`.
 const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -67,6 +66,10 @@ pub struct HttpChain {
     pub policies: Vec<HttpPolicies>,
     /// Fault filters, in their order.
     pub faults: Vec<HttpFaults>,
+    /// Limits on the rate of requests, in the order of the filters.
+    pub limits: Vec<HttpLimit>,
+    /// Limit on requests at a time.
+    pub concurrency: Option<Arc<Gradient>>,
     /// HTTP/1.0 is served.
     pub accept_http10: bool,
     /// HTTP/2 settings.
@@ -212,13 +215,13 @@ impl HttpChain {
     pub(super) fn from_proto(value: &pb::HttpConnectionManager, path: &mut Path) -> Option<Self> {
         let stat_prefix = parse::required(&value.stat_prefix, "stat_prefix", path);
         let routes = routes(value, path);
-        let (policies, faults) = filters(&value.http_filters, path);
+        let filters = filters(&value.http_filters, path);
         if let Some(RouteSource::Inline(table)) = &routes {
-            check_overrides(table, &policies, &faults, path);
+            check_overrides(table, &filters, path);
         }
         let default_options = core::HttpProtocolOptions::default();
         let common = value.common_http_protocol_options.as_ref().unwrap_or(&default_options);
-        let limits = Timeouts::from_proto(value, common, path);
+        let timeouts = Timeouts::from_proto(value, common, path);
         let head_kb = value.max_request_headers_kb.unwrap_or(crate::http::MAX_HEAD_BYTES / 1024);
         if !(1..=MAX_HEAD_KB).contains(&head_kb) {
             path.fault_at("max_request_headers_kb", format!("must be from 1 to {MAX_HEAD_KB}"));
@@ -250,12 +253,12 @@ impl HttpChain {
                 value.upgrade_configs.iter().map(|upgrade| (upgrade.upgrade_type.as_str(), upgrade.enabled)),
                 path,
             ),
-            stream_idle_timeout: limits.stream_idle,
-            request_timeout: limits.request,
-            request_headers_timeout: limits.request_headers,
-            idle_timeout: limits.idle,
-            max_connection_duration: limits.connection,
-            max_stream_duration: limits.stream,
+            stream_idle_timeout: timeouts.stream_idle,
+            request_timeout: timeouts.request,
+            request_headers_timeout: timeouts.request_headers,
+            idle_timeout: timeouts.idle,
+            max_connection_duration: timeouts.connection,
+            max_stream_duration: timeouts.stream,
             max_requests: common.max_requests_per_connection.filter(|count| *count > 0),
             max_headers: common.max_headers_count.map_or(crate::http::MAX_HEADERS, |count| count as usize),
             max_head_bytes: head_kb as usize * 1024,
@@ -270,8 +273,10 @@ impl HttpChain {
             strip_port: matches!(value.strip_port_mode, Some(StripPortMode::StripAnyHostPort(true))),
             stat_prefix: stat_prefix?,
             routes: routes?,
-            policies,
-            faults,
+            policies: filters.policies,
+            faults: filters.faults,
+            limits: filters.limits,
+            concurrency: filters.concurrency.map(Arc::new),
         })
     }
 
@@ -349,59 +354,6 @@ fn routes(value: &pb::HttpConnectionManager, path: &mut Path) -> Option<RouteSou
             parse::required(&rds.route_config_name, "route_config_name", path).map(RouteSource::Named)
         }),
         None => path.refuse("one of route_config and rds is needed"),
-    }
-}
-
-/// The filters before the router, which must be the last.
-fn filters(filters: &[pb::HttpFilter], path: &mut Path) -> (Vec<HttpPolicies>, Vec<HttpFaults>) {
-    let (mut policies, mut faults) = (Vec::new(), Vec::new());
-    for (index, filter) in filters.iter().enumerate() {
-        path.item("http_filters", index, |path| {
-            let name = parse::required(&filter.name, "name", path);
-            let Some(pb::http_filter::ConfigType::TypedConfig(any)) = &filter.config_type else {
-                path.fault_at("typed_config", "missing");
-                return;
-            };
-            let is_last = index + 1 == filters.len();
-            if let Some(value) = unpack::<Rbac>(any) {
-                let filter = path.field("typed_config", |path| rbac::http_filter(&value, path));
-                policies.extend(name.map(|name| HttpPolicies { name, filter }));
-                if is_last {
-                    path.fault("the router must be the last filter");
-                }
-            } else if let Some(value) = unpack::<HttpFault>(any) {
-                let filter = path.field("typed_config", |path| fault::http_filter(&value, path));
-                faults.extend(name.map(|name| HttpFaults::new(name, filter, policies.len())));
-                if is_last {
-                    path.fault("the router must be the last filter");
-                }
-            } else if unpack::<Router>(any).is_none() {
-                path.fault_at("typed_config", format!("\"{}\" is not an HTTP filter", any.type_url));
-            } else if !is_last {
-                path.fault("the router must be the last filter");
-            }
-        });
-    }
-    if filters.is_empty() {
-        path.fault_at("http_filters", "missing; the last filter must be the router");
-    }
-    (policies, faults)
-}
-
-/// What the listener's own routes say to filters must be heard by one.
-fn check_overrides(table: &RouteTable, policies: &[HttpPolicies], faults: &[HttpFaults], path: &mut Path) {
-    for (name, about_faults) in table.filter_names() {
-        let heard = if about_faults {
-            faults.iter().any(|filter| &*filter.name == name)
-        } else {
-            policies.iter().any(|filter| &*filter.name == name)
-        };
-        if !heard {
-            let what = if about_faults { " about faults" } else { "" };
-            let reason =
-                format!("typed_per_filter_config names \"{name}\", which is none of http_filters{what}");
-            path.fault_at("route_config", reason);
-        }
     }
 }
 

@@ -8,6 +8,7 @@ use outrider_proto::envoy::r#type::matcher::v3 as pbm;
 use regex::bytes::{Regex, RegexBuilder};
 
 use crate::http::h1::field::is_token;
+use crate::http::headers::Headers;
 use crate::http::message::RequestHead;
 use crate::policy::Reading;
 
@@ -212,6 +213,18 @@ impl HeaderMatcher {
             }
             HeaderRule::String(_) | HeaderRule::Present(_) | HeaderRule::Range(..) => None,
         }
+    }
+
+    /// Whether the fields of a response match.
+    #[must_use]
+    pub fn matches_fields(&self, headers: &Headers) -> bool {
+        self.decide(headers.all(&self.name))
+    }
+
+    /// Whether it looks at what only a request has.
+    #[must_use]
+    pub fn is_of_requests(&self) -> bool {
+        self.name.starts_with(b":")
     }
 
     /// Each value of a field that is there several times is looked at by itself: joined, an attacker's second value

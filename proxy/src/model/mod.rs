@@ -4,19 +4,30 @@
 //! The wire types stop here; nothing later validates again.
 
 pub mod access_log;
+pub mod balancing;
 pub mod bootstrap;
 pub mod cluster;
+pub mod concurrency;
+mod egress;
 pub mod endpoint;
 pub mod fault;
+pub mod files;
 pub mod filter_chain;
 pub mod headers;
+pub mod health_check;
 pub mod http_chain;
+mod http_filters;
 pub mod identity;
 pub mod injection;
+pub mod labels;
+pub mod limits;
 pub mod listener;
 pub mod matcher;
+pub mod outlier;
+pub mod overload;
 pub mod overrides;
 pub mod parse;
+pub mod rate_limit;
 pub mod rbac;
 pub mod retry;
 pub mod revocation;
@@ -27,7 +38,8 @@ pub mod snapshot;
 pub mod tcp_chain;
 pub mod tls;
 
-pub use cluster::{Balancer, Cluster, Discovery};
+pub use balancing::{Balancer, Balancing};
+pub use cluster::{Cluster, Discovery};
 pub use endpoint::{Endpoint, EndpointSet};
 pub use filter_chain::{ChainProtocol, FilterChain, FilterChains};
 pub use http_chain::HttpChain;

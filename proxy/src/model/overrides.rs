@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 
 use outrider_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
+use outrider_proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use outrider_proto::envoy::extensions::filters::http::rbac::v3::RbacPerRoute;
 use outrider_proto::{Path, unpack};
 use prost_types::Any;
 
-use super::{fault, rbac};
+use super::{fault, rate_limit, rbac};
+use crate::limit::RateLimit;
 use crate::{fault as faults, policy};
 
 /// Settings of filters, by filter name.
@@ -21,6 +23,19 @@ pub enum Override {
     Policies(policy::Filter),
     /// To one that injects faults.
     Faults(faults::Filter),
+    /// To one that limits rates.
+    Limit(Box<RateLimit>),
+}
+
+/// What kind of filter something is said to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FilterKind {
+    /// One that authorizes.
+    Policies,
+    /// One that injects faults.
+    Faults,
+    /// One that limits rates.
+    Limit,
 }
 
 impl Override {
@@ -31,10 +46,22 @@ impl Override {
         if let Some(value) = unpack::<HttpFault>(any) {
             return Some(Self::Faults(fault::http_filter(&value, path)));
         }
+        if let Some(value) = unpack::<LocalRateLimit>(any) {
+            return rate_limit::requests(&value, path).map(|limit| Self::Limit(Box::new(limit)));
+        }
         path.refuse(format!(
-            "\"{}\" is not what a route can say to a filter; for authorization it is RBACPerRoute, for faults HTTPFault",
+            "\"{}\" is not what a route can say to a filter; for authorization it is RBACPerRoute, for faults HTTPFault, \
+             for a rate limit LocalRateLimit",
             any.type_url
         ))
+    }
+
+    const fn kind(&self) -> FilterKind {
+        match self {
+            Self::Policies(_) => FilterKind::Policies,
+            Self::Faults(_) => FilterKind::Faults,
+            Self::Limit(_) => FilterKind::Limit,
+        }
     }
 }
 
@@ -55,7 +82,7 @@ impl FilterOverrides {
     pub fn policies(&self, name: &str) -> Option<&policy::Filter> {
         self.0.iter().find_map(|(known, said)| match said {
             Override::Policies(filter) if **known == *name => Some(filter),
-            Override::Policies(_) | Override::Faults(_) => None,
+            Override::Policies(_) | Override::Faults(_) | Override::Limit(_) => None,
         })
     }
 
@@ -64,12 +91,21 @@ impl FilterOverrides {
     pub fn faults(&self, name: &str) -> Option<&faults::Filter> {
         self.0.iter().find_map(|(known, said)| match said {
             Override::Faults(filter) if **known == *name => Some(filter),
-            Override::Policies(_) | Override::Faults(_) => None,
+            Override::Policies(_) | Override::Faults(_) | Override::Limit(_) => None,
         })
     }
 
-    /// The names of the filters that something is said to, and whether it is said to one that injects faults.
-    pub fn names(&self) -> impl Iterator<Item = (&str, bool)> {
-        self.0.iter().map(|(name, said)| (&**name, matches!(said, Override::Faults(_))))
+    /// What is said to the rate limit of this name.
+    #[must_use]
+    pub fn limit(&self, name: &str) -> Option<&RateLimit> {
+        self.0.iter().find_map(|(known, said)| match said {
+            Override::Limit(limit) if **known == *name => Some(&**limit),
+            Override::Policies(_) | Override::Faults(_) | Override::Limit(_) => None,
+        })
+    }
+
+    /// The names of the filters that something is said to, and which kind hears it.
+    pub fn names(&self) -> impl Iterator<Item = (&str, FilterKind)> {
+        self.0.iter().map(|(name, said)| (&**name, said.kind()))
     }
 }

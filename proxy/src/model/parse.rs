@@ -2,13 +2,15 @@
 
 use std::io::Read as _;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::time::Duration;
 
 use outrider_proto::Path;
 use outrider_proto::envoy::config::core::v3 as core;
-use outrider_proto::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
+use outrider_proto::envoy::r#type::v3::{FractionalPercent, Int32Range, fractional_percent::DenominatorType};
 
 use crate::http::h1::field::is_token;
+use crate::policy::IpRange;
 
 /// Longest duration that is accepted: more is surely a slip of the pen, and clocks could overflow.
 const MAX_DURATION: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -47,6 +49,23 @@ pub(super) fn limit(
     match value {
         None => default,
         Some(_) => Some(duration(value, Duration::ZERO, name, path)).filter(|limit| !limit.is_zero()),
+    }
+}
+
+/// A block of addresses.
+pub(super) fn ip_range(value: &core::CidrRange, path: &mut Path) -> Option<IpRange> {
+    let Ok(address) = value.address_prefix.parse() else {
+        return path.field("address_prefix", |path| path.refuse("not an IP address"));
+    };
+    let range = IpRange::new(address, value.prefix_len.unwrap_or(0));
+    range.or_else(|| path.field("prefix_len", |path| path.refuse("more bits than an address has")))
+}
+
+/// Ports from the start up to but without the end.
+pub(super) fn ports(range: Int32Range, path: &mut Path) -> Option<Range<u32>> {
+    match (u32::try_from(range.start), u32::try_from(range.end)) {
+        (Ok(start), Ok(end)) if start < end && end <= 65_536 => Some(start..end),
+        _ => path.refuse("start must be less than end, and both from 0 to 65536"),
     }
 }
 

@@ -8,7 +8,6 @@ use outrider_proto::envoy::config::rbac::v3 as pb;
 use outrider_proto::envoy::extensions::filters::http::rbac::v3 as http;
 use outrider_proto::envoy::extensions::filters::network::rbac::v3 as network;
 use outrider_proto::envoy::r#type::matcher::v3 as matcher;
-use outrider_proto::envoy::r#type::v3::Int32Range;
 
 use super::matcher::{HeaderMatcher, StringMatcher};
 use super::parse;
@@ -190,7 +189,7 @@ impl Compile<'_> {
                 Err(_) => this.path.field("destination_port", |path| path.refuse("larger than 65535")),
             },
             Some(Pb::DestinationPortRange(range)) => {
-                this.path.field("destination_port_range", |path| ports(*range, path))
+                this.path.field("destination_port_range", |path| parse::ports(*range, path)).map(Rule::Port)
             }
             Some(Pb::RequestedServerName(name)) => this
                 .path
@@ -253,13 +252,7 @@ impl Compile<'_> {
     }
 
     fn range(&mut self, value: &core::CidrRange, name: &str) -> Option<IpRange> {
-        self.path.field(name, |path| {
-            let Ok(address) = value.address_prefix.parse() else {
-                return path.field("address_prefix", |path| path.refuse("not an IP address"));
-            };
-            let range = IpRange::new(address, value.prefix_len.unwrap_or(0));
-            range.or_else(|| path.field("prefix_len", |path| path.refuse("more bits than an address has")))
-        })
+        self.path.field(name, |path| parse::ip_range(value, path))
     }
 }
 
@@ -268,13 +261,6 @@ fn only_http(scope: Scope, path: &mut Path) -> Option<()> {
     match scope {
         Scope::Http => Some(()),
         Scope::Connection => path.refuse("a connection has none; use the HTTP filter"),
-    }
-}
-
-fn ports(range: Int32Range, path: &mut Path) -> Option<Rule> {
-    match (u32::try_from(range.start), u32::try_from(range.end)) {
-        (Ok(start), Ok(end)) if start < end && end <= 65_536 => Some(Rule::Port(start..end)),
-        _ => path.refuse("start must be less than end, and both from 0 to 65536"),
     }
 }
 

@@ -3,13 +3,20 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use outrider_proto::Path;
 use outrider_proto::envoy::config::route::v3 as pb;
+use outrider_proto::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
+use outrider_proto::{Path, unpack};
 
+use super::matcher::HeaderMatcher;
 use super::parse;
+use crate::http::h1::field::is_token;
 
 /// Envoy's default base of the back-off.
 const DEFAULT_BASE: Duration = Duration::from_millis(25);
+/// Envoy's default of the longest wait that an upstream may ask for.
+const MAX_RESET: Duration = Duration::from_secs(300);
+/// Most looks for another endpoint.
+const MAX_HOST_ATTEMPTS: u32 = 64;
 /// Most attempts after the first.
 const MAX_RETRIES: u32 = 20;
 
@@ -44,6 +51,10 @@ impl RetryOn {
     pub const UNAVAILABLE: Self = Self(1 << 11);
     /// The request was not sent yet when the connection ended.
     pub const RESET_BEFORE_REQUEST: Self = Self(1 << 12);
+    /// A response with one of the `retriable_headers`.
+    pub const RETRIABLE_HEADERS: Self = Self(1 << 13);
+    /// A response with `x-envoy-ratelimited`, which no other condition repeats.
+    pub const ENVOY_RATELIMITED: Self = Self(1 << 14);
 
     /// Whether one of these conditions is among ours.
     #[must_use]
@@ -61,6 +72,8 @@ impl RetryOn {
             b"refused-stream" => Self::REFUSED_STREAM,
             b"retriable-4xx" => Self::RETRIABLE_4XX,
             b"retriable-status-codes" => Self::RETRIABLE_STATUS_CODES,
+            b"retriable-headers" => Self::RETRIABLE_HEADERS,
+            b"envoy-ratelimited" => Self::ENVOY_RATELIMITED,
             b"cancelled" => Self::CANCELLED,
             b"deadline-exceeded" => Self::DEADLINE_EXCEEDED,
             b"internal" => Self::INTERNAL,
@@ -80,12 +93,40 @@ pub struct RetryPolicy {
     pub retries: u32,
     /// How long one attempt may take to its response head; `None` is no limit of its own.
     pub per_try_timeout: Option<Duration>,
+    /// How long an attempt may go without a byte; `None` is no limit of its own.
+    pub per_try_idle_timeout: Option<Duration>,
     /// For [`RetryOn::RETRIABLE_STATUS_CODES`].
     pub status_codes: Vec<StatusCode>,
+    /// For [`RetryOn::RETRIABLE_HEADERS`]: one of them must match.
+    pub response_headers: Vec<HeaderMatcher>,
+    /// One of them must match the request; none is no condition.
+    pub request_headers: Vec<HeaderMatcher>,
+    /// Whether all endpoints that were tried are avoided, and how often another is looked for.
+    pub previous_hosts: Option<u32>,
+    /// How the upstream says when to come again.
+    pub reset: Option<ResetBackOff>,
     /// The first wait is random up to this; it doubles each time.
     pub base: Duration,
     /// The longest wait.
     pub max: Duration,
+}
+
+/// How the upstream says when to come again (Envoy's `rate_limited_retry_back_off`).
+#[derive(Clone, Debug)]
+pub struct ResetBackOff {
+    /// Names of headers, in lower case, and how their values are read.
+    pub headers: Vec<(Box<[u8]>, ResetFormat)>,
+    /// A longer wait is not believed.
+    pub max: Duration,
+}
+
+/// How the value of a reset header is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResetFormat {
+    /// Seconds from now.
+    Seconds,
+    /// Seconds since 1970.
+    UnixTimestamp,
 }
 
 impl RetryPolicy {
@@ -112,8 +153,95 @@ impl RetryPolicy {
             .collect();
         let per_try_timeout = parse::limit(value.per_try_timeout.as_ref(), None, "per_try_timeout", path);
         let (base, max) = back_off(value.retry_back_off.as_ref(), path);
-        Self { on, retries, per_try_timeout, status_codes, base, max }
+        let response_headers = matchers(&value.retriable_headers, "retriable_headers", path);
+        if response_headers.iter().any(HeaderMatcher::is_of_requests) {
+            path.fault_at("retriable_headers", "a response has no such field");
+        }
+        if on.has(RetryOn::RETRIABLE_HEADERS) == response_headers.is_empty() {
+            path.fault_at("retriable_headers", "goes together with the condition \"retriable-headers\"");
+        }
+        Self {
+            on,
+            retries,
+            per_try_timeout,
+            per_try_idle_timeout: parse::limit(
+                value.per_try_idle_timeout.as_ref(),
+                None,
+                "per_try_idle_timeout",
+                path,
+            ),
+            status_codes,
+            response_headers,
+            request_headers: matchers(&value.retriable_request_headers, "retriable_request_headers", path),
+            previous_hosts: previous_hosts(value, path),
+            reset: value.rate_limited_retry_back_off.as_ref().map(|value| {
+                path.field("rate_limited_retry_back_off", |path| ResetBackOff::from_proto(value, path))
+            }),
+            base,
+            max,
+        }
     }
+}
+
+impl ResetBackOff {
+    fn from_proto(value: &pb::retry_policy::RateLimitedRetryBackOff, path: &mut Path) -> Self {
+        if value.reset_headers.is_empty() {
+            path.fault_at("reset_headers", "missing");
+        }
+        let mut headers = Vec::new();
+        for (index, header) in value.reset_headers.iter().enumerate() {
+            if !is_token(header.name.as_bytes()) {
+                path.item("reset_headers", index, |path| path.fault_at("name", "not a header name"));
+            }
+            let format = match header.format() {
+                pb::retry_policy::ResetHeaderFormat::Seconds => ResetFormat::Seconds,
+                pb::retry_policy::ResetHeaderFormat::UnixTimestamp => ResetFormat::UnixTimestamp,
+            };
+            headers.push((header.name.to_ascii_lowercase().into_bytes().into(), format));
+        }
+        let max = parse::duration(value.max_interval.as_ref(), MAX_RESET, "max_interval", path);
+        if max.is_zero() {
+            path.fault_at("max_interval", "must be longer than 0");
+        }
+        Self { headers, max }
+    }
+}
+
+fn matchers(values: &[pb::HeaderMatcher], name: &str, path: &mut Path) -> Vec<HeaderMatcher> {
+    let values = values.iter().enumerate();
+    values
+        .filter_map(|(index, value)| path.item(name, index, |path| HeaderMatcher::from_proto(value, path)))
+        .collect()
+}
+
+fn previous_hosts(value: &pb::RetryPolicy, path: &mut Path) -> Option<u32> {
+    use pb::retry_policy::retry_host_predicate::ConfigType;
+    for (index, predicate) in value.retry_host_predicate.iter().enumerate() {
+        path.item("retry_host_predicate", index, |path| {
+            if predicate.name.is_empty() {
+                path.fault_at("name", "missing");
+            }
+            let found = match &predicate.config_type {
+                Some(ConfigType::TypedConfig(any)) => unpack::<PreviousHostsPredicate>(any),
+                None => None,
+            };
+            if found.is_none() {
+                path.fault_at("typed_config", "must be a PreviousHostsPredicate");
+            }
+        });
+    }
+    let attempts = match u32::try_from(value.host_selection_retry_max_attempts) {
+        Ok(attempts) if attempts <= MAX_HOST_ATTEMPTS => attempts.max(1),
+        Ok(_) | Err(_) => {
+            let reason = format!("must be from 0 to {MAX_HOST_ATTEMPTS}");
+            path.fault_at("host_selection_retry_max_attempts", reason);
+            1
+        }
+    };
+    if value.host_selection_retry_max_attempts != 0 && value.retry_host_predicate.is_empty() {
+        path.fault_at("host_selection_retry_max_attempts", "has no effect without a retry_host_predicate");
+    }
+    (!value.retry_host_predicate.is_empty()).then_some(attempts)
 }
 
 fn back_off(value: Option<&pb::retry_policy::RetryBackOff>, path: &mut Path) -> (Duration, Duration) {

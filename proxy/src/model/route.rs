@@ -2,6 +2,7 @@
 
 mod answer;
 mod forward;
+pub mod hash;
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use regex::bytes::Regex;
 
 use super::headers::HeaderChanges;
 use super::matcher::{Case, HeaderMatcher, QueryMatcher, full_regex};
-use super::overrides::FilterOverrides;
+use super::overrides::{FilterKind, FilterOverrides};
 use super::parse::Share;
 use super::retry::RetryPolicy;
 use super::route_index::PathKey;
@@ -19,6 +20,7 @@ use crate::http::message::RequestHead;
 
 pub use answer::{DirectAction, RedirectAction, RedirectPath};
 pub use forward::{ClusterChoice, ForwardAction, HostRewrite, Mirror, PathRewrite, WeightedEntry};
+pub use hash::HashPolicy;
 
 /// A compiled route.
 #[derive(Debug)]
@@ -110,7 +112,7 @@ impl Route {
     }
 
     /// The names of the filters that something is said to, by the route or one of its weighted clusters.
-    pub(super) fn filter_names(&self) -> impl Iterator<Item = (&str, bool)> {
+    pub(super) fn filter_names(&self) -> impl Iterator<Item = (&str, FilterKind)> {
         let entries = match &self.action {
             RouteAction::Forward(action) => action.cluster.entries(),
             RouteAction::Redirect(_) | RouteAction::Direct(_) => &[],

@@ -8,7 +8,7 @@ use outrider_proto::{Fault, Path};
 use rustc_hash::FxHashMap;
 
 use super::headers::HeaderChanges;
-use super::overrides::FilterOverrides;
+use super::overrides::{FilterKind, FilterOverrides};
 use super::parse;
 use super::retry::RetryPolicy;
 use super::route::{Route, RouteAction};
@@ -54,6 +54,8 @@ pub struct VirtualHost {
     pub filters: FilterOverrides,
     /// Whether `x-envoy-attempt-count` is sent upstream.
     pub attempt_count: bool,
+    /// Whether the response says so too.
+    pub attempt_count_in_response: bool,
 }
 
 /// Host names, and the virtual hosts that they are of.
@@ -155,9 +157,9 @@ impl RouteTable {
         self.clusters().filter(|_| self.validate_clusters).find(|name| !exists(name))
     }
 
-    /// The names of the filters that something is said to, at any level, and whether it is about faults; one may come
-    /// several times.
-    pub fn filter_names(&self) -> impl Iterator<Item = (&str, bool)> {
+    /// The names of the filters that something is said to, at any level, and which kind hears it; one may come several
+    /// times.
+    pub fn filter_names(&self) -> impl Iterator<Item = (&str, FilterKind)> {
         let hosts = self.hosts.iter().flat_map(|host| {
             let routes = host.routes.iter().flat_map(|route| route.filter_names());
             host.filters.names().chain(routes)
@@ -214,7 +216,17 @@ impl VirtualHost {
         let index = RouteIndex::new(routes.iter().map(|route| route.key()));
         let attempt_count = value.include_request_attempt_count;
         let filters = FilterOverrides::from_proto(&value.typed_per_filter_config, path);
-        Some(Self { name: name?, routes, index, request_headers, response_headers, filters, attempt_count })
+        let attempt_count_in_response = value.include_attempt_count_in_response;
+        Some(Self {
+            name: name?,
+            routes,
+            index,
+            request_headers,
+            response_headers,
+            filters,
+            attempt_count,
+            attempt_count_in_response,
+        })
     }
 
     fn select(&self, head: &RequestHead, random: u64) -> Option<&Arc<Route>> {

@@ -51,6 +51,7 @@ impl TcpChain {
                         entry.weight,
                         WeightedEntry {
                             cluster: name,
+                            subset: None,
                             request_headers: HeaderChanges::default(),
                             response_headers: HeaderChanges::default(),
                             filters: FilterOverrides::default(),

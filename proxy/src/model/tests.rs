@@ -17,7 +17,6 @@ const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
     // The one value there is.
     ("SocketAddress", "protocol"),
-    ("Thresholds", "priority"),
     ("RegexMatcher", "google_re2"),
     ("ConfigSource", "resource_api_version"),
     ("TlsParameters", "tls_maximum_protocol_version"),
@@ -46,8 +45,11 @@ fn compiled(config: &Value) -> Result<String, String> {
     let resources = &bootstrap.resources;
     let listeners: Vec<_> = resources.listeners.iter().map(|(_, listener)| listener).collect();
     let clusters: Vec<_> = resources.clusters.iter().map(|(_, cluster)| cluster).collect();
-    let Bootstrap { admin, ads, identity, .. } = bootstrap;
-    Ok(format!("{admin:#?} {ads:#?} {identity:#?} {listeners:#?} {clusters:#?} {:#?}", resources.secrets))
+    let Bootstrap { admin, ads, identity, overload, .. } = bootstrap;
+    Ok(format!(
+        "{admin:#?} {ads:#?} {identity:#?} {overload:#?} {listeners:#?} {clusters:#?} {:#?}",
+        resources.secrets
+    ))
 }
 
 fn short(message: &str) -> &str {

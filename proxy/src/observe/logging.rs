@@ -10,16 +10,19 @@ pub type LevelHandle = reload::Handle<Targets, Registry>;
 /// What our modules' targets begin with.
 const CRATE: &str = "outrider_proxy";
 
-/// The modules that may have a level of their own: those at the top of the crate that log.
+/// The modules that may have a level of their own: those at the top of the crate that log, and
+/// `security` for events that somebody should look into.
 pub const MODULES: &[&str] = &[
     "admin",
     "connection",
     "control",
     "exchange",
     "identity",
+    "lockin",
     "observe",
     "run",
     "runtime",
+    "security",
     "svid",
     "tcp",
     "upstream",

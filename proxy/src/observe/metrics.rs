@@ -52,6 +52,11 @@ impl Counter {
 pub struct Gauge(Arc<AtomicU64>);
 
 impl Gauge {
+    /// Makes it this number; not for one that counts guards.
+    pub fn set(&self, number: u32) {
+        self.0.store(u64::from(number), Ordering::Relaxed);
+    }
+
     /// Counts one until the guard is dropped.
     #[must_use]
     pub fn hold(&self) -> GaugeGuard {

@@ -106,6 +106,8 @@ reasons! {
     PolicyChanged "policy_changed" 403 UAEX Policy Never "The policies have changed and no longer allow what they had let in. Only in logs and metrics." "Look at the policy that the access log and outrider_authz_denied_total name.";
     IdentityRevoked "identity_revoked" 403 UAEX Policy Never "The peer's identity was revoked; its connections were closed. Only in logs and metrics." "Find out why it was revoked; give the workload a new identity.";
     FaultInjected "fault_injected" 503 FI Policy Again "A fault was injected on purpose." "Look at the fault that the access log, the outrider-fault header and outrider_faults_total name.";
+    EgressRefused "egress_refused" 403 UAEX Policy Never "The egress guard refuses the destination." "Look at the event in the log; allow the destination in the EgressGuard where it is wanted.";
+    NoOriginalDestination "no_original_destination" 503 UH Configuration Never "The cluster goes where the connection was going, but it was not redirected here: it would come back for ever." "Connect through the redirection, or route it to a cluster with endpoints.";
     ConnectNotRouted "connect_not_routed" 404 NR Downstream Never "CONNECT and TRACE are not forwarded." "Talk to the service directly.";
     RouteNotFound "route_not_found" 404 NR Configuration Never "No virtual host or no route matches the request." "Look at the host and the path, and at the routes in /config_dump.";
     RoutesMissing "routes_missing" 404 NR Configuration Again "The listener names a route configuration that has not come yet." "Look at the control server, and at outrider_xds_rejects_total.";
@@ -114,6 +116,7 @@ reasons! {
     UriTooLong "uri_too_long" 414 DPE Downstream Never "The request line is longer than 16 KiB." "Send a shorter URI.";
     ExpectationFailed "expectation_failed" 417 DPE Downstream Never "Expect holds something other than 100-continue." "Mend the client.";
     Http10NotAccepted "http10_not_accepted" 426 DPE Downstream Never "HTTP/1.0 is not accepted here." "Use HTTP/1.1, or set accept_http_10.";
+    RateLimited "rate_limited" 429 RL Policy Again "A rate limit has no token left for the request, or for the connection." "Come again later, or raise the limit; outrider_rate_limited_total names it.";
     HeadersTooLarge "headers_too_large" 431 DPE Downstream Never "The head is larger than max_request_headers_kb or has more fields than max_headers_count." "Send fewer or smaller headers, or raise the limit.";
     UnknownCoding "unknown_transfer_coding" 501 DPE Downstream Never "A transfer coding other than chunked." "Mend the client.";
     VersionNotSupported "version_not_supported" 505 DPE Downstream Never "An HTTP version other than 1.0, 1.1 and 2." "Mend the client.";
@@ -129,9 +132,12 @@ reasons! {
     OverflowConnections "overflow_max_connections" 503 UO Upstream Again "max_connections of the cluster is reached." "Raise the circuit breaker, or look at why connections stay open.";
     OverflowPending "overflow_max_pending_requests" 503 UO Upstream Again "max_pending_requests of the cluster is reached." "Raise the circuit breaker, or add endpoints.";
     OverflowRequests "overflow_max_requests" 503 UO Upstream Again "max_requests of the cluster is reached." "Raise the circuit breaker, or add endpoints.";
-    OverflowRetries "overflow_max_retries" 503 UO Upstream Again "max_retries of the cluster is reached." "Look at the upstream: it fails more than the retries allow.";
+    OverflowConcurrency "overflow_concurrency" 503 NONE Upstream Again "The adaptive limit on requests at a time is reached: with more the service would get slower." "Give the service more instances; or look at why it is slow.";
+    Overloaded "overloaded" 503 OM Policy Again "The proxy is short of memory, connections or files and refuses requests." "Look at outrider_overload_pressure_percent; give the proxy more, or find out who asks so much.";
+    OverflowRetries "overflow_max_retries" 503 UO Upstream Again "The cluster's limit on retries is reached." "Look at the upstream: it fails more than the retries allow.";
     RouteTimeout "route_timeout" 504 UT Upstream Again "The response was not complete within the route's timeout." "Look at the upstream, or raise the timeout.";
     PerTryTimeout "per_try_timeout" 504 UT Upstream Again "No response within per_try_timeout, and no retry was left." "Look at the upstream, or raise the timeout.";
+    PerTryIdle "per_try_idle_timeout" 504 SI Upstream Again "No byte in either direction within per_try_idle_timeout, and no retry was left." "Look at the upstream, or raise the timeout.";
     StreamIdle "stream_idle_timeout" 504 SI Upstream Again "No byte in either direction within stream_idle_timeout." "Look at the slower side, or raise the timeout.";
     MaxStreamDuration "max_stream_duration" 504 UMSDR Policy Never "The request and its response took longer than max_stream_duration." "Raise the limit, or look at the slower side.";
     DirectResponse "direct_response" 200 NONE Configuration Never "The route holds the answer itself." "Nothing is wrong.";

@@ -3,7 +3,7 @@
 mod recorders;
 
 use super::metrics::{Family, Kind, SERIES_DROPPED};
-pub use recorders::{ListenerSeries, Outcome, PolicySeries, ReasonSeries, RequestSeries};
+pub use recorders::{EgressSeries, ListenerSeries, Outcome, PolicySeries, ReasonSeries, RequestSeries};
 
 /// `outrider_requests_total`
 pub const REQUESTS: Family = Family {
@@ -46,6 +46,34 @@ pub const RETRIES: Family = Family {
     help: "Attempts after the first.",
     kind: Kind::Counter,
     labels: &["destination_service"],
+};
+/// `outrider_retries_refused_total`
+pub const RETRIES_REFUSED: Family = Family {
+    name: "outrider_retries_refused_total",
+    help: "Attempts that the policy wanted and the cluster's limit on retries did not allow.",
+    kind: Kind::Counter,
+    labels: &["destination_service"],
+};
+/// `outrider_ejections_total`
+pub const EJECTIONS: Family = Family {
+    name: "outrider_ejections_total",
+    help: "Endpoints ejected for what they did to requests, by the cause.",
+    kind: Kind::Counter,
+    labels: &["destination_service", "cause"],
+};
+/// `outrider_endpoints_out`
+pub const ENDPOINTS_OUT: Family = Family {
+    name: "outrider_endpoints_out",
+    help: "Endpoints that get no requests: ejected, or failing their health checks.",
+    kind: Kind::Gauge,
+    labels: &["destination_service", "cause"],
+};
+/// `outrider_health_checks_total`
+pub const HEALTH_CHECKS: Family = Family {
+    name: "outrider_health_checks_total",
+    help: "Health checks by what came of them.",
+    kind: Kind::Counter,
+    labels: &["destination_service", "outcome"],
 };
 /// `outrider_upstream_connect_failures_total`
 pub const CONNECT_FAILURES: Family = Family {
@@ -110,12 +138,40 @@ pub const TLS_HANDSHAKES: Family = Family {
     kind: Kind::Counter,
     labels: &["side", "outcome"],
 };
+/// `outrider_egress_total`
+pub const EGRESS: Family = Family {
+    name: "outrider_egress_total",
+    help: "Requests and opaque connections to destinations that a rule of the egress guard holds.",
+    kind: Kind::Counter,
+    labels: &["outcome", "rule"],
+};
 /// `outrider_plaintext_connections_total`
 pub const PLAINTEXT: Family = Family {
     name: "outrider_plaintext_connections_total",
     help: "Connections in plaintext to listeners that have TLS too, by who made them.",
     kind: Kind::Counter,
     labels: &["listener", "source"],
+};
+/// `outrider_overload_pressure_percent`
+pub const OVERLOAD_PRESSURE: Family = Family {
+    name: "outrider_overload_pressure_percent",
+    help: "How much of a resource is used, where the overload manager looks at it.",
+    kind: Kind::Gauge,
+    labels: &["resource"],
+};
+/// `outrider_overload_action_percent`
+pub const OVERLOAD_STAGE: Family = Family {
+    name: "outrider_overload_action_percent",
+    help: "For which share of cases an action of the overload manager is in force.",
+    kind: Kind::Gauge,
+    labels: &["action"],
+};
+/// `outrider_rate_limited_total`
+pub const RATE_LIMITED: Family = Family {
+    name: "outrider_rate_limited_total",
+    help: "Requests and connections that a rate limit has no token for, by its stat_prefix; mode audit lets them pass.",
+    kind: Kind::Counter,
+    labels: &["policy", "mode"],
 };
 /// `outrider_authz_allowed_total`
 pub const AUTHZ_ALLOWED: Family = Family {
@@ -168,12 +224,20 @@ pub const ALL: &[Family] = &[
     RESPONSE_BYTES,
     LOCAL_REPLIES,
     RETRIES,
+    RETRIES_REFUSED,
+    EJECTIONS,
+    ENDPOINTS_OUT,
+    HEALTH_CHECKS,
     CONNECT_FAILURES,
     CONNECTIONS_OPENED,
     CONNECTIONS_ACTIVE,
     DETECT,
     TLS_HANDSHAKES,
     PLAINTEXT,
+    EGRESS,
+    OVERLOAD_PRESSURE,
+    OVERLOAD_STAGE,
+    RATE_LIMITED,
     AUTHZ_ALLOWED,
     AUTHZ_DENIED,
     FAULTS,
@@ -227,6 +291,12 @@ pub const SLOW: &[Family] = &[
         "Attempts to get an identity: ok, refused, unreachable, invalid (what came cannot be used), local (a file or a key).",
     ),
     family("outrider_identity_valid", Kind::Gauge, &[], "Whether the workload has an identity now."),
+    family(
+        "outrider_lock_in",
+        Kind::Gauge,
+        &["layer", "state"],
+        "1, for the state of each layer of the lock-in: held, logged, lacking (the kernel has none of it).",
+    ),
     family(
         "outrider_reloads_total",
         Kind::Counter,

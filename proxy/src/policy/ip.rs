@@ -5,6 +5,9 @@ use std::net::IpAddr;
 /// Bits of an address and the mark of its family before them.
 const MAX_TEXT_BYTES: usize = 129;
 
+/// What stands before an IPv4 address that is mapped to IPv6 (RFC 4291 section 2.5.5.2).
+const MAPPED_BITS: u32 = 96;
+
 /// A CIDR block; one of IPv4 never holds an address of IPv6, mapped ones aside, and the other way round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IpRange {
@@ -16,8 +19,15 @@ pub struct IpRange {
 
 impl IpRange {
     /// The block of all addresses whose first `length` bits are those of `address`; `None` when it has fewer bits.
+    /// One within `::ffff:0:0/96` is a block of IPv4.
     #[must_use]
     pub fn new(address: IpAddr, length: u32) -> Option<Self> {
+        let (address, length) = match (address, length.checked_sub(MAPPED_BITS)) {
+            (IpAddr::V6(_), Some(rest)) if address.to_canonical().is_ipv4() && rest <= 32 => {
+                (address.to_canonical(), rest)
+            }
+            _ => (address, length),
+        };
         let longest = if address.is_ipv4() { 32 } else { 128 };
         let length = u8::try_from(length).ok().filter(|length| *length <= longest)?;
         let (is_v4, bits) = bits(address);
@@ -96,6 +106,7 @@ mod tests {
             ("2001:db8::", 33, "2001:db8:7fff::", "2001:db8:8000::"),
             ("::", 0, "2001:db8::1", "10.0.0.1"),
             ("10.0.0.0", 8, "::ffff:10.0.0.1", "::10.0.0.1"),
+            ("::ffff:10.1.0.0", 112, "10.1.2.3", "10.2.0.0"),
         ] {
             let range = range(address, length).unwrap();
             assert!(range.holds(inside.parse().unwrap()), "{address}/{length} {inside}");
@@ -107,6 +118,7 @@ mod tests {
         }
         assert_eq!(range("10.0.0.0", 33), None);
         assert_eq!(range("::", 129), None);
+        assert_eq!(range("::ffff:10.0.0.0", 129), None);
         assert!(range("::", 128).is_some());
     }
 }

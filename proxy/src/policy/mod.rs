@@ -5,6 +5,7 @@
 //! anywhere: what is decided about is exactly what is forwarded.
 
 mod authorized;
+pub mod egress;
 pub mod filter;
 mod index;
 mod ip;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
+use super::egress::{Destination, Mode, Passage, Surroundings};
 use super::rule::Subject;
 use crate::fault::FaultSet;
 use crate::identity::{PeerIdentity, Revoked};
@@ -28,6 +29,8 @@ pub struct Standing {
     ended: Cell<Option<Reason>>,
     /// Its number among the connections that faults were looked for; 0 as long as it has none.
     number: Cell<u64>,
+    /// Where an opaque connection has led.
+    reached: Cell<Option<Destination>>,
 }
 
 /// Where a request waits for changes.
@@ -44,6 +47,8 @@ pub struct Facts {
     pub listener: Arc<str>,
     /// Where it was going.
     pub destination: SocketAddr,
+    /// Whether it was going elsewhere when it was led here.
+    pub redirected: bool,
     /// Who opened it.
     pub remote: SocketAddr,
     /// `tls`, or `raw_buffer`.
@@ -89,6 +94,23 @@ impl Facts {
         }
     }
 
+    /// What a chain says about the way on from here. Where a connection was going counts even if a route leads it
+    /// elsewhere.
+    fn passage<'a>(
+        &self,
+        chain: &'a FilterChain,
+        surroundings: &Surroundings,
+        to: Destination,
+    ) -> Option<Passage<'a>> {
+        let guard = chain.egress.as_ref()?;
+        let passage = guard.decide(surroundings, to);
+        if !self.redirected || self.destination == to.address {
+            return Some(passage);
+        }
+        let asked = guard.decide(surroundings, Destination { address: self.destination, is_known: true });
+        Some(if asked.mode > passage.mode { asked } else { passage })
+    }
+
     /// Whether a connection that was let in before may go on under this chain.
     fn may_stay(&self, before: &FilterChain, chain: &FilterChain) -> bool {
         let same_protocol = matches!(
@@ -118,13 +140,36 @@ impl Standing {
             waiting: RefCell::default(),
             ended: Cell::new(None),
             number: Cell::new(0),
+            reached: Cell::new(None),
         }
     }
 
+    /// What holds now about the way on to this destination; `None` where nothing watches over it.
+    #[must_use]
+    pub fn passage<T>(
+        &self,
+        surroundings: &Surroundings,
+        to: Destination,
+        of: impl FnOnce(Passage<'_>) -> T,
+    ) -> Option<T> {
+        self.facts.passage(&self.chain.borrow(), surroundings, to).map(of)
+    }
+
+    /// Remembers where an opaque connection has led, so that it is held to what is said about that later.
+    pub fn has_reached(&self, to: Destination) {
+        self.reached.set(Some(to));
+    }
+
     /// Holds it to what its listener says now. Whether it was ended.
-    pub fn follow(&self, listener: &Listener) -> bool {
+    pub fn follow(&self, listener: &Listener, surroundings: &Surroundings) -> bool {
+        let may_go_on = |chain: &FilterChain| {
+            let passage = self.reached.get().and_then(|to| self.facts.passage(chain, surroundings, to));
+            passage.is_none_or(|passage| passage.mode != Mode::Refuse)
+        };
         let chain = listener.chains.select(&self.facts.query());
-        let Some(chain) = chain.filter(|chain| self.facts.may_stay(&self.chain.borrow(), chain)) else {
+        let stays =
+            |chain: &&Arc<FilterChain>| self.facts.may_stay(&self.chain.borrow(), chain) && may_go_on(chain);
+        let Some(chain) = chain.filter(stays) else {
             return self.end(Reason::PolicyChanged);
         };
         *self.chain.borrow_mut() = Arc::clone(chain);

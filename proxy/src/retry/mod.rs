@@ -1,11 +1,11 @@
 //! Whether a failed attempt is made again: pure decisions over what happened.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{Method, StatusCode};
 
 use crate::http::headers::Headers;
-use crate::model::retry::{RetryOn, RetryPolicy};
+use crate::model::retry::{ResetBackOff, ResetFormat, RetryOn, RetryPolicy};
 
 /// What an attempt came to, without a response that may be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +71,10 @@ pub fn wants_after_failure(policy: &RetryPolicy, failure: Failure) -> bool {
 #[must_use]
 pub fn wants_after_response(policy: &RetryPolicy, status: StatusCode, headers: &Headers) -> bool {
     let on = policy.on;
+    if headers.contains(b"x-envoy-ratelimited") {
+        // The upstream's proxy has said that it is one request too many.
+        return on.has(RetryOn::ENVOY_RATELIMITED);
+    }
     let gateway = matches!(
         status,
         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT
@@ -79,6 +83,7 @@ pub fn wants_after_response(policy: &RetryPolicy, status: StatusCode, headers: &
         || (on.has(RetryOn::GATEWAY_ERROR) && gateway)
         || (on.has(RetryOn::RETRIABLE_4XX) && status == StatusCode::CONFLICT)
         || (on.has(RetryOn::RETRIABLE_STATUS_CODES) && policy.status_codes.contains(&status))
+        || policy.response_headers.iter().any(|matcher| matcher.matches_fields(headers))
         || headers.first(b"grpc-status").is_some_and(|grpc| wants_after_grpc(on, grpc))
 }
 
@@ -103,6 +108,30 @@ pub fn back_off(policy: &RetryPolicy, retry: u32, random: u64) -> Duration {
     let ceiling = policy.base.saturating_mul(factor).min(policy.max);
     let micros = u64::try_from(ceiling.as_micros()).unwrap_or(u64::MAX).max(1);
     Duration::from_micros(random % micros)
+}
+
+/// How long the upstream says to wait, and up to half as long again, so that not all come back at once; `None` when
+/// it does not say, or says what is not believed.
+#[must_use]
+pub fn reset_after(
+    reset: &ResetBackOff,
+    headers: &Headers,
+    now: SystemTime,
+    random: u64,
+) -> Option<Duration> {
+    let wait = reset.headers.iter().find_map(|(name, format)| {
+        let text = std::str::from_utf8(headers.first(name)?).ok()?;
+        let number = Duration::from_secs(text.parse().ok()?);
+        let wait = match format {
+            ResetFormat::Seconds => number,
+            ResetFormat::UnixTimestamp => {
+                number.checked_sub(now.duration_since(SystemTime::UNIX_EPOCH).ok()?)?
+            }
+        };
+        (wait <= reset.max).then_some(wait)
+    })?;
+    let half = u64::try_from(wait.as_micros() / 2).unwrap_or(u64::MAX);
+    Some(wait + Duration::from_micros(random % half.max(1)))
 }
 
 #[cfg(test)]
@@ -151,6 +180,56 @@ mod tests {
         assert!(!wants_after_response(&policy("{retry_on: cancelled}"), StatusCode::OK, &unavailable));
         assert!(wants_after_failure(&policy("{retry_on: connect-failure}"), Failure::Connect));
         assert!(!wants_after_failure(&policy("{retry_on: connect-failure}"), Failure::Reset));
+    }
+
+    #[test]
+    fn headers_of_the_response_ask_for_another_attempt_or_forbid_it() {
+        let fields = |pairs: &[(&str, &str)]| {
+            let mut headers = Headers::new();
+            for (name, value) in pairs {
+                headers.append(name.as_bytes(), value.as_bytes());
+            }
+            headers
+        };
+        let wants = |yaml: &str, pairs: &[(&str, &str)]| {
+            wants_after_response(&policy(yaml), StatusCode::SERVICE_UNAVAILABLE, &fields(pairs))
+        };
+        let matching = "{retry_on: retriable-headers, retriable_headers: [{name: x-again, string_match: {exact: please}}]}";
+        assert!(wants(matching, &[("x-again", "please")]));
+        assert!(!wants(matching, &[("x-again", "no")]));
+        assert!(!wants(matching, &[]));
+        assert!(wants("{retry_on: 5xx}", &[]));
+        assert!(!wants("{retry_on: 5xx}", &[("x-envoy-ratelimited", "true")]));
+        assert!(wants("{retry_on: envoy-ratelimited}", &[("x-envoy-ratelimited", "true")]));
+    }
+
+    #[test]
+    fn an_upstream_says_when_to_come_again() {
+        let policy = policy(
+            "{retry_on: 5xx, rate_limited_retry_back_off: {max_interval: 60s, reset_headers: \
+             [{name: Retry-After}, {name: x-reset, format: UNIX_TIMESTAMP}]}}",
+        );
+        let (reset, now) = (policy.reset.unwrap(), SystemTime::UNIX_EPOCH + Duration::from_secs(1000));
+        for (name, value, expected) in [
+            ("retry-after", "4", Some(4)),
+            ("retry-after", "61", None),
+            ("retry-after", "soon", None),
+            ("retry-after", "-1", None),
+            ("retry-after", "99999999999999999999", None),
+            ("x-reset", "1030", Some(30)),
+            ("x-reset", "999", None),
+            ("x-other", "4", None),
+        ] {
+            let mut headers = Headers::new();
+            headers.append(name.as_bytes(), value.as_bytes());
+            let found = |random| reset_after(&reset, &headers, now, random);
+            assert_eq!(found(0), expected.map(Duration::from_secs), "{name} {value}");
+            if let (Some(found), Some(expected)) = (found(u64::MAX), expected) {
+                assert!(
+                    found >= Duration::from_secs(expected) && found <= Duration::from_secs(expected) * 3 / 2
+                );
+            }
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::sockets::BoundListener;
 use super::workers::Published;
 use crate::connection;
 use crate::drain::Drain;
+use crate::limit::pressure::Stage;
 use crate::model::Listener;
 use crate::observe::Reason;
 use crate::observe::metrics::Labels;
@@ -146,7 +147,8 @@ impl Listeners {
     fn hold_to(&self, listener: &Listener) {
         let standings = self.worker.standings.alive();
         let of_listener = standings.iter().filter(|standing| standing.facts.listener == listener.name);
-        let ended = of_listener.filter(|standing| standing.follow(listener)).count();
+        let ended =
+            of_listener.filter(|standing| standing.follow(listener, &self.worker.surroundings)).count();
         self.worker.count_cut(Reason::PolicyChanged, ended);
     }
 
@@ -186,8 +188,11 @@ async fn accept(
     (connections, limit): (Rc<Cell<usize>>, usize),
 ) {
     loop {
+        while worker.pressure.is_full(Stage::StopAccepting) {
+            sleep(EXHAUSTED_PAUSE).await;
+        }
         match socket.accept().await {
-            Ok((stream, _)) if connections.get() >= limit => {
+            Ok((stream, _)) if connections.get() >= limit || worker.pressure.rejects(|| worker.draw()) => {
                 // Closing it at once tells the client more than letting it wait.
                 metrics::counter!("outrider_downstream_connections_refused_total").increment(1);
                 drop(stream);
@@ -208,7 +213,7 @@ fn serve(stream: TcpStream, generation: &Rc<Generation>, worker: &Rc<Worker>, co
     generation.reap(worker);
     generation.series.opened.add(1);
     let active = generation.series.active.hold();
-    let place = ConnectionPlace::new(connections);
+    let place = (ConnectionPlace::new(connections), worker.pressure.connect());
     let (listener, drain) = (Arc::clone(&generation.listener), generation.drain.clone());
     let worker = Rc::clone(worker);
     generation.tasks.borrow_mut().spawn_local(async move {

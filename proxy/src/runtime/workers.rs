@@ -15,11 +15,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::listeners::Listeners;
 use super::sockets::BoundListener;
 use crate::identity::Revoked;
+use crate::limit::pressure::Pressure;
 use crate::model::Snapshot;
 use crate::observe::access_log::LogQueue;
 use crate::observe::metrics::Shard;
+use crate::policy::egress::Surroundings;
 use crate::upstream::usage::UsageRegistry;
-use crate::worker::Worker;
+use crate::worker::{Shared, Worker};
 
 /// How often a worker looks after what can wait: access log batches, ended connections.
 const TICK: Duration = Duration::from_millis(100);
@@ -48,6 +50,10 @@ pub struct WorkerSettings {
     pub max_connections: usize,
     /// Whether answers of our own say their reason in a header.
     pub names_reason: bool,
+    /// What is known of the place they run in.
+    pub surroundings: Arc<Surroundings>,
+    /// How short the process is of what it needs.
+    pub pressure: Arc<Pressure>,
     /// How long connections of a changed listener, and of a proxy that is ending, may take.
     pub drain_timeout: Duration,
 }
@@ -59,6 +65,8 @@ pub struct Workers {
     /// Writes access logs until the last worker has ended.
     log_writer: JoinHandle<()>,
     shards: Vec<Shard>,
+    own: Shard,
+    usage: Arc<UsageRegistry>,
     publish: watch::Sender<Published>,
 }
 
@@ -71,7 +79,8 @@ impl Workers {
         let (publish, _) = watch::channel(Published::default());
         let usage = Arc::new(UsageRegistry::default());
         let (logs, log_writer) = LogQueue::start()?;
-        let (mut threads, mut shards) = (Vec::new(), Vec::new());
+        let own = Shard::default();
+        let (mut threads, mut shards) = (Vec::new(), vec![own.clone()]);
         for index in 0..settings.count {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             let shard = Shard::default();
@@ -79,7 +88,13 @@ impl Workers {
             let (news, usage, logs, settings) =
                 (publish.subscribe(), Arc::clone(&usage), logs.clone(), settings.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                let worker = Rc::new(Worker::new(shard, usage, logs, settings.names_reason));
+                let shared = Shared {
+                    usage,
+                    names_reason: settings.names_reason,
+                    surroundings: settings.surroundings,
+                    pressure: settings.pressure,
+                };
+                let worker = Rc::new(Worker::new(shard, logs, shared));
                 let listeners = Listeners::new(
                     Rc::clone(&worker),
                     index,
@@ -90,13 +105,25 @@ impl Workers {
             })?;
             threads.push(thread);
         }
-        Ok(Self { threads, log_writer, shards, publish })
+        Ok(Self { threads, log_writer, shards, own, usage, publish })
     }
 
-    /// Their metrics.
+    /// The metrics of the control thread, which nobody else may write.
+    #[must_use]
+    pub const fn own_shard(&self) -> &Shard {
+        &self.own
+    }
+
+    /// All metrics.
     #[must_use]
     pub fn shards(&self) -> &[Shard] {
         &self.shards
+    }
+
+    /// What they share of each cluster.
+    #[must_use]
+    pub const fn usage(&self) -> &Arc<UsageRegistry> {
+        &self.usage
     }
 
     /// Tells them what holds from now on.
@@ -141,6 +168,7 @@ async fn run(
             _ = tick.tick() => {
                 ticks = ticks.wrapping_add(1);
                 worker.logger.flush();
+                worker.clusters.flush();
                 let left = listeners.reap();
                 if ticks.is_multiple_of(SWEEP_TICKS) {
                     worker.clusters.sweep(Instant::now());

@@ -15,13 +15,15 @@ use crate::model::TcpChain;
 use crate::observe::format::Record;
 use crate::observe::metrics::{Counter, Labels};
 use crate::observe::series::{
-    CONNECT_FAILURES, TCP_CLOSED, TCP_OPENED, TCP_RECEIVED, TCP_SENT, TLS_HANDSHAKES,
+    CONNECT_FAILURES, EJECTIONS, TCP_CLOSED, TCP_OPENED, TCP_RECEIVED, TCP_SENT, TLS_HANDSHAKES,
 };
 use crate::observe::{Flags, Reason};
 use crate::policy::Standing;
 use crate::transport::Transport;
 use crate::upstream::clusters::Place;
 use crate::upstream::endpoint::ActiveGuard;
+use crate::upstream::members::Choice;
+use crate::upstream::outlier::Outcome;
 use crate::upstream::pool::{self, AcquireError};
 use crate::upstream::{ClusterState, EndpointState};
 use crate::worker::Worker;
@@ -133,22 +135,27 @@ async fn connect(
     worker: &Worker,
     (attempts, notes): (&mut u32, &mut Notes),
 ) -> Result<Upstream, Reason> {
-    let mut tried = None;
+    let mut tried = Vec::new();
     loop {
         *attempts += 1;
-        let picked: Option<Rc<EndpointState>> =
-            cluster.pick(target.standing.facts.destination, tried, &mut worker.random.borrow_mut());
+        let choice = Choice { tried: &tried, ..Choice::any(target.standing.facts.destination) };
+        let picked: Option<Rc<EndpointState>> = cluster.pick(&choice, &mut worker.random.borrow_mut());
         let endpoint = picked.ok_or(Reason::NoHealthyUpstream)?;
-        let active = endpoint.begin();
-        tried = Some(endpoint.address());
+        worker.may_reach(&target.standing, cluster, endpoint.address())?;
+        let (active, begun) = (endpoint.begin(), cluster.stamp());
         let met = Box::pin(fault::meet_attempt((target, cluster), endpoint.address(), worker, notes)).await;
         let opened = match met {
             Ok(()) => pool::open_opaque(cluster, &endpoint).await,
             Err(Met::Failed(error)) => Err(AcquireError::Connect(error)),
-            Err(Met::Ended) => return Err(Reason::FaultInjected),
+            Err(Met::Ended) => {
+                observe(cluster, &endpoint, (Outcome::Connected, begun), worker);
+                return Err(Reason::FaultInjected);
+            }
         };
         match opened {
             Ok((transport, place)) => {
+                target.standing.has_reached(cluster.destination(endpoint.address()));
+                observe(cluster, &endpoint, (Outcome::Connected, begun), worker);
                 return Ok(Upstream {
                     transport,
                     address: endpoint.address(),
@@ -158,6 +165,10 @@ async fn connect(
             }
             Err(AcquireError::Overflow(_)) => return Err(Reason::OverflowConnections),
             Err(AcquireError::Connect(error)) => {
+                tried.push(endpoint.address());
+                let timed_out = error.reason() == Reason::UpstreamConnectTimeout;
+                let outcome = if timed_out { Outcome::TimedOut } else { Outcome::ConnectFailed };
+                observe(cluster, &endpoint, (outcome, begun), worker);
                 if let Some(refusal) = error.refusal() {
                     let labels = Labels::none().with("side", "upstream").with("outcome", refusal.code());
                     worker.metrics.counter(TLS_HANDSHAKES, &labels).add(1);
@@ -170,5 +181,19 @@ async fn connect(
                 }
             }
         }
+    }
+}
+
+/// Takes note of what an attempt says about its endpoint.
+fn observe(
+    cluster: &ClusterState,
+    endpoint: &EndpointState,
+    outcome: (Outcome, Option<Instant>),
+    worker: &Worker,
+) {
+    if let Some(cause) = cluster.attempted(endpoint, outcome, &mut worker.random.borrow_mut()) {
+        let name = &cluster.config().name;
+        let labels = Labels::none().with("destination_service", name).with("cause", cause.code());
+        worker.metrics.counter(EJECTIONS, &labels).add(1);
     }
 }

@@ -9,13 +9,16 @@ use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::budget::Earned;
 use super::endpoint::EndpointState;
+use super::members::{Choice, Members};
+use super::outlier::{Cause, Charge, Outcome};
 use super::usage::{Permit, Resource, Usage, UsageRegistry};
-use crate::balance::Picker;
 use crate::identity::Revoked;
-use crate::model::cluster::CircuitLimits;
-use crate::model::{Balancer, Cluster, EndpointSet, Snapshot};
+use crate::model::limits::{CircuitLimits, Priority, RetryLimit};
+use crate::model::{Balancer, Cluster, Discovery, EndpointSet, Snapshot};
 use crate::observe::series::RequestSeries;
+use crate::policy::egress::Destination;
 use crate::transport::{BufferPool, Cutoff, Registry};
 
 /// Endpoints of an ORIGINAL_DST cluster that a worker remembers; the ones without connections go first.
@@ -25,6 +28,8 @@ const MAX_ORIGINAL_ENDPOINTS: usize = 1024;
 #[derive(Debug)]
 pub struct Clusters {
     by_name: RefCell<FxHashMap<Arc<str>, Rc<ClusterState>>>,
+    /// Those whose endpoints may be ejected.
+    watched: RefCell<Vec<Rc<ClusterState>>>,
     usage: Arc<UsageRegistry>,
     buffers: Rc<BufferPool>,
     secured: Rc<Registry<Cutoff>>,
@@ -34,7 +39,13 @@ impl Clusters {
     /// Without any cluster.
     #[must_use]
     pub fn new(usage: Arc<UsageRegistry>, buffers: Rc<BufferPool>) -> Self {
-        Self { by_name: RefCell::default(), usage, buffers, secured: Rc::default() }
+        Self {
+            by_name: RefCell::default(),
+            watched: RefCell::default(),
+            usage,
+            buffers,
+            secured: Rc::default(),
+        }
     }
 
     /// The cluster of this name.
@@ -68,6 +79,8 @@ impl Clusters {
                 }
             }
         }
+        let watched = by_name.values().filter(|state| state.config.outliers.is_some());
+        *self.watched.borrow_mut() = watched.map(Rc::clone).collect();
     }
 
     /// Ends the connections to peers that are revoked; says how many.
@@ -75,6 +88,13 @@ impl Clusters {
         let secured = self.secured.alive();
         let covered = secured.iter().filter(|link| link.peer.get().is_some_and(|peer| revoked.covers(peer)));
         covered.filter(|link| !link.is_cut()).map(|link| link.cut()).count()
+    }
+
+    /// Adds to what all workers know what this one has seen since the last time.
+    pub fn flush(&self) {
+        for state in self.watched.borrow().iter() {
+            state.for_all(|endpoint| endpoint.tally.flush(&endpoint.host().conduct));
+        }
     }
 
     /// Closes idle connections that are too old or dead.
@@ -94,20 +114,11 @@ pub struct ClusterState {
     /// Endpoints of an ORIGINAL_DST cluster.
     original: RefCell<FxHashMap<SocketAddr, Rc<EndpointState>>>,
     local: Rc<LocalConnections>,
+    earned: Earned,
     buffers: Rc<BufferPool>,
     secured: Rc<Registry<Cutoff>>,
     /// How requests to it are recorded.
     pub series: RequestSeries,
-}
-
-/// The endpoints of a cluster and the choice among them.
-#[derive(Debug)]
-struct Members {
-    source: Arc<EndpointSet>,
-    all: Vec<Rc<EndpointState>>,
-    /// Positions in `all` that may be chosen.
-    available: Vec<Rc<EndpointState>>,
-    picker: Picker,
 }
 
 /// The connections that this worker has open to a cluster.
@@ -137,18 +148,13 @@ impl ClusterState {
         usage: Arc<Usage>,
         (buffers, secured): (Rc<BufferPool>, Rc<Registry<Cutoff>>),
     ) -> Self {
-        let nobody = Members {
-            source: Arc::default(),
-            all: Vec::new(),
-            available: Vec::new(),
-            picker: Picker::new(config.balancer, &[]),
-        };
         Self {
             config: Arc::clone(config),
             usage,
-            members: RefCell::new(Rc::new(nobody)),
+            members: RefCell::default(),
             original: RefCell::default(),
             local: Rc::default(),
+            earned: Earned::new(),
             buffers,
             secured,
             series: RequestSeries::new(&config.name),
@@ -161,10 +167,16 @@ impl ClusterState {
         &self.config
     }
 
+    /// One of its own, whose connections count against nobody's limits.
+    #[must_use]
+    pub fn apart(config: &Arc<Cluster>, buffers: Rc<BufferPool>) -> Rc<Self> {
+        Rc::new(Self::new(config, Arc::default(), (buffers, Rc::default())))
+    }
+
     /// The circuit-breaker limits.
     #[must_use]
-    pub fn limits(&self) -> &CircuitLimits {
-        &self.config.limits
+    pub fn limits(&self, priority: Priority) -> &CircuitLimits {
+        self.config.limits.of(priority)
     }
 
     pub(super) const fn buffers(&self) -> &Rc<BufferPool> {
@@ -176,54 +188,113 @@ impl ClusterState {
         (&self.buffers, &self.secured)
     }
 
-    /// The endpoint for one attempt, `tried` avoided where there is another. An ORIGINAL_DST cluster has the one
-    /// that the connection was going to.
+    /// The endpoint for one attempt. An ORIGINAL_DST cluster has the one that the connection was going to.
     #[must_use]
-    pub fn pick(
+    pub fn pick(&self, choice: &Choice<'_>, random: &mut fastrand::Rng) -> Option<Rc<EndpointState>> {
+        if self.config.balancing.balancer == Balancer::OriginalDst {
+            return Some(self.original_endpoint(choice.original));
+        }
+        self.follow_health();
+        self.members.borrow().pick(choice, random)
+    }
+
+    /// The time, where it is wanted of an attempt how long it took.
+    #[must_use]
+    pub fn stamp(&self) -> Option<Instant> {
+        matches!(self.config.balancing.balancer, Balancer::PeakEwma(_)).then(Instant::now)
+    }
+
+    /// Takes note of how an attempt went that began at the stamp; why its endpoint is ejected, if it is.
+    pub fn attempted(
         &self,
-        original: SocketAddr,
-        tried: Option<SocketAddr>,
+        endpoint: &EndpointState,
+        (outcome, begun): (Outcome, Option<Instant>),
         random: &mut fastrand::Rng,
-    ) -> Option<Rc<EndpointState>> {
-        if self.config.balancer == Balancer::OriginalDst {
-            return Some(self.original_endpoint(original));
+    ) -> Option<Cause> {
+        if let (Balancer::PeakEwma(parameters), Some(begun)) = (&self.config.balancing.balancer, begun) {
+            let now = Instant::now();
+            let took = now.saturating_duration_since(begun);
+            let took = if outcome.is_well() { took } else { took.max(parameters.failure_penalty) };
+            endpoint.latency.observe(parameters, took, now);
         }
-        let members = Rc::clone(&self.members.borrow());
-        let first = members.picker.pick(&members.available, random)?;
-        if tried != Some(first.address()) || members.available.len() == 1 {
-            return Some(first);
+        let config = self.config.outliers.as_ref()?;
+        let charge = Charge::new(config.split, outcome);
+        endpoint.tally.count(charge);
+        let host = endpoint.host();
+        let causes = host.conduct.charge(config, charge);
+        causes.into_iter().flatten().find(|cause| {
+            let ejected = self.usage.hosts.eject(host, (config, *cause), Instant::now(), random);
+            if ejected {
+                let (cluster, address) = (&self.config.name, endpoint.address());
+                tracing::warn!(%cluster, %address, cause = cause.code(), "an endpoint was ejected");
+            }
+            ejected
+        })
+    }
+
+    fn for_all(&self, mut act: impl FnMut(&EndpointState)) {
+        self.members.borrow().all().iter().for_each(|endpoint| act(endpoint));
+        self.original.borrow().values().for_each(|endpoint| act(endpoint));
+    }
+
+    /// Builds the choice anew when the health of an endpoint has changed.
+    fn follow_health(&self) {
+        let generation = self.usage.hosts.generation();
+        if self.members.borrow().generation() != generation {
+            let members = self.members.borrow().rebuilt(&self.config.balancing, generation);
+            *self.members.borrow_mut() = Rc::new(members);
         }
-        members.picker.pick(&members.available, random)
+    }
+
+    /// One of its endpoints as what a guard is asked about.
+    #[must_use]
+    pub fn destination(&self, address: SocketAddr) -> Destination {
+        Destination { address, is_known: !matches!(self.config.discovery, Discovery::OriginalDst) }
     }
 
     /// Takes a place among the requests under way.
     #[must_use]
-    pub fn request_permit(&self) -> Option<Permit> {
-        self.usage.permit(Resource::Requests, self.limits().max_requests)
+    pub fn request_permit(&self, priority: Priority) -> Option<Permit> {
+        self.earned.earn();
+        self.usage.permit(Resource::Requests, priority, self.limits(priority).max_requests)
     }
 
-    /// Takes a place among the retries under way.
+    /// Takes a place among the retries.
     #[must_use]
-    pub fn retry_permit(&self) -> Option<Permit> {
-        self.usage.permit(Resource::Retries, self.limits().max_retries)
+    pub fn retry_permit(&self, priority: Priority, now: Instant) -> Option<Permit> {
+        let count = |resource| self.usage.count(resource, priority);
+        match self.limits(priority).retries {
+            RetryLimit::Concurrent(limit) => self.usage.permit(Resource::Retries, priority, limit),
+            RetryLimit::Share { percent, min } => {
+                let active = f64::from(count(Resource::Requests).saturating_add(count(Resource::Pending)));
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+                let limit = ((active * percent / 100.0) as u32).max(min);
+                self.usage.permit(Resource::Retries, priority, limit)
+            }
+            RetryLimit::Budget => self
+                .earned
+                .spend(&self.usage.reserve, now)
+                .then(|| self.usage.permit_unlimited(Resource::Retries, priority)),
+        }
     }
 
     /// Takes a place among those who wait for a connection.
-    pub(super) fn pending_permit(&self) -> Option<Permit> {
-        self.usage.permit(Resource::Pending, self.limits().max_pending_requests)
+    pub(super) fn pending_permit(&self, priority: Priority) -> Option<Permit> {
+        self.usage.permit(Resource::Pending, priority, self.limits(priority).max_pending_requests)
     }
 
     /// Takes a place among the connections. A worker without any gets one whatever the limit says, as in Envoy:
     /// otherwise it could wait for ever for connections of other workers.
-    pub(super) fn connection_permit(&self) -> Option<Place> {
-        let limit = self.limits().max_connections;
-        let permit = match self.usage.permit(Resource::Connections, limit) {
+    pub(super) fn connection_permit(&self, priority: Priority) -> Option<Place> {
+        let limit = self.limits(priority).max_connections;
+        let permit = match self.usage.permit(Resource::Connections, priority, limit) {
             Some(permit) => permit,
             None if self.local.count.get() == 0 && limit > 0 => {
-                self.usage.permit_unlimited(Resource::Connections)
+                self.usage.permit_unlimited(Resource::Connections, priority)
             }
             None => return None,
         };
+        self.usage.note_traffic();
         self.local.count.set(self.local.count.get() + 1);
         Some(Place { _permit: permit, local: Rc::clone(&self.local) })
     }
@@ -242,7 +313,7 @@ impl ClusterState {
     pub(super) fn close_one_idle(&self, but: &Rc<EndpointState>) -> bool {
         let members = Rc::clone(&self.members.borrow());
         members
-            .all
+            .all()
             .iter()
             .filter(|endpoint| !Rc::ptr_eq(endpoint, but))
             .any(|endpoint| endpoint.take_idle().is_some())
@@ -251,33 +322,16 @@ impl ClusterState {
     /// The endpoints, for the operator.
     #[must_use]
     pub fn endpoints(&self) -> Vec<Rc<EndpointState>> {
-        self.members.borrow().all.clone()
+        self.members.borrow().all().to_vec()
     }
 
     fn update(&self, source: &Arc<EndpointSet>) {
         let old = Rc::clone(&self.members.borrow());
-        if Arc::ptr_eq(&old.source, source) && !old.all.is_empty() {
+        if old.is_of(source) {
             return;
         }
-        let known: FxHashMap<SocketAddr, &Rc<EndpointState>> =
-            old.all.iter().map(|endpoint| (endpoint.address(), endpoint)).collect();
-        let states: Vec<Rc<EndpointState>> = source
-            .endpoints
-            .iter()
-            .map(|endpoint| match known.get(&endpoint.address) {
-                Some(state) => Rc::clone(state),
-                None => Rc::new(EndpointState::new(endpoint.address, endpoint.hostname.clone())),
-            })
-            .collect();
-        for gone in old.all.iter().filter(|old| !states.iter().any(|state| Rc::ptr_eq(old, state))) {
-            gone.remove();
-        }
-        let pairs = source.endpoints.iter().zip(&states).filter(|(endpoint, _)| endpoint.available);
-        let (weights, available): (Vec<u32>, Vec<Rc<EndpointState>>) =
-            pairs.map(|(endpoint, state)| (endpoint.weight, Rc::clone(state))).unzip();
-        let picker = Picker::new(self.config.balancer, &weights);
-        *self.members.borrow_mut() =
-            Rc::new(Members { source: Arc::clone(source), all: states, available, picker });
+        let members = old.updated(source, &self.config.balancing, &self.usage.hosts);
+        *self.members.borrow_mut() = Rc::new(members);
     }
 
     fn original_endpoint(&self, address: SocketAddr) -> Rc<EndpointState> {
@@ -285,12 +339,14 @@ impl ClusterState {
         if original.len() >= MAX_ORIGINAL_ENDPOINTS && !original.contains_key(&address) {
             original.retain(|_, endpoint| endpoint.active() > 0);
         }
-        Rc::clone(original.entry(address).or_insert_with(|| Rc::new(EndpointState::new(address, None))))
+        let new = || Rc::new(EndpointState::new(address, None, self.usage.hosts.host(address)));
+        Rc::clone(original.entry(address).or_insert_with(new))
     }
 
     fn sweep(&self, now: Instant) {
+        self.earned.fade(now);
         let idle_timeout = self.config.idle_timeout;
-        for endpoint in &self.members.borrow().all {
+        for endpoint in self.members.borrow().all() {
             endpoint.sweep(now, idle_timeout);
         }
         self.original
@@ -299,7 +355,7 @@ impl ClusterState {
     }
 
     fn retire(&self) {
-        for endpoint in &self.members.borrow().all {
+        for endpoint in self.members.borrow().all() {
             endpoint.remove();
         }
         for endpoint in self.original.borrow().values() {

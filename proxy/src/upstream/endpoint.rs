@@ -11,6 +11,9 @@ use tokio::time::Instant;
 
 use super::client::{H1Client, H2Connection};
 use super::connect::ConnectError;
+use super::host::Host;
+use super::outlier::OwnTally;
+use crate::balance::ewma::Latency;
 
 /// Idle HTTP/1 connections kept per endpoint and worker; more are closed after use.
 pub const MAX_IDLE_PER_ENDPOINT: usize = 512;
@@ -30,6 +33,15 @@ pub struct EndpointState {
     shared: RefCell<Vec<Rc<H2Connection>>>,
     /// Requests and TCP connections under way from this worker.
     active: Cell<u32>,
+    /// What all workers know of it.
+    host: Arc<Host>,
+    /// Its latency to this worker.
+    pub latency: Latency,
+    /// How requests of this worker fared there lately.
+    pub tally: OwnTally,
+    /// Since when it may get requests.
+    since: Cell<Instant>,
+    was_well: Cell<bool>,
     /// A removed endpoint keeps no connection after use.
     removed: Cell<bool>,
     /// Whether an HTTP/2 connection is being opened, how often that failed, and with what.
@@ -42,10 +54,15 @@ pub struct EndpointState {
 impl EndpointState {
     /// An endpoint without connections.
     #[must_use]
-    pub fn new(address: SocketAddr, hostname: Option<Arc<str>>) -> Self {
+    pub fn new(address: SocketAddr, hostname: Option<Arc<str>>, host: Arc<Host>) -> Self {
         Self {
             address,
             hostname,
+            host,
+            latency: Latency::default(),
+            tally: OwnTally::default(),
+            since: Cell::new(Instant::now()),
+            was_well: Cell::new(false),
             idle: RefCell::default(),
             shared: RefCell::default(),
             active: Cell::new(0),
@@ -67,6 +84,32 @@ impl EndpointState {
     #[must_use]
     pub const fn hostname(&self) -> Option<&Arc<str>> {
         self.hostname.as_ref()
+    }
+
+    /// What all workers know of it.
+    #[must_use]
+    pub const fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    /// Since when it may get requests: it is new then, or well again.
+    #[must_use]
+    pub fn since(&self) -> Instant {
+        self.since.get()
+    }
+
+    /// Takes note of whether it may get requests.
+    pub fn set_well(&self, well: bool) {
+        if well && !self.was_well.replace(well) {
+            self.since.set(Instant::now());
+        }
+        self.was_well.set(well);
+    }
+
+    /// As if it had been there for longer.
+    #[cfg(test)]
+    pub(crate) fn backdate(&self, by: Duration) {
+        self.since.set(self.since.get().checked_sub(by).unwrap());
     }
 
     /// How much this worker has under way there.
@@ -119,6 +162,11 @@ impl EndpointState {
     /// Closes what is idle and keeps nothing from now on; what is under way goes on.
     pub fn remove(&self) {
         self.removed.set(true);
+        self.close_all();
+    }
+
+    /// Closes what is idle; what is under way goes on.
+    pub fn close_all(&self) {
         self.idle.borrow_mut().clear();
         self.shared.borrow_mut().clear();
     }

@@ -14,6 +14,7 @@ use super::endpoint::EndpointState;
 use super::link::UpstreamLink;
 use super::usage::{Permit, Resource};
 use crate::http::h1::link::H1Link;
+use crate::model::limits::Priority;
 use crate::transport::{Fair, Transport};
 
 /// The protocol spoken with an endpoint.
@@ -53,10 +54,11 @@ pub async fn acquire(
     cluster: &Rc<ClusterState>,
     endpoint: &Rc<EndpointState>,
     protocol: UpstreamProtocol,
+    priority: Priority,
 ) -> Result<UpstreamLink, AcquireError> {
     match protocol {
-        UpstreamProtocol::Http1 => acquire_h1(cluster, endpoint).await,
-        UpstreamProtocol::Http2 => acquire_h2(cluster, endpoint).await,
+        UpstreamProtocol::Http1 => acquire_h1(cluster, endpoint, priority).await,
+        UpstreamProtocol::Http2 => acquire_h2(cluster, endpoint, priority).await,
     }
 }
 
@@ -68,7 +70,7 @@ pub async fn open_opaque(
     cluster: &Rc<ClusterState>,
     endpoint: &Rc<EndpointState>,
 ) -> Result<(Transport, Place), AcquireError> {
-    let Some(place) = cluster.connection_permit() else {
+    let Some(place) = cluster.connection_permit(Priority::Default) else {
         return Err(AcquireError::Overflow(Resource::Connections));
     };
     let transport = connect(cluster.config(), endpoint.address(), cluster.tools()).await?;
@@ -78,6 +80,7 @@ pub async fn open_opaque(
 async fn acquire_h1(
     cluster: &Rc<ClusterState>,
     endpoint: &Rc<EndpointState>,
+    priority: Priority,
 ) -> Result<UpstreamLink, AcquireError> {
     let mut waiting: Option<Permit> = None;
     loop {
@@ -86,7 +89,7 @@ async fn acquire_h1(
         }
         // Registered before the limit is looked at, so that a connection freed in between is not missed.
         let freed = cluster.connection_freed();
-        if let Some(place) = cluster.connection_permit() {
+        if let Some(place) = cluster.connection_permit(priority) {
             let transport = connect(cluster.config(), endpoint.address(), cluster.tools()).await?;
             let link = H1Link::new(transport, Rc::clone(cluster.buffers()));
             let client = H1Client::new(link, place, Instant::now());
@@ -96,7 +99,7 @@ async fn acquire_h1(
             continue;
         }
         if waiting.is_none() {
-            let Some(permit) = cluster.pending_permit() else {
+            let Some(permit) = cluster.pending_permit(priority) else {
                 return Err(AcquireError::Overflow(Resource::Pending));
             };
             waiting = Some(permit);
@@ -108,6 +111,7 @@ async fn acquire_h1(
 async fn acquire_h2(
     cluster: &Rc<ClusterState>,
     endpoint: &Rc<EndpointState>,
+    priority: Priority,
 ) -> Result<UpstreamLink, AcquireError> {
     let mut waiting: Option<Permit> = None;
     loop {
@@ -120,7 +124,7 @@ async fn acquire_h2(
             continue;
         }
         if let Some(claim) = endpoint.claim_connecting() {
-            let Some(place) = cluster.connection_permit() else {
+            let Some(place) = cluster.connection_permit(priority) else {
                 return Err(AcquireError::Overflow(Resource::Connections));
             };
             let opened = open_h2(cluster, endpoint, place).await;
@@ -132,7 +136,7 @@ async fn acquire_h2(
             continue;
         }
         if waiting.is_none() {
-            let Some(permit) = cluster.pending_permit() else {
+            let Some(permit) = cluster.pending_permit(priority) else {
                 return Err(AcquireError::Overflow(Resource::Pending));
             };
             waiting = Some(permit);

@@ -5,12 +5,29 @@
 //! have counted themselves, so a limit is never passed, and at worst one place stays free for that moment.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::host::Hosts;
+use crate::limit::Bucket;
+use crate::model::limits::Priority;
 
 /// Counts of one cluster.
 #[derive(Debug, Default)]
 pub struct Usage {
+    /// What is known of its endpoints.
+    pub hosts: Hosts,
+    /// The retries that there are in any case.
+    pub reserve: Bucket,
+    /// Whether there has been a connection.
+    traffic: AtomicBool,
+    default: Counts,
+    high: Counts,
+}
+
+/// Counts of one priority.
+#[derive(Debug, Default)]
+struct Counts {
     connections: AtomicU32,
     pending: AtomicU32,
     requests: AtomicU32,
@@ -44,32 +61,49 @@ impl Resource {
 }
 
 impl Usage {
+    /// Whether there has been a connection.
+    #[must_use]
+    pub fn had_traffic(&self) -> bool {
+        self.traffic.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of a connection.
+    pub(super) fn note_traffic(&self) {
+        if !self.had_traffic() {
+            self.traffic.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// How many are in use now.
     #[must_use]
-    pub fn count(&self, resource: Resource) -> u32 {
-        self.cell(resource).load(Ordering::Relaxed)
+    pub fn count(&self, resource: Resource, priority: Priority) -> u32 {
+        self.cell(resource, priority).load(Ordering::Relaxed)
     }
 
     /// Takes a place that is given back when the permit is dropped; `None` when `limit` are in use.
     #[must_use]
-    pub fn permit(self: &Arc<Self>, resource: Resource, limit: u32) -> Option<Permit> {
-        let permit = self.permit_unlimited(resource);
-        (self.count(resource) <= limit).then_some(permit)
+    pub fn permit(self: &Arc<Self>, resource: Resource, priority: Priority, limit: u32) -> Option<Permit> {
+        let permit = self.permit_unlimited(resource, priority);
+        (self.count(resource, priority) <= limit).then_some(permit)
     }
 
     /// Takes a place whatever the limit says.
     #[must_use]
-    pub fn permit_unlimited(self: &Arc<Self>, resource: Resource) -> Permit {
-        self.cell(resource).fetch_add(1, Ordering::Relaxed);
-        Permit { usage: Arc::clone(self), resource }
+    pub fn permit_unlimited(self: &Arc<Self>, resource: Resource, priority: Priority) -> Permit {
+        self.cell(resource, priority).fetch_add(1, Ordering::Relaxed);
+        Permit { usage: Arc::clone(self), resource, priority }
     }
 
-    const fn cell(&self, resource: Resource) -> &AtomicU32 {
+    const fn cell(&self, resource: Resource, priority: Priority) -> &AtomicU32 {
+        let counts = match priority {
+            Priority::Default => &self.default,
+            Priority::High => &self.high,
+        };
         match resource {
-            Resource::Connections => &self.connections,
-            Resource::Pending => &self.pending,
-            Resource::Requests => &self.requests,
-            Resource::Retries => &self.retries,
+            Resource::Connections => &counts.connections,
+            Resource::Pending => &counts.pending,
+            Resource::Requests => &counts.requests,
+            Resource::Retries => &counts.retries,
         }
     }
 }
@@ -79,11 +113,12 @@ impl Usage {
 pub struct Permit {
     usage: Arc<Usage>,
     resource: Resource,
+    priority: Priority,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.usage.cell(self.resource).fetch_sub(1, Ordering::Relaxed);
+        self.usage.cell(self.resource, self.priority).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -116,15 +151,17 @@ mod tests {
     #[test]
     fn a_limit_is_never_passed_and_places_come_back() {
         let usage = Arc::new(Usage::default());
-        let first = usage.permit(Resource::Requests, 2);
-        let second = usage.permit(Resource::Requests, 2);
+        let first = usage.permit(Resource::Requests, Priority::Default, 2);
+        let second = usage.permit(Resource::Requests, Priority::Default, 2);
         assert!(first.is_some() && second.is_some());
-        assert!(usage.permit(Resource::Requests, 2).is_none());
-        assert_eq!(usage.count(Resource::Requests), 2);
-        assert_eq!(usage.count(Resource::Retries), 0);
+        assert!(usage.permit(Resource::Requests, Priority::Default, 2).is_none());
+        assert_eq!(usage.count(Resource::Requests, Priority::Default), 2);
+        assert_eq!(usage.count(Resource::Retries, Priority::Default), 0);
+        // Each priority has places of its own.
+        assert!(usage.permit(Resource::Requests, Priority::High, 1).is_some());
         drop(first);
-        assert!(usage.permit(Resource::Requests, 2).is_some());
-        assert!(usage.permit(Resource::Pending, 0).is_none());
+        assert!(usage.permit(Resource::Requests, Priority::Default, 2).is_some());
+        assert!(usage.permit(Resource::Pending, Priority::Default, 0).is_none());
     }
 
     #[test]
@@ -132,9 +169,9 @@ mod tests {
         let registry = UsageRegistry::default();
         let name: Arc<str> = "a".into();
         let usage = registry.cluster(&name);
-        let permit = usage.permit(Resource::Connections, 1);
-        assert_eq!(registry.cluster(&name).count(Resource::Connections), 1);
+        let permit = usage.permit(Resource::Connections, Priority::Default, 1);
+        assert_eq!(registry.cluster(&name).count(Resource::Connections, Priority::Default), 1);
         drop((usage, permit));
-        assert_eq!(registry.cluster(&name).count(Resource::Connections), 0);
+        assert_eq!(registry.cluster(&name).count(Resource::Connections, Priority::Default), 0);
     }
 }

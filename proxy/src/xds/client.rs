@@ -1,17 +1,26 @@
 //! Keeps the ADS stream open: connects, talks, and connects again.
 
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use outrider_proto::envoy::config::cluster::v3::Cluster as ClusterMessage;
+use http::Uri;
+use hyper_util::rt::TokioIo;
 use outrider_proto::envoy::service::discovery::v3 as pb;
 use outrider_proto::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
+use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
 use super::session::Session;
 use crate::control::{Applied, Message, Wanted};
+use crate::identity::Refusal;
+use crate::model::endpoint::Health;
+use crate::model::tls::UpstreamTls;
 use crate::model::{Cluster, Discovery};
 
 /// Requests that may wait to be sent.
@@ -32,21 +41,20 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 enum StreamError {
     #[error("the cluster has no usable endpoint")]
     NoEndpoint,
+    #[error("no TLS with the control server: {0}")]
+    Tls(#[from] Refusal),
     #[error("cannot connect: {0}")]
     Connect(#[from] tonic::transport::Error),
     #[error("stream ended: {0}")]
     Status(#[from] tonic::Status),
+    #[error("the stream broke before a response was answered")]
+    Broken,
     #[error("the proxy is ending")]
     Ending,
 }
 
-/// Talks to the control server until the proxy ends.
-pub async fn run(
-    server: ClusterMessage,
-    mut session: Session,
-    wanted: Wanted,
-    control: mpsc::Sender<Message>,
-) {
+/// Talks to the control server, which is a static cluster, until the proxy ends.
+pub async fn run(server: String, mut session: Session, wanted: Wanted, control: mpsc::Sender<Message>) {
     let mut wanted = wanted;
     let mut pause = FIRST_PAUSE;
     loop {
@@ -69,17 +77,17 @@ pub async fn run(
 }
 
 async fn stream(
-    server: &ClusterMessage,
+    server: &str,
     session: &mut Session,
     wanted: &mut Wanted,
     control: &mpsc::Sender<Message>,
 ) -> Result<(), StreamError> {
-    let channel = connect(server).await?;
+    let channel = connect(cluster(server, control).await?).await?;
     let mut client =
         AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
     let (send, requests) = mpsc::channel(QUEUED_REQUESTS);
     for request in session.open(wanted, Instant::now()) {
-        send.send(request).await.map_err(|_| StreamError::Ending)?;
+        send.send(request).await.map_err(|_| StreamError::Broken)?;
     }
     let mut responses = client.delta_aggregated_resources(ReceiverStream::new(requests)).await?.into_inner();
     tracing::info!("configuration stream is open");
@@ -109,21 +117,28 @@ async fn handle(
         metrics::counter!("outrider_xds_rejects_total", &labels).increment(1);
         tracing::warn!(reason = error.message, "configuration refused");
     }
-    send.send(request).await.map_err(|_| StreamError::Ending)?;
+    send.send(request).await.map_err(|_| StreamError::Broken)?;
     *wanted = now;
     for request in session.follow(wanted) {
-        send.send(request).await.map_err(|_| StreamError::Ending)?;
+        send.send(request).await.map_err(|_| StreamError::Broken)?;
     }
     Ok(())
 }
 
-async fn connect(server: &ClusterMessage) -> Result<Channel, StreamError> {
-    let cluster = Cluster::from_proto(server).map_err(|_| StreamError::NoEndpoint)?;
+/// The control server as it is configured now, with the certificates that there are now.
+async fn cluster(name: &str, control: &mpsc::Sender<Message>) -> Result<Arc<Cluster>, StreamError> {
+    let (answer, answered) = oneshot::channel();
+    let question = Message::Cluster(name.to_owned(), answer);
+    control.send(question).await.map_err(|_| StreamError::Ending)?;
+    answered.await.map_err(|_| StreamError::Ending)?.ok_or(StreamError::NoEndpoint)
+}
+
+async fn connect(cluster: Arc<Cluster>) -> Result<Channel, StreamError> {
     let addresses: Vec<String> = match &cluster.discovery {
         Discovery::Static(set) => set
             .endpoints
             .iter()
-            .filter(|endpoint| endpoint.available)
+            .filter(|endpoint| endpoint.health == Health::Well)
             .map(|endpoint| endpoint.address.to_string())
             .collect(),
         Discovery::StrictDns { hosts, .. } => {
@@ -138,5 +153,30 @@ async fn connect(server: &ClusterMessage) -> Result<Channel, StreamError> {
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
-    Ok(endpoint.connect().await?)
+    match &cluster.tls {
+        None => Ok(endpoint.connect().await?),
+        Some(tls) => secured(endpoint, address, tls).await,
+    }
+}
+
+/// A connection over TLS, as the cluster's transport socket says.
+async fn secured(endpoint: Endpoint, address: &str, tls: &UpstreamTls) -> Result<Channel, StreamError> {
+    let mut config = rustls::ClientConfig::clone(&*tls.current()?.config);
+    // Whatever else the cluster may offer, gRPC is HTTP/2.
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']).to_owned();
+    let name = match &tls.server_name {
+        Some(name) => name.clone(),
+        None => ServerName::try_from(host).map_err(|_| StreamError::NoEndpoint)?,
+    };
+    let origin = Uri::try_from(format!("https://{address}")).map_err(|_| StreamError::NoEndpoint)?;
+    let (connector, address) = (TlsConnector::from(Arc::new(config)), address.to_owned());
+    let connector = tower::service_fn(move |_: Uri| {
+        let (connector, name, address) = (connector.clone(), name.clone(), address.clone());
+        async move {
+            let stream = TcpStream::connect(address).await?;
+            Ok::<_, io::Error>(TokioIo::new(connector.connect(name, stream).await?))
+        }
+    });
+    Ok(endpoint.origin(origin).connect_with_connector(connector).await?)
 }

@@ -11,6 +11,7 @@ use crate::exchange::timers::Timers;
 use crate::exchange::{Origin, Routed};
 use crate::fault::{Pause, Place, Plan, Shaper, Stage};
 use crate::http::message::RequestHead;
+use crate::model::limits::Priority;
 use crate::observe::{Flags, Reason};
 use crate::upstream::injected::{InjectedExchange, refused};
 use crate::upstream::pool::{self, AcquireError, UpstreamProtocol};
@@ -42,7 +43,7 @@ pub(in crate::exchange) fn choose(
 /// A connection for the attempt, or what it meets instead. Cancel-safe.
 pub(in crate::exchange) async fn acquire(
     plan: Option<&Plan>,
-    cluster: &Rc<ClusterState>,
+    (cluster, priority): (&Rc<ClusterState>, Priority),
     endpoint: &Rc<EndpointState>,
     protocol: UpstreamProtocol,
 ) -> Result<UpstreamLink, AcquireError> {
@@ -57,7 +58,7 @@ pub(in crate::exchange) async fn acquire(
             };
         }
     }
-    pool::acquire(cluster, endpoint, protocol).await
+    pool::acquire(cluster, endpoint, protocol, priority).await
 }
 
 /// Holds the head of a response back, deadlines kept in sight.

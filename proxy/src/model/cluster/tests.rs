@@ -1,6 +1,8 @@
 use outrider_proto::json;
 
 use super::*;
+use crate::model::limits::{CircuitLimits, Priority, RetryLimit};
+use crate::model::{Balancer, Balancing};
 
 const HTTP: &str = "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: \
                     {'@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -29,14 +31,14 @@ fn assignment(host: &str) -> String {
 fn a_plain_cluster_has_envoys_defaults() {
     let cluster = cluster("type: STATIC");
     assert_eq!(cluster.connect_timeout, Duration::from_secs(5));
-    assert_eq!(cluster.balancer, Balancer::RoundRobin);
+    assert_eq!(cluster.balancing, Balancing::default());
     let limits = CircuitLimits {
         max_connections: 1024,
         max_pending_requests: 1024,
         max_requests: 1024,
-        max_retries: 3,
+        retries: RetryLimit::Budget,
     };
-    assert_eq!(cluster.limits, limits);
+    assert_eq!(*cluster.limits.of(Priority::Default), limits);
     assert_eq!(cluster.protocol, ProtocolChoice::Http1);
     assert_eq!(cluster.idle_timeout, Some(Duration::from_secs(3600)));
     assert_eq!(cluster.max_requests_per_connection, None);
@@ -58,7 +60,7 @@ fn endpoints_come_from_where_the_type_says() {
     assert!(matches!(cluster(eds).discovery, Discovery::Eds(name) if &*name == "s"));
     let original = cluster("type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED");
     assert!(matches!(original.discovery, Discovery::OriginalDst));
-    assert_eq!(original.balancer, Balancer::OriginalDst);
+    assert_eq!(original.balancing.balancer, Balancer::OriginalDst);
 }
 
 #[test]
@@ -84,17 +86,38 @@ fn names_are_resolved_as_asked() {
 fn balancers_and_limits_are_as_said() {
     for (more, expected) in [
         ("lb_policy: RANDOM", Balancer::Random),
-        ("lb_policy: LEAST_REQUEST", Balancer::LeastRequest(2)),
-        ("lb_policy: LEAST_REQUEST, least_request_lb_config: {choice_count: 5}", Balancer::LeastRequest(5)),
+        ("lb_policy: LEAST_REQUEST", Balancer::LeastRequest { choices: 2, bias: 1.0 }),
+        (
+            "lb_policy: LEAST_REQUEST, least_request_lb_config: {choice_count: 5}",
+            Balancer::LeastRequest { choices: 5, bias: 1.0 },
+        ),
     ] {
-        assert_eq!(cluster(more).balancer, expected, "{more}");
+        assert_eq!(cluster(more).balancing.balancer, expected, "{more}");
     }
     let cluster = cluster(
         "circuit_breakers: {thresholds: [{max_connections: 1, max_pending_requests: 0, max_requests: 3}]}",
     );
-    let limits =
-        CircuitLimits { max_connections: 1, max_pending_requests: 0, max_requests: 3, max_retries: 3 };
-    assert_eq!(cluster.limits, limits);
+    let limits = CircuitLimits {
+        max_connections: 1,
+        max_pending_requests: 0,
+        max_requests: 3,
+        retries: RetryLimit::Budget,
+    };
+    assert_eq!(*cluster.limits.of(Priority::Default), limits);
+    assert_eq!(*cluster.limits.of(Priority::High), CircuitLimits::default());
+    for (more, expected) in [
+        ("max_retries: 5", RetryLimit::Concurrent(5)),
+        ("retry_budget: {}", RetryLimit::Share { percent: 20.0, min: 3 }),
+        (
+            "retry_budget: {budget_percent: {value: 7.5}, min_retry_concurrency: 1}",
+            RetryLimit::Share { percent: 7.5, min: 1 },
+        ),
+    ] {
+        let cluster =
+            self::cluster(&format!("circuit_breakers: {{thresholds: [{{priority: HIGH, {more}}}]}}"));
+        assert_eq!(cluster.limits.of(Priority::High).retries, expected);
+        assert_eq!(cluster.limits.of(Priority::Default).retries, RetryLimit::Budget);
+    }
 }
 
 #[test]
@@ -154,8 +177,8 @@ fn faults_name_their_fields() {
         ("type: STRICT_DNS, load_assignment: {}".into(), "load_assignment.cluster_name: missing".into()),
         ("type: STRICT_DNS, dns_refresh_rate: 0s".into(), "dns_refresh_rate: must be at least 1ms".into()),
         (
-            "least_request_lb_config: {choice_count: 1}".into(),
-            "least_request_lb_config.choice_count: must be at least 2".into(),
+            "lb_policy: LEAST_REQUEST, least_request_lb_config: {choice_count: 1}".into(),
+            "least_request_lb_config.choice_count: must be from 2 to 32".into(),
         ),
         (
             "circuit_breakers: {thresholds: [{}, {}]}".into(),

@@ -61,7 +61,7 @@ fn the_unwell_get_nothing() {
     ] {
         let found =
             set(&format!("{{lb_endpoints: [{}]}}", endpoint("::1", &format!(", health_status: {status}"))));
-        assert_eq!(found[0].available, available, "{status}");
+        assert_eq!(found[0].health == Health::Well, available, "{status}");
     }
 }
 
@@ -75,8 +75,10 @@ fn names_keep_their_order() {
     let mut path = Path::root();
     let found = named(&value, &mut path);
     assert_eq!(path.count(), 0);
-    let essence: Vec<_> =
-        found.iter().map(|host| (host.host.as_str(), host.port, host.weight, host.available)).collect();
+    let essence: Vec<_> = found
+        .iter()
+        .map(|host| (host.host.as_str(), host.port, host.weight, host.health == Health::Well))
+        .collect();
     assert_eq!(essence, [("b.test", 80, 2, true), ("10.0.0.1", 80, 1, false)]);
     assert_eq!(&*found[0].locality.zone, "z");
 }

@@ -9,10 +9,13 @@ use outrider_proto::envoy::config::route::v3 as pb;
 use regex::bytes::Regex;
 
 use super::super::headers::HeaderChanges;
+use super::super::labels::{Labels, SubsetKey};
+use super::super::limits::Priority;
 use super::super::matcher::part_regex;
 use super::super::overrides::FilterOverrides;
 use super::super::parse::{self, Share};
 use super::super::retry::RetryPolicy;
+use super::hash::HashPolicy;
 use crate::http::h1::field::is_token;
 
 /// Envoy's default of `RouteAction.timeout`.
@@ -35,14 +38,31 @@ pub struct ForwardAction {
     pub idle_timeout: Option<Option<Duration>>,
     /// From the first byte of the request; the outer `None` leaves it to the filter chain.
     pub max_stream_duration: Option<Option<Duration>>,
-    /// Whether and how far the client's `grpc-timeout` bounds the stream; 0 is no bound on it.
-    pub grpc_timeout_max: Option<Duration>,
+    /// How the client's `grpc-timeout` bounds the stream.
+    pub grpc_stream: Option<GrpcTimeout>,
+    /// How it takes the place of `timeout`.
+    pub grpc_route: Option<GrpcTimeout>,
+    /// Which of the cluster's limits hold.
+    pub priority: Priority,
     /// When attempts are made again.
     pub retry: Option<RetryPolicy>,
     /// Upgrades that the route allows or forbids, whatever the filter chain says.
     pub upgrades: Vec<(Box<str>, bool)>,
     /// Who else gets a copy.
     pub mirrors: Vec<Mirror>,
+    /// What the choice of an endpoint by hash goes by.
+    pub hash: Vec<HashPolicy>,
+    /// Which endpoints of the cluster it must be.
+    pub subset: Option<SubsetKey>,
+}
+
+/// How far a client's `grpc-timeout` is honoured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GrpcTimeout {
+    /// At most so long; `None` is no bound.
+    pub max: Option<Duration>,
+    /// Taken off it.
+    pub offset: Duration,
 }
 
 /// A cluster that gets a copy of requests and whose answers nobody sees.
@@ -91,6 +111,8 @@ pub enum ClusterChoice {
 pub struct WeightedEntry {
     /// Its name.
     pub cluster: Arc<str>,
+    /// Which of its endpoints it must be, instead of those that the route names.
+    pub subset: Option<SubsetKey>,
     /// Changes to the request.
     pub request_headers: HeaderChanges,
     /// Changes to the response.
@@ -164,7 +186,9 @@ impl ForwardAction {
         path: &mut Path,
     ) -> Option<Self> {
         use pb::route_action::ClusterNotFoundResponseCode as NotFound;
-        let cluster = cluster_choice(value, path);
+        let labels =
+            path.field("metadata_match", |path| Labels::from_proto(value.metadata_match.as_ref(), path));
+        let cluster = cluster_choice(value, &labels, path);
         let (rewrite, host) = rewrites(value, path);
         let not_found_status = match value.cluster_not_found_response_code() {
             NotFound::ServiceUnavailable => StatusCode::SERVICE_UNAVAILABLE,
@@ -173,7 +197,14 @@ impl ForwardAction {
         };
         let stream = value.max_stream_duration.as_ref();
         let longest = stream.and_then(|stream| stream.max_stream_duration.as_ref());
-        let grpc = stream.and_then(|stream| stream.grpc_timeout_header_max.as_ref());
+        let grpc_stream = path.field("max_stream_duration", |path| {
+            let (max, offset) = stream.map_or((None, None), |stream| {
+                (stream.grpc_timeout_header_max.as_ref(), stream.grpc_timeout_header_offset.as_ref())
+            });
+            grpc_timeout((max, "grpc_timeout_header_max"), (offset, "grpc_timeout_header_offset"), path)
+        });
+        let (max, offset) = (value.max_grpc_timeout.as_ref(), value.grpc_timeout_offset.as_ref());
+        let grpc_route = grpc_timeout((max, "max_grpc_timeout"), (offset, "grpc_timeout_offset"), path);
         let own_retry = value
             .retry_policy
             .as_ref()
@@ -190,7 +221,15 @@ impl ForwardAction {
                 })
             })
             .collect();
+        let hash = value.hash_policy.iter().enumerate();
+        let hash = hash
+            .filter_map(|(index, policy)| {
+                path.item("hash_policy", index, |path| HashPolicy::from_proto(policy, path))
+            })
+            .collect();
         Some(Self {
+            hash,
+            subset: Some(labels).filter(|labels| !labels.is_empty()).map(|labels| labels.key()),
             not_found_status,
             timeout: parse::limit(value.timeout.as_ref(), Some(DEFAULT_TIMEOUT), "timeout", path),
             idle_timeout: value
@@ -199,14 +238,9 @@ impl ForwardAction {
                 .map(|idle| parse::limit(Some(idle), None, "idle_timeout", path)),
             max_stream_duration: longest
                 .map(|longest| parse::limit(Some(longest), None, "max_stream_duration", path)),
-            grpc_timeout_max: grpc.map(|grpc| {
-                parse::duration(
-                    Some(grpc),
-                    Duration::ZERO,
-                    "max_stream_duration.grpc_timeout_header_max",
-                    path,
-                )
-            }),
+            grpc_stream,
+            grpc_route,
+            priority: Priority::from_proto(value.priority()),
             retry: own_retry.or_else(|| vhost_retry.cloned()),
             upgrades: parse::upgrades(
                 value.upgrade_configs.iter().map(|upgrade| (upgrade.upgrade_type.as_str(), upgrade.enabled)),
@@ -220,7 +254,21 @@ impl ForwardAction {
     }
 }
 
-fn cluster_choice(value: &pb::RouteAction, path: &mut Path) -> Option<ClusterChoice> {
+fn grpc_timeout(
+    (max, max_name): (Option<&prost_types::Duration>, &str),
+    (offset, offset_name): (Option<&prost_types::Duration>, &str),
+    path: &mut Path,
+) -> Option<GrpcTimeout> {
+    if max.is_none() && offset.is_some() {
+        path.fault_at(offset_name, format!("has no effect without {max_name}"));
+    }
+    Some(GrpcTimeout {
+        max: parse::limit(Some(max?), None, max_name, path),
+        offset: parse::duration(offset, Duration::ZERO, offset_name, path),
+    })
+}
+
+fn cluster_choice(value: &pb::RouteAction, labels: &Labels, path: &mut Path) -> Option<ClusterChoice> {
     use pb::route_action::ClusterSpecifier;
     match &value.cluster_specifier {
         Some(ClusterSpecifier::Cluster(name)) => {
@@ -229,7 +277,9 @@ fn cluster_choice(value: &pb::RouteAction, path: &mut Path) -> Option<ClusterCho
         Some(ClusterSpecifier::WeightedClusters(clusters)) => path.field("weighted_clusters", |path| {
             let entries = clusters.clusters.iter().enumerate();
             let entries: Vec<_> = entries
-                .filter_map(|(index, entry)| path.item("clusters", index, |path| weighted_entry(entry, path)))
+                .filter_map(|(index, entry)| {
+                    path.item("clusters", index, |path| weighted_entry(entry, labels, path))
+                })
                 .collect();
             if entries.len() < clusters.clusters.len() {
                 return None;
@@ -246,6 +296,7 @@ fn cluster_choice(value: &pb::RouteAction, path: &mut Path) -> Option<ClusterCho
 
 fn weighted_entry(
     value: &pb::weighted_cluster::ClusterWeight,
+    route_labels: &Labels,
     path: &mut Path,
 ) -> Option<(u32, WeightedEntry)> {
     let Some(weight) = value.weight else {
@@ -264,8 +315,10 @@ fn weighted_entry(
         "response",
         path,
     );
+    let labels = path.field("metadata_match", |path| Labels::from_proto(value.metadata_match.as_ref(), path));
+    let subset = (!labels.is_empty()).then(|| labels.or(route_labels).key());
     let filters = FilterOverrides::from_proto(&value.typed_per_filter_config, path);
-    Some((weight, WeightedEntry { cluster, request_headers, response_headers, filters }))
+    Some((weight, WeightedEntry { cluster, subset, request_headers, response_headers, filters }))
 }
 
 fn rewrites(value: &pb::RouteAction, path: &mut Path) -> (Option<PathRewrite>, Option<HostRewrite>) {

@@ -3,6 +3,7 @@ use std::time::Duration;
 use outrider_proto::json;
 use proptest::prelude::*;
 
+use super::forward::GrpcTimeout;
 use super::*;
 use crate::model::retry::RetryOn;
 
@@ -23,6 +24,7 @@ fn forward(action: &str) -> ForwardAction {
 fn weighted(weights: &[u32]) -> ClusterChoice {
     let entries = weights.iter().enumerate().map(|(index, weight)| {
         let entry = WeightedEntry {
+            subset: None,
             cluster: index.to_string().into(),
             filters: FilterOverrides::default(),
             request_headers: HeaderChanges::default(),
@@ -37,10 +39,7 @@ fn weighted(weights: &[u32]) -> ClusterChoice {
 fn a_plain_action_has_envoys_defaults() {
     let action = forward("");
     assert_eq!(action.timeout, Some(Duration::from_secs(15)));
-    assert_eq!(
-        (action.idle_timeout, action.max_stream_duration, action.grpc_timeout_max),
-        (None, None, None)
-    );
+    assert_eq!((action.idle_timeout, action.max_stream_duration, action.grpc_stream), (None, None, None));
     assert_eq!(action.not_found_status, 503);
     assert!(action.retry.is_none() && action.rewrite.is_none() && action.host.is_none());
     assert!(action.upgrades.is_empty() && action.mirrors.is_empty());
@@ -55,7 +54,7 @@ fn zero_is_no_limit_and_unset_is_the_chains() {
         (action.timeout, action.idle_timeout, action.max_stream_duration),
         (None, Some(None), Some(None))
     );
-    assert_eq!(action.grpc_timeout_max, Some(Duration::ZERO));
+    assert_eq!(action.grpc_stream, Some(GrpcTimeout { max: None, offset: Duration::ZERO }));
     let action = forward("timeout: 1.5s, idle_timeout: 2s, max_stream_duration: {max_stream_duration: 3s}");
     assert_eq!(action.timeout, Some(Duration::from_millis(1500)));
     assert_eq!(action.idle_timeout, Some(Some(Duration::from_secs(2))));

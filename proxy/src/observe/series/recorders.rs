@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use super::{
-    AUTHZ_ALLOWED, AUTHZ_DENIED, CONNECTIONS_ACTIVE, CONNECTIONS_OPENED, DURATION, LOCAL_REPLIES,
+    AUTHZ_ALLOWED, AUTHZ_DENIED, CONNECTIONS_ACTIVE, CONNECTIONS_OPENED, DURATION, EGRESS, LOCAL_REPLIES,
     REQUEST_BYTES, REQUESTS, RESPONSE_BYTES,
 };
 use crate::observe::flags::Flags;
@@ -188,6 +188,35 @@ impl PolicySeries {
     }
 
     /// Lets go of all handles, so that the series of policies that are gone can end.
+    pub fn forget(&self) {
+        self.0.borrow_mut().clear();
+    }
+}
+
+/// The handles of one rule of an egress guard, by outcome.
+type EgressHandles = Vec<(&'static str, Counter)>;
+
+/// The handles of the egress guards' rules in one worker.
+#[derive(Debug, Default)]
+pub struct EgressSeries(RefCell<FxHashMap<Box<str>, EgressHandles>>);
+
+impl EgressSeries {
+    /// Counts what one rule came to. Allocates and locks only the first time.
+    pub fn count(&self, shard: &Shard, rule: &str, outcome: &'static str) {
+        let mut known = self.0.borrow_mut();
+        let handles = known.get(rule).into_iter().flatten();
+        if let Some((_, counter)) = handles.into_iter().find(|(name, _)| *name == outcome) {
+            counter.add(1);
+            return;
+        }
+        let counter = shard.counter(EGRESS, &Labels::none().with("outcome", outcome).with("rule", rule));
+        counter.add(1);
+        if known.len() < MAX_POLICIES {
+            known.entry(rule.into()).or_default().push((outcome, counter));
+        }
+    }
+
+    /// Lets go of all handles, so that the series of rules that are gone can end.
     pub fn forget(&self) {
         self.0.borrow_mut().clear();
     }

@@ -1,0 +1,191 @@
+//! The HTTP API: what is in force, who has it, and what is wrong. It changes nothing.
+//!
+//! Everybody may ask for health and metrics; the rest is answered on loopback connections only, because it shows the
+//! whole mesh.
+
+mod answer;
+mod objects;
+mod proxies;
+mod services;
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Method, Request, StatusCode};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+use crate::engine::Engine;
+use crate::registry::Registry;
+use answer::{Answer, Query};
+
+/// Connections at a time.
+const MAX_CONNECTIONS: usize = 64;
+/// For a head to come in.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait when the system has no room for a connection.
+const BREATH: Duration = Duration::from_millis(100);
+/// The description of all this.
+const OPENAPI: &str = include_str!("openapi.json");
+
+const HELP: &str = "GET /healthz                            whether the process answers
+GET /readyz                             whether proxies are served what is in force
+GET /metrics                            for Prometheus
+GET /openapi.json                       this, for programs
+GET /api/v1/status                      all objects with their conditions, and what is wrong with files
+GET /api/v1/status/KIND/NAMESPACE/NAME  one object
+GET /api/v1/proxies                     who is connected
+GET /api/v1/proxies/ID                  one proxy, and how it stands with each resource
+GET /api/v1/proxies/ID/config           the resources themselves
+GET /api/v1/services                    services
+GET /api/v1/services/NAMESPACE/NAME     one, with its endpoints
+GET /api/v1/workloads                   workloads that have registered themselves
+";
+
+/// What the API tells of.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// What is in force.
+    pub engine: Arc<Engine>,
+    /// Who has it.
+    pub registry: Arc<Registry>,
+    /// Metrics.
+    pub recorder: PrometheusHandle,
+}
+
+/// Listens until `ending` is set, and says where.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub async fn start(
+    address: SocketAddr,
+    api: Api,
+    ending: watch::Receiver<bool>,
+) -> std::io::Result<SocketAddr> {
+    let listener = TcpListener::bind(address).await?;
+    let bound = listener.local_addr()?;
+    tokio::spawn(accept(listener, Arc::new(api), ending));
+    Ok(bound)
+}
+
+async fn accept(listener: TcpListener, api: Arc<Api>, mut ending: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = ending.wait_for(|ending| *ending) => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let api = Arc::clone(&api);
+                tokio::spawn(async move {
+                    serve(stream, peer, &api).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the API cannot accept a connection");
+                tokio::time::sleep(BREATH).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, peer: SocketAddr, api: &Arc<Api>) {
+    let service = service_fn(|request: Request<hyper::body::Incoming>| {
+        let api = Arc::clone(api);
+        async move {
+            let (head, _) = request.into_parts();
+            // Thousands of resources take a while; the streams of proxies must not wait for them.
+            let answered = tokio::task::spawn_blocking(move || {
+                let query = Query::new(&head.uri);
+                refused(&head.method, &head.headers, (&query, peer)).unwrap_or_else(|| route(&query, &api))
+            });
+            let failed = || Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made\n");
+            Ok::<_, Infallible>(answered.await.unwrap_or_else(|_| failed()).into_response())
+        }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection of the API ended");
+    }
+}
+
+/// Why a request is refused whatever there is.
+fn refused(method: &Method, headers: &HeaderMap, (query, peer): (&Query, SocketAddr)) -> Option<Answer> {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return Some(Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n"));
+    }
+    if matches!(query.segments().as_slice(), ["healthz" | "readyz" | "metrics" | "openapi.json"]) {
+        return None;
+    }
+    let forbidden = |why: &str| Some(Answer::text(StatusCode::FORBIDDEN, why));
+    if !peer.ip().to_canonical().is_loopback() {
+        return forbidden(
+            "only on loopback connections: forward the port, or ask on the control server's host\n",
+        );
+    }
+    // A page in a browser can be made to send requests here; it cannot hide that it did.
+    if headers.contains_key("origin") || headers.contains_key("sec-fetch-site") {
+        return forbidden("requests of web pages are refused\n");
+    }
+    let host = headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let known = host.is_empty()
+        || host.parse::<SocketAddr>().is_ok()
+        || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+        || host.split(':').next() == Some("localhost");
+    if known { None } else { forbidden("the host must be localhost or an IP address\n") }
+}
+
+fn route(query: &Query, api: &Api) -> Answer {
+    let parts: Vec<&str> = query.segments();
+    match parts.as_slice() {
+        [] => Answer::text(StatusCode::OK, HELP),
+        ["healthz"] => Answer::text(StatusCode::OK, "ok\n"),
+        ["readyz"] => ready(api),
+        ["metrics"] => metrics(api),
+        ["openapi.json"] => Answer::json_text(OPENAPI),
+        ["api", "v1", "status"] => Answer::json(&objects::all(api)),
+        ["api", "v1", "status", kind, namespace, name] => {
+            Answer::found(objects::one(api, &format!("{kind}/{namespace}/{name}")))
+        }
+        ["api", "v1", "proxies"] => Answer::json(&proxies::all(api)),
+        ["api", "v1", "proxies", id] => Answer::found(proxies::one(api, id, query)),
+        ["api", "v1", "proxies", id, "config"] => Answer::found(proxies::config(api, id, query)),
+        ["api", "v1", "services"] => Answer::json(&services::all(api)),
+        ["api", "v1", "services", namespace, name] => Answer::found(services::one(api, namespace, name)),
+        ["api", "v1", "workloads"] => Answer::json(&services::workloads(api)),
+        _ => Answer::text(StatusCode::NOT_FOUND, format!("no such page; there are:\n{HELP}")),
+    }
+}
+
+fn ready(api: &Api) -> Answer {
+    if api.engine.compiled().complete {
+        Answer::text(StatusCode::OK, "ready\n")
+    } else {
+        Answer::text(StatusCode::SERVICE_UNAVAILABLE, "the objects are not all read yet\n")
+    }
+}
+
+fn metrics(api: &Api) -> Answer {
+    let compiled = api.engine.compiled();
+    let count = |number: usize| f64::from(u32::try_from(number).unwrap_or(u32::MAX));
+    metrics::gauge!("outrider_control_proxies").set(count(api.registry.len()));
+    metrics::gauge!("outrider_control_objects").set(count(compiled.mesh.objects().len()));
+    metrics::gauge!("outrider_control_problems").set(count(compiled.diagnostics.len()));
+    let age = compiled.since.elapsed().unwrap_or_default();
+    metrics::gauge!("outrider_control_config_age_seconds").set(age.as_secs_f64());
+    Answer::typed(StatusCode::OK, "text/plain; version=0.0.4", api.recorder.render())
+}

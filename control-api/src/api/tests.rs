@@ -1,0 +1,155 @@
+use metrics_exporter_prometheus::PrometheusBuilder;
+use serde_json::Value;
+
+use super::*;
+use crate::compile::Settings;
+
+use crate::proxy_info::ProxyInfo;
+use crate::serve::{Answer as Told, Item, Standing};
+use crate::snapshot::Kind;
+use crate::snapshots::Snapshots as _;
+use crate::source::files::Directory;
+
+const WEB: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.0.0.1, ports: [{name: http, port: 80}]}
+---
+apiVersion: mesh.outrider.dev/v1alpha1
+kind: Workload
+metadata: {name: web-1, namespace: shop}
+spec: {address: 10.0.1.1, service: web, serviceAccount: web, ports: [{name: http, port: 80}]}
+---
+apiVersion: mesh.outrider.dev/v1alpha1
+kind: Workload
+metadata: {name: bad, namespace: shop}
+spec: {address: nowhere}
+";
+
+fn api() -> (Api, crate::registry::Connection) {
+    let scratch = crate::ca::testing::Scratch::new("api");
+    std::fs::write(scratch.path().join("web.yaml"), WEB).unwrap();
+    let view = Directory::new(scratch.path()).scan();
+    let registry = Arc::new(Registry::default());
+    let engine = Arc::new(Engine::new(Settings::default(), &view, Arc::clone(&registry)));
+    let info = Arc::new(ProxyInfo { id: "p/1".into(), namespace: "shop".into(), ..ProxyInfo::default() });
+    let connection = registry.connect(&info, "delta");
+    let told = engine.snapshot(&info).shared(Kind::Cluster);
+    let items = told
+        .iter()
+        .map(|(name, one)| Item { name: Arc::clone(name), version: Some(Arc::clone(&one.version)) });
+    let name = "outbound|80||web.shop";
+    let answer = Told {
+        kind: Kind::Cluster,
+        nonce: "1".into(),
+        error: Some(format!("{name}: lb_policy: not supported")),
+        items: items.collect(),
+    };
+    connection.answered(&answer);
+    let standing = Standing { told, wildcard: true, named: Arc::default(), settled: true };
+    connection.standing(std::iter::once((Kind::Cluster, standing)));
+    let recorder = PrometheusBuilder::new().build_recorder().handle();
+    (Api { engine, registry, recorder }, connection)
+}
+
+fn ask(api: &Api, path: &str) -> Value {
+    let answer = route(&Query::new(&path.parse().unwrap()), api);
+    assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.body);
+    serde_json::from_str(&answer.body).unwrap()
+}
+
+#[test]
+fn objects_say_what_became_of_them() {
+    let (api, _connection) = api();
+    let all = ask(&api, "/api/v1/status");
+    assert_eq!(all["objects"].as_array().unwrap().len(), 3);
+    assert_eq!(all["problems"][0]["object"], "Workload/shop/bad");
+    let web = ask(&api, "/api/v1/status/Service/shop/web");
+    let programmed =
+        web["conditions"].as_array().unwrap().iter().find(|one| one["type"] == "Programmed").unwrap();
+    assert_eq!((&programmed["status"], &programmed["reason"]), (&"False".into(), &"Rejected".into()));
+    let message = programmed["message"].as_str().unwrap();
+    assert_eq!(
+        message,
+        "acknowledged by 0 of 1 proxies; rejected by p/1: outbound|80||web.shop: lb_policy: not supported"
+    );
+    let bad = ask(&api, "/api/v1/status/Workload/shop/bad");
+    assert_eq!(bad["conditions"][0]["status"], "False");
+    assert!(bad["conditions"][0]["message"].as_str().unwrap().contains("address"), "{bad}");
+}
+
+#[test]
+fn proxies_and_their_resources_are_shown() {
+    let (api, _connection) = api();
+    let all = ask(&api, "/api/v1/proxies");
+    assert_eq!((&all["proxies"][0]["id"], &all["proxies"][0]["refuses"]), (&"p/1".into(), &true.into()));
+    let one = ask(&api, "/api/v1/proxies/p%2F1?kind=cluster");
+    assert_eq!((&one["settled"], one["config_hash"].as_str().unwrap().len()), (&false.into(), 32));
+    let web = one["resources"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["name"] == "outbound|80||web.shop")
+        .unwrap();
+    assert_eq!((&web["state"], &web["origin"]), (&"refused".into(), &"Service/shop/web".into()));
+    let config = ask(&api, "/api/v1/proxies/p%2F1/config?name=outbound%7C80%7C%7Cweb.shop");
+    assert_eq!(config["resources"][0]["resource"]["name"], "outbound|80||web.shop");
+    assert_eq!(ask(&api, "/api/v1/services")["services"][0]["ports"][0]["endpoint_count"], 1);
+    let web = ask(&api, "/api/v1/services/shop/web");
+    let endpoint = &web["ports"][0]["endpoints"][0];
+    assert_eq!(endpoint["address"], "10.0.1.1:80");
+    assert_eq!(endpoint["identity"], "spiffe://cluster.local/ns/shop/sa/web");
+    assert_eq!(ask(&api, "/api/v1/workloads")["workloads"], Value::Array(Vec::new()));
+    for path in ["/api/v1/proxies/none", "/api/v1/services/shop/none", "/api/v1/status/Service/a/b", "/x"] {
+        assert_eq!(route(&Query::new(&path.parse().unwrap()), &api).status, StatusCode::NOT_FOUND);
+    }
+}
+
+#[test]
+fn the_description_and_the_help_name_every_page() {
+    let described: Value = serde_json::from_str(OPENAPI).unwrap();
+    let described: Vec<&String> = described["paths"].as_object().unwrap().keys().collect();
+    let helped: Vec<_> = HELP.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    assert_eq!(described.len(), helped.len());
+    let (api, _connection) = api();
+    for path in described {
+        let asked = path
+            .replace("{kind}", "Service")
+            .replace("{namespace}", "shop")
+            .replace("{name}", "web")
+            .replace("{id}", "p%2F1");
+        assert_eq!(route(&Query::new(&asked.parse().unwrap()), &api).status, StatusCode::OK, "{path}");
+        let upper =
+            path.replace("{kind}", "KIND").replace("{namespace}", "NAMESPACE").replace("{name}", "NAME");
+        assert!(helped.contains(&&*upper.replace("{id}", "ID")), "{path}");
+    }
+}
+
+#[test]
+fn the_mesh_is_shown_on_loopback_and_to_no_web_page() {
+    let ask = |method: Method, path: &str, header: Option<(&'static str, &'static str)>, peer: &str| {
+        let mut headers = HeaderMap::new();
+        if let Some((name, value)) = header {
+            headers.insert(name, http::HeaderValue::from_static(value));
+        }
+        let query = Query::new(&path.parse().unwrap());
+        let peer = SocketAddr::new(peer.parse().unwrap(), 1);
+        refused(&method, &headers, (&query, peer)).map_or(StatusCode::OK, |answer| answer.status)
+    };
+    let (status, local, far) = ("/api/v1/status", "127.0.0.1", "10.0.0.1");
+    for (method, path, header, peer, expected) in [
+        (Method::GET, status, None, local, StatusCode::OK),
+        (Method::GET, status, None, "::ffff:127.0.0.1", StatusCode::OK),
+        (Method::GET, status, Some(("host", "localhost:1")), local, StatusCode::OK),
+        (Method::GET, status, Some(("host", "[::1]:1")), local, StatusCode::OK),
+        (Method::GET, status, Some(("host", "rebound.example:1")), local, StatusCode::FORBIDDEN),
+        (Method::GET, status, Some(("origin", "null")), local, StatusCode::FORBIDDEN),
+        (Method::GET, status, None, far, StatusCode::FORBIDDEN),
+        (Method::GET, "/readyz", None, far, StatusCode::OK),
+        (Method::GET, "/metrics", None, far, StatusCode::OK),
+        (Method::POST, "/readyz", None, local, StatusCode::METHOD_NOT_ALLOWED),
+    ] {
+        assert_eq!(ask(method, path, header, peer), expected, "{path} {header:?} {peer}");
+    }
+}

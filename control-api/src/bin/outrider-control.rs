@@ -1,0 +1,7 @@
+//! The `outrider-control` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    outrider_control::server::main()
+}

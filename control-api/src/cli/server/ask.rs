@@ -1,0 +1,49 @@
+//! One question to the control server's HTTP API.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// How long connecting may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the server may say nothing: the configuration of a large mesh takes a while.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Largest answer, in bytes.
+const MAX_ANSWER_BYTES: u64 = 1 << 30;
+
+/// The answer to a GET.
+///
+/// # Errors
+/// When there is none, or none that is JSON.
+pub(super) fn ask(address: SocketAddr, path: &str) -> io::Result<Value> {
+    let failed = |error: io::Error| {
+        io::Error::new(error.kind(), format!("control server {address}: {error}; is --control right?"))
+    };
+    let mut stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).map_err(failed)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    let request = format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).map_err(failed)?;
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).map_err(failed)?;
+    let answer = String::from_utf8(answer).map_err(io::Error::other)?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).unwrap_or_default();
+    if status != "200" {
+        return Err(io::Error::other(format!("control server {address}: {status}: {}", body.trim_end())));
+    }
+    serde_json::from_str(body).map_err(|error| io::Error::other(format!("control server {address}: {error}")))
+}
+
+/// Percent-encoded, as a part of a path or a parameter.
+pub(super) fn encoded(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+        out
+    })
+}

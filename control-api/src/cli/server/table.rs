@@ -1,0 +1,52 @@
+//! Tables for people.
+
+use std::io::{self, Write};
+
+use serde_json::Value;
+
+use super::text;
+
+/// Rows under a head; all cells of a column are equally wide.
+#[derive(Debug)]
+pub(super) struct Table(Vec<Vec<String>>);
+
+impl Table {
+    pub(super) fn new(head: &[&str]) -> Self {
+        Self(vec![head.iter().map(|cell| (*cell).to_owned()).collect()])
+    }
+
+    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.0.push(cells.into());
+    }
+
+    pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let columns = self.0.first().map_or(0, Vec::len);
+        let width = |column: usize| {
+            let cells = self.0.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        for row in &self.0 {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(&widths) {
+                line.push_str(&format!("{:<width$}  ", printable(cell)));
+            }
+            writeln!(out, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// Something that is wrong in a file, on one line.
+pub(super) fn problem(problem: &Value) -> String {
+    let object = problem["object"].as_str().map(|object| format!("{object}: ")).unwrap_or_default();
+    let kept = if problem["kept"] == true { " (the last good version stays in force)" } else { "" };
+    let (file, severity) = (text(&problem["file"]), text(&problem["severity"]));
+    let (reason, rule) = (text(&problem["reason"]), text(&problem["rule"]));
+    printable(&format!("{file}:{}: {severity}: {object}{reason} [{rule}]{kept}", problem["line"]))
+}
+
+/// What others say may not move the cursor.
+fn printable(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
+}

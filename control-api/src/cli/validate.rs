@@ -1,0 +1,68 @@
+//! `outrider validate`: reads and compiles a directory as the server would, and keeps nothing but what is wrong.
+
+use std::io;
+use std::path::Path;
+
+use outrider_proto::Fault;
+
+use crate::compile::status::{Condition, ConditionKind};
+use crate::compile::{Mesh, Settings};
+use crate::object::{Key, ObjectKind};
+use crate::source::files::Directory;
+use crate::source::{Diagnostic, Severity};
+
+/// What was found.
+#[derive(Debug)]
+pub(super) struct Report {
+    /// How many objects are good in themselves.
+    pub(super) objects: usize,
+    /// What is wrong, in the order of files and lines.
+    pub(super) diagnostics: Vec<Diagnostic>,
+}
+
+impl Report {
+    /// How many errors there are, warnings not counted.
+    pub(super) fn errors(&self) -> usize {
+        self.diagnostics.iter().filter(|one| one.severity == Severity::Error).count()
+    }
+}
+
+/// Looks at a directory.
+///
+/// # Errors
+/// When it cannot be read at all.
+pub(super) fn run(dir: &Path, settings: Settings) -> io::Result<Report> {
+    std::fs::read_dir(dir)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", dir.display())))?;
+    let view = Directory::new(dir).scan();
+    let objects = view.objects.len();
+    let mesh = Mesh::with_settings(view.objects, settings);
+    let mut diagnostics = Vec::clone(&view.diagnostics);
+    for (key, status) in mesh.statuses().iter() {
+        diagnostics
+            .extend(status.problems().filter_map(|(parent, one)| of_condition(&mesh, key, parent, one)));
+    }
+    diagnostics.sort_by(|left, right| left.place.cmp(&right.place));
+    Ok(Report { objects, diagnostics })
+}
+
+fn of_condition(mesh: &Mesh, key: &Key, parent: &str, condition: &Condition) -> Option<Diagnostic> {
+    let (severity, rule) = match condition.kind {
+        ConditionKind::Accepted => (Severity::Error, "not-accepted"),
+        ConditionKind::ResolvedRefs => (Severity::Error, "unresolved-reference"),
+        // Of a service: it works, but not for all of its endpoints. Of others: what was asked for is not there.
+        ConditionKind::PartiallyInvalid if key.kind == ObjectKind::Service => {
+            (Severity::Warning, "partly-without-effect")
+        }
+        ConditionKind::PartiallyInvalid => (Severity::Error, "partly-without-effect"),
+    };
+    let of_parent = if parent.is_empty() { String::new() } else { format!(" (for {parent})") };
+    Some(Diagnostic {
+        place: mesh.objects().object(key)?.place().clone(),
+        object: Some(key.clone()),
+        fault: Fault::new("", format!("{}: {}{of_parent}", condition.reason, condition.message)),
+        severity,
+        kept: false,
+        rule,
+    })
+}

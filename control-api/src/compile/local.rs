@@ -1,0 +1,203 @@
+//! Which workload a proxy stands before.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Settings;
+use super::inbound::{Local, LocalPort};
+use super::model::{MeshService, Protocol};
+use super::services::{belongs, is_target};
+use crate::object::core::{Pod, Service};
+use crate::object::meta::selects;
+use crate::object::scalar::PortRef;
+use crate::object::workload::Workload;
+use crate::object::{Key, Object, ObjectKind, Objects};
+use crate::proxy_info::ProxyInfo;
+
+/// Finds it by name, then by address. A proxy that proved another identity than the workload's gets nothing of it.
+/// Where there is no such object, what the proxy says of itself holds.
+pub(super) fn find(
+    proxy: &ProxyInfo,
+    objects: &Objects,
+    services: &BTreeMap<Key, Arc<MeshService>>,
+    settings: &Settings,
+) -> Option<Local> {
+    let key = |kind| Key::new(kind, &proxy.namespace, &proxy.workload);
+    let of_namespace = |other: &Key| other.namespace == proxy.namespace;
+    let has_address = |address: &IpAddr| proxy.address == Some(*address);
+    let workload = objects.workloads.get(&key(ObjectKind::Workload));
+    let pod = objects.pods.get(&key(ObjectKind::Pod));
+    let (mut local, account) = match (workload, pod) {
+        (Some(workload), _) => (of_workload(workload, objects), workload.spec.service_account.as_str()),
+        (None, Some(pod)) => (of_pod(pod, objects), pod.spec.service_account()),
+        (None, None) => {
+            let workload = objects
+                .workloads
+                .values()
+                .find(|one| of_namespace(&one.key) && has_address(&one.spec.address));
+            let pod = objects
+                .pods
+                .values()
+                .find(|one| of_namespace(&one.key) && one.spec.addresses.iter().any(has_address));
+            match (workload, pod) {
+                (Some(workload), _) => {
+                    (of_workload(workload, objects), workload.spec.service_account.as_str())
+                }
+                (None, Some(pod)) => (of_pod(pod, objects), pod.spec.service_account()),
+                (None, None) => (of_itself(proxy, objects), &*proxy.service_account),
+            }
+        }
+    };
+    if let Some(proven) = &proxy.identity {
+        let matches = *proven.trust_domain == *settings.trust_domain
+            && *proven.namespace == *local.namespace
+            && *proven.service_account == *account;
+        if !matches {
+            return None;
+        }
+    }
+    served(&mut local, services);
+    Some(local)
+}
+
+fn of_workload(workload: &Object<Workload>, objects: &Objects) -> Local {
+    let spec = &workload.spec;
+    let mut ports = BTreeMap::new();
+    for port in &spec.ports {
+        let protocol = port.protocol.map_or(Protocol::Unset, Protocol::from);
+        ports.insert(port.port, LocalPort { protocol, app_port: port.app_port });
+    }
+    for service in of_namespace(objects, &workload.key.namespace) {
+        if !belongs(&service.spec, &service.meta.name, workload) {
+            continue;
+        }
+        for port in service.spec.ports.iter().filter(|port| port.is_tcp()) {
+            let target = port.target_port.clone().unwrap_or(PortRef::Number(port.port));
+            let found = spec.ports.iter().find(|one| is_target(one, &target));
+            if let Some(found) = found
+                && let Some(local) = ports.get_mut(&found.port)
+                && local.protocol == Protocol::Unset
+            {
+                local.protocol = Protocol::of_port(port.app_protocol.as_deref(), &port.name);
+            }
+        }
+    }
+    // Who says where to listen has no redirection: the common listeners of several on one host would meet.
+    let redirected = spec.upstreams.is_empty() && spec.ports.iter().all(|port| port.app_port.is_none());
+    Local {
+        origin: workload.key.clone(),
+        namespace: Arc::clone(&workload.key.namespace),
+        labels: workload.meta.labels.clone(),
+        address: Some(spec.address),
+        ports,
+        upstreams: spec.upstreams.clone(),
+        redirected,
+    }
+}
+
+fn of_pod(pod: &Object<Pod>, objects: &Objects) -> Local {
+    let named: Vec<(&str, u16)> = pod
+        .spec
+        .spec
+        .containers
+        .iter()
+        .flat_map(|container| &container.ports)
+        .filter(|port| port.container_port > 0)
+        .map(|port| (port.name.as_str(), port.container_port))
+        .collect();
+    let mut ports: BTreeMap<u16, LocalPort> = BTreeMap::new();
+    for (_, number) in &named {
+        ports.insert(*number, LocalPort { protocol: Protocol::Unset, app_port: None });
+    }
+    let of_selector = of_namespace(objects, &pod.key.namespace).filter(|service| {
+        !service.spec.selector.is_empty() && selects(&service.spec.selector, &pod.meta.labels)
+    });
+    for service in of_selector {
+        for port in service.spec.ports.iter().filter(|port| port.is_tcp()) {
+            let number = match port.target_port.clone().unwrap_or(PortRef::Number(port.port)) {
+                PortRef::Number(number) => Some(number),
+                PortRef::Name(name) => {
+                    named.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+                }
+            };
+            let Some(number) = number else { continue };
+            let protocol = Protocol::of_port(port.app_protocol.as_deref(), &port.name);
+            let known = ports.entry(number).or_insert(LocalPort { protocol, app_port: None });
+            if known.protocol == Protocol::Unset {
+                known.protocol = protocol;
+            }
+        }
+    }
+    Local {
+        origin: pod.key.clone(),
+        namespace: Arc::clone(&pod.key.namespace),
+        labels: pod.meta.labels.clone(),
+        address: pod.spec.addresses.first().copied(),
+        ports,
+        upstreams: Vec::new(),
+        redirected: true,
+    }
+}
+
+/// A proxy of which no object speaks.
+fn of_itself(proxy: &ProxyInfo, objects: &Objects) -> Local {
+    let labels: BTreeMap<String, String> =
+        proxy.labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+    let mut ports = BTreeMap::new();
+    for port in &proxy.ports {
+        let mut protocol = Protocol::of_port(None, &port.name);
+        for service in of_namespace(objects, &proxy.namespace) {
+            let own = proxy.service.as_deref() == Some(service.meta.name.as_str());
+            let selected = !service.spec.selector.is_empty() && selects(&service.spec.selector, &labels);
+            for offered in service.spec.ports.iter().filter(|_| own || selected) {
+                let target = offered.target_port.clone().unwrap_or(PortRef::Number(offered.port));
+                let meant = match target {
+                    PortRef::Number(number) => number == port.number,
+                    PortRef::Name(name) => *name == *port.name,
+                };
+                if meant && protocol == Protocol::Unset {
+                    protocol = Protocol::of_port(offered.app_protocol.as_deref(), &offered.name);
+                }
+            }
+        }
+        ports.insert(port.number, LocalPort { protocol, app_port: None });
+    }
+    Local {
+        origin: Key::new(ObjectKind::Workload, &proxy.namespace, &proxy.workload),
+        namespace: Arc::clone(&proxy.namespace),
+        labels,
+        address: proxy.address,
+        ports,
+        upstreams: Vec::new(),
+        redirected: true,
+    }
+}
+
+/// The services of a namespace.
+fn of_namespace<'a>(objects: &'a Objects, namespace: &str) -> impl Iterator<Item = &'a Arc<Object<Service>>> {
+    let first = Key::new(ObjectKind::Service, namespace, "");
+    let namespace: Arc<str> = namespace.into();
+    objects
+        .services
+        .range(first..)
+        .take_while(move |(key, _)| key.namespace == namespace)
+        .map(|(_, service)| service)
+}
+
+/// Ports that only the endpoints of a service tell of.
+fn served(local: &mut Local, services: &BTreeMap<Key, Arc<MeshService>>) {
+    let Some(address) = local.address else { return };
+    let first = Key::new(ObjectKind::Service, &local.namespace, "");
+    let own = services.range(first..).take_while(|(key, _)| key.namespace == local.namespace);
+    for port in own.flat_map(|(_, service)| &service.ports) {
+        for endpoint in port.endpoints.iter().filter(|endpoint| endpoint.address.ip() == address) {
+            let number = endpoint.address.port();
+            let known =
+                local.ports.entry(number).or_insert(LocalPort { protocol: port.protocol, app_port: None });
+            if known.protocol == Protocol::Unset {
+                known.protocol = port.protocol;
+            }
+        }
+    }
+}

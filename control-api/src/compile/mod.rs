@@ -1,0 +1,407 @@
+//! Objects into what each proxy is told: a pure function, made incremental by keeping what did not change.
+//!
+//! ```text
+//! services (who serves what) + attach (which routes) + traffic (how to call) -> service (one at a time, kept)
+//!   -> view (all services, for clients of one namespace and one dialect) + local, inbound (the proxy's own workload)
+//!   -> Snapshot
+//! ```
+
+mod attach;
+mod backend;
+mod chain;
+mod cluster;
+mod egress;
+mod grpc;
+mod http;
+mod inbound;
+mod local;
+pub mod model;
+mod rbac;
+pub mod registered;
+mod service;
+mod services;
+pub mod status;
+mod tls;
+mod traffic;
+mod view;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use outrider_proto::envoy::config::cluster::v3 as pb;
+use outrider_proto::envoy::config::listener::v3 as listener;
+use outrider_proto::fault;
+use prost::Message as _;
+
+use self::egress::Egress;
+use self::inbound::Local;
+use self::model::MeshService;
+use self::service::{Context, Input};
+use self::status::{ConditionKind, Statuses};
+use self::view::{All, Outbound, View};
+use crate::object::{Key, Objects};
+use crate::proxy_info::{Dialect, ProxyInfo};
+use crate::snapshot::{Kind, Resource, Resources, Snapshot};
+
+/// What holds for the whole mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The trust domain of all identities.
+    pub trust_domain: String,
+    /// What names of services end with.
+    pub cluster_domain: String,
+    /// Where policies for the whole mesh are.
+    pub root_namespace: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            trust_domain: "cluster.local".to_owned(),
+            cluster_domain: "cluster.local".to_owned(),
+            root_namespace: "outrider-system".to_owned(),
+        }
+    }
+}
+
+impl Settings {
+    /// The SPIFFE ID of a service account.
+    #[must_use]
+    pub fn identity(&self, namespace: &str, service_account: &str) -> Arc<str> {
+        format!("spiffe://{}/ns/{namespace}/sa/{service_account}", self.trust_domain).into()
+    }
+
+    /// What every identity of the mesh begins with.
+    #[must_use]
+    pub fn identities(&self) -> String {
+        format!("spiffe://{}/", self.trust_domain)
+    }
+}
+
+/// For whom a view is: the namespace, if it has routes of its own, and the dialect.
+type ViewKey = (Option<Arc<str>>, Dialect);
+
+/// The outbound listeners for clients of a namespace (if it has routes of its own) that policies let out of the mesh.
+type WaysOut = BTreeMap<(Option<Arc<str>>, Egress), Option<Outbound>>;
+
+/// Resources by `node.id` and kind.
+type Own = BTreeMap<(Arc<str>, Kind), Arc<Resources>>;
+
+/// All objects, compiled.
+#[derive(Debug)]
+pub struct Mesh {
+    settings: Settings,
+    objects: Arc<Objects>,
+    services: BTreeMap<Key, Arc<MeshService>>,
+    inputs: BTreeMap<Key, Input>,
+    compiled: All,
+    inbound: Resources,
+    /// The namespaces whose clients are told something else than others.
+    consumers: BTreeSet<Arc<str>>,
+    /// Whether our own proxy is told anything that Envoy is not.
+    ours: bool,
+    statuses: Statuses,
+    /// Made when they are first asked for.
+    views: Mutex<BTreeMap<ViewKey, View>>,
+    /// Likewise, for workloads that a policy lets out of the mesh.
+    outbound: Mutex<WaysOut>,
+    /// What single proxies have of their own, by `node.id`.
+    own: Mutex<Own>,
+    /// Those of the mesh before, to share what is equal.
+    old_views: BTreeMap<ViewKey, View>,
+    old_own: Own,
+}
+
+impl Mesh {
+    /// Compiles all objects, with the usual settings.
+    #[must_use]
+    pub fn new(objects: &Objects) -> Self {
+        Self::with_settings(Arc::new(objects.clone()), Settings::default())
+    }
+
+    /// Compiles all objects.
+    #[must_use]
+    pub fn with_settings(objects: Arc<Objects>, settings: Settings) -> Self {
+        Self::build(objects, settings, None)
+    }
+
+    /// Compiles objects of a later moment. What does not depend on a change is taken over, and equal parts of snapshots
+    /// stay the same `Arc`s.
+    #[must_use]
+    pub fn update(&self, objects: Arc<Objects>) -> Self {
+        Self::build(objects, self.settings.clone(), Some(self))
+    }
+
+    fn build(objects: Arc<Objects>, settings: Settings, old: Option<&Self>) -> Self {
+        let mut statuses = Statuses::default();
+        let services = services::services(&objects, &settings);
+        let services = services
+            .into_iter()
+            .map(|(key, service)| {
+                let kept = old.and_then(|old| old.services.get(&key)).filter(|kept| **kept == service);
+                let service = kept.cloned().unwrap_or(service);
+                (key, service)
+            })
+            .collect();
+        let attached = attach::attach(&objects, &services, &mut statuses);
+        let policies = traffic::policies(&objects, &services, &mut statuses);
+        let (mut inputs, mut compiled) = (BTreeMap::new(), All::new());
+        for (key, service) in &services {
+            let attached = attached.get(key);
+            let context =
+                Context { settings: &settings, services: &services, service, policies: &policies, attached };
+            let input = context.input();
+            let kept = old
+                .filter(|old| old.inputs.get(key) == Some(&input))
+                .and_then(|old| old.compiled.get(key))
+                .cloned();
+            compiled.insert(key.clone(), kept.unwrap_or_else(|| Arc::new(context.compile())));
+            inputs.insert(key.clone(), input);
+        }
+        report(&objects, &compiled, &mut statuses);
+        let consumers = compiled.values().flat_map(|service| service.consumers.keys().cloned()).collect();
+        let ours = compiled.values().any(|service| !service.ours.is_empty());
+        let inbound = inbound_clusters(&objects, &services, old.map(|old| &old.inbound));
+        let lock = |old: &Self| old.views.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let own = |old: &Self| old.own.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Self {
+            settings,
+            services,
+            inputs,
+            compiled,
+            inbound,
+            consumers,
+            ours,
+            statuses,
+            views: Mutex::default(),
+            outbound: Mutex::default(),
+            own: Mutex::default(),
+            old_views: old.map(lock).unwrap_or_default(),
+            old_own: old.map(own).unwrap_or_default(),
+            objects,
+        }
+    }
+
+    /// What is said about objects.
+    #[must_use]
+    pub fn statuses(&self) -> &Statuses {
+        &self.statuses
+    }
+
+    /// The services, by key.
+    #[must_use]
+    pub fn services(&self) -> &BTreeMap<Key, Arc<MeshService>> {
+        &self.services
+    }
+
+    /// The objects that all of this is made of.
+    #[must_use]
+    pub fn objects(&self) -> &Arc<Objects> {
+        &self.objects
+    }
+
+    /// What a proxy is told.
+    #[must_use]
+    pub fn snapshot(&self, proxy: &ProxyInfo) -> Snapshot {
+        let namespace = self.consumers.get(&proxy.namespace).cloned();
+        let view = self.view(namespace.as_ref(), proxy.dialect);
+        let mut snapshot = Snapshot::default();
+        snapshot.set(Kind::Endpoints, Arc::clone(&view.endpoints));
+        snapshot.set(Kind::Route, Arc::clone(&view.routes));
+        if proxy.dialect == Dialect::Grpc {
+            snapshot.set(Kind::Cluster, view.clusters);
+            snapshot.set(Kind::Listener, view.listeners);
+            return snapshot;
+        }
+        let local = local::find(proxy, &self.objects, &self.services, &self.settings);
+        let objects = (&*self.objects, &self.services);
+        let egress = local.as_ref().and_then(|local| Egress::of(local, objects, proxy.dialect));
+        let outbound = match egress {
+            Some(egress) => self.outbound(namespace.as_ref(), egress),
+            None => view.outbound.clone(),
+        };
+        let listeners = self.listeners(local.as_ref(), namespace.as_deref(), outbound);
+        snapshot.set(Kind::Listener, self.shared((&proxy.id, Kind::Listener), listeners));
+        snapshot.set(Kind::Cluster, self.clusters(&proxy.id, local.as_ref(), view.clusters));
+        snapshot
+    }
+
+    fn view(&self, namespace: Option<&Arc<str>>, dialect: Dialect) -> View {
+        // Mostly our proxy and Envoy are told the same.
+        let dialect = match dialect {
+            Dialect::Outrider if !self.ours => Dialect::Envoy,
+            Dialect::Outrider | Dialect::Envoy | Dialect::Grpc => dialect,
+        };
+        let key: ViewKey = (namespace.cloned(), dialect);
+        let known = self.views.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some(view) = known {
+            return view;
+        }
+        let name = namespace.map(|namespace| &**namespace);
+        let mut view = if dialect == Dialect::Grpc {
+            let proxies = self.view(namespace, Dialect::Envoy);
+            let before =
+                self.old_views.get(&(namespace.cloned(), Dialect::Envoy)).zip(self.old_views.get(&key));
+            View::of_grpc(&proxies, &self.compiled, &self.settings, before)
+        } else {
+            View::of_proxies(&self.compiled, name, (&self.inbound, dialect == Dialect::Outrider))
+        };
+        // A namespace that has routes of its own only now was told what all others were.
+        let old = self.old_views.get(&key).or_else(|| self.old_views.get(&(None, dialect)));
+        if let Some(old) = old {
+            view = view.sharing(old);
+        }
+        self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(key, view.clone());
+        view
+    }
+
+    /// The outbound listener of the workloads that a policy lets out; the same ones share it.
+    fn outbound(&self, namespace: Option<&Arc<str>>, egress: Egress) -> Option<Outbound> {
+        let key = (namespace.cloned(), egress);
+        let mut known = self.outbound.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(outbound) = known.get(&key) {
+            return outbound.clone();
+        }
+        let outbound = view::outbound(&self.compiled, namespace.map(AsRef::as_ref), Some(&key.1));
+        known.insert(key, outbound.clone());
+        outbound
+    }
+
+    fn listeners(
+        &self,
+        local: Option<&Local>,
+        namespace: Option<&str>,
+        outbound: Option<Outbound>,
+    ) -> Resources {
+        let mut built = Vec::new();
+        let mut origin: Arc<str> = "Mesh//outbound".into();
+        let mut all = Resources::new();
+        if let Some(local) = local {
+            origin = local.origin.to_string().into();
+            built = inbound::listeners(local, &self.objects, &self.settings);
+            for upstream in &local.upstreams {
+                let namespace_of = upstream.namespace.as_deref().unwrap_or(&local.namespace);
+                let key = Key::new(crate::object::ObjectKind::Service, namespace_of, &upstream.service);
+                let calling = self.compiled.get(&key).map(|service| service.calling(namespace));
+                let chain = calling
+                    .and_then(|calling| calling.chains.iter().find(|chain| chain.port == upstream.port))
+                    .and_then(|chain| listener::FilterChain::decode(chain.encoded.clone()).ok());
+                if let Some(chain) = chain {
+                    built.push(inbound::upstream(upstream, chain));
+                }
+            }
+        }
+        for listener in &built {
+            match wire::resource(listener, &origin) {
+                Ok(resource) => {
+                    all.insert(listener.name.as_str().into(), resource);
+                }
+                // Closed, not open: without its listener a port cannot be reached.
+                Err(faults) => {
+                    tracing::error!(listener = listener.name, faults = fault::joined(&faults), "left out");
+                }
+            }
+        }
+        if local.is_none_or(|local| local.redirected)
+            && let Some((name, resource)) = outbound
+        {
+            all.insert(name, resource);
+        }
+        all
+    }
+
+    /// The clusters of the view, which know all local ports but those that only the proxy itself speaks of.
+    fn clusters(&self, proxy: &Arc<str>, local: Option<&Local>, common: Arc<Resources>) -> Arc<Resources> {
+        let ports = local.into_iter().flat_map(|local| &local.ports);
+        let missing: BTreeSet<u16> = ports
+            .map(|(number, port)| port.application(*number))
+            .filter(|port| !common.contains_key(model::inbound_cluster_name(*port).as_str()))
+            .collect();
+        if missing.is_empty() {
+            return common;
+        }
+        let mut own = Resources::clone(&common);
+        own.extend(missing.into_iter().filter_map(inbound_cluster));
+        self.shared((proxy, Kind::Cluster), own)
+    }
+
+    /// What is equal to what this proxy was told before becomes the same.
+    fn shared(&self, (proxy, kind): (&Arc<str>, Kind), resources: Resources) -> Arc<Resources> {
+        let key = (Arc::clone(proxy), kind);
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = own.get(&key).or_else(|| self.old_own.get(&key)).filter(|old| ***old == resources);
+        let resources = old.cloned().unwrap_or_else(|| Arc::new(resources));
+        own.insert(key, Arc::clone(&resources));
+        resources
+    }
+}
+
+/// The clusters of all ports that applications of the mesh listen on.
+fn inbound_clusters(
+    objects: &Objects,
+    services: &BTreeMap<Key, Arc<MeshService>>,
+    old: Option<&Resources>,
+) -> Resources {
+    let workloads = objects.workloads.values().flat_map(|workload| &workload.spec.ports);
+    let mut ports: BTreeSet<u16> = workloads.map(|port| port.app_port.unwrap_or(port.port)).collect();
+    let containers = objects.pods.values().flat_map(|pod| &pod.spec.spec.containers);
+    ports.extend(containers.flat_map(|container| &container.ports).map(|port| port.container_port));
+    for port in services.values().flat_map(|service| &service.ports) {
+        ports
+            .extend(port.endpoints.iter().filter(|one| one.identity.is_some()).map(|one| one.address.port()));
+        if let crate::object::scalar::PortRef::Number(number) = port.target {
+            ports.insert(number);
+        }
+    }
+    ports.remove(&0);
+    let again = |port: u16| {
+        let (name, resource) = old?.get_key_value(model::inbound_cluster_name(port).as_str())?;
+        Some((Arc::clone(name), resource.clone()))
+    };
+    let mut all: Resources =
+        ports.into_iter().filter_map(|port| again(port).or_else(|| inbound_cluster(port))).collect();
+    if !objects.egress.is_empty() {
+        all.extend(own_cluster(&egress::cluster(), "Mesh//egress"));
+    }
+    all
+}
+
+fn inbound_cluster(port: u16) -> Option<(Arc<str>, Resource)> {
+    own_cluster(&cluster::inbound(port), "Mesh//inbound")
+}
+
+/// A cluster that no object of the operator's stands for.
+fn own_cluster(cluster: &pb::Cluster, origin: &str) -> Option<(Arc<str>, Resource)> {
+    match wire::resource(cluster, &origin.into()) {
+        Ok(resource) => Some((cluster.name.as_str().into(), resource)),
+        Err(faults) => {
+            tracing::error!(cluster = cluster.name, faults = fault::joined(&faults), "left out");
+            None
+        }
+    }
+}
+
+/// Says of each object what was found when it was compiled.
+fn report(objects: &Objects, compiled: &All, statuses: &mut Statuses) {
+    for (key, service) in compiled {
+        for finding in &service.findings {
+            statuses.note(&finding.route, finding.kind, finding.reason, &finding.message);
+        }
+        for warning in &service.warnings {
+            statuses.note(key, ConditionKind::PartiallyInvalid, "EndpointsLeftOut", warning);
+        }
+    }
+    for key in objects.authorization.keys() {
+        statuses.accept(key, "");
+    }
+    egress::report(objects, statuses);
+    for key in objects.faults.keys() {
+        let message =
+            format!("{} is checked, but the proxy cannot enforce it yet: it has no effect", key.kind);
+        statuses.refuse((key, ""), ConditionKind::Accepted, "UnsupportedValue", &message);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,335 @@
+//! One service, compiled: what it takes to call it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use outrider_proto::envoy::config::listener::v3 as listener;
+use outrider_proto::{Fault, fault, strict};
+use prost::Message as _;
+
+use super::attach::{Attached, Scope};
+use super::backend::{RefFault, UNRESOLVED, resolve};
+use super::http::{Compiler, Finding, configuration};
+use super::model::{MeshService, ServicePort};
+use super::status::ConditionKind;
+use super::traffic::Calls;
+use super::{Settings, chain, cluster, wire};
+use crate::digest::Digest;
+use crate::object::gateway::{BackendRef, TcpRoute};
+use crate::object::http_route::Filter;
+use crate::object::{Key, Object};
+use crate::snapshot::Resource;
+
+/// Resources by name.
+pub(super) type Named = Vec<(Arc<str>, Resource)>;
+
+/// What it takes to call a service.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Compiled {
+    pub(super) clusters: Named,
+    /// Those of the clusters that only our own proxy can read, as it is told instead.
+    pub(super) ours: Named,
+    pub(super) endpoints: Named,
+    /// The ports that have route tables, and the names of these.
+    pub(super) tables: Vec<(u16, String)>,
+    /// What clients of all namespaces are told.
+    pub(super) producer: Calling,
+    /// What clients of one namespace are told instead.
+    pub(super) consumers: BTreeMap<Arc<str>, Calling>,
+    pub(super) findings: Vec<Finding>,
+    /// What of the service itself cannot be had.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Routes and filter chains of a service, for some clients.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Calling {
+    pub(super) routes: Named,
+    pub(super) chains: Vec<Chain>,
+}
+
+/// A filter chain, encoded, and the destinations that it matches.
+#[derive(Clone, Debug)]
+pub(super) struct Chain {
+    pub(super) port: u16,
+    pub(super) claims: Vec<(IpAddr, u16)>,
+    pub(super) encoded: Bytes,
+}
+
+/// All that a service's compilation depends on: equal inputs, equal results.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Input {
+    service: Arc<MeshService>,
+    policies: Vec<(u16, Digest)>,
+    routes: Vec<(u16, Scope, Vec<Digest>)>,
+    /// What is wrong with each of the backends of these routes.
+    backends: Vec<Option<RefFault>>,
+}
+
+/// What a service is compiled from.
+pub(super) struct Context<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) services: &'a BTreeMap<Key, Arc<MeshService>>,
+    pub(super) service: &'a Arc<MeshService>,
+    pub(super) policies: &'a super::traffic::Policies,
+    pub(super) attached: Option<&'a BTreeMap<(u16, Scope), Attached>>,
+}
+
+impl Context<'_> {
+    /// What tells whether an older result still holds.
+    pub(super) fn input(&self) -> Input {
+        let mut backends = Vec::new();
+        let mut routes = Vec::new();
+        for ((port, scope), attached) in self.attached.into_iter().flatten() {
+            let digests = match attached {
+                Attached::Http(list) => {
+                    for route in list {
+                        for rule in &route.spec.rules {
+                            self.references(&route.key, &rule.backend_refs, &rule.filters, &mut backends);
+                        }
+                    }
+                    list.iter().map(|route| route.digest).collect()
+                }
+                Attached::Grpc(list) => {
+                    for route in list {
+                        for rule in &route.spec.rules {
+                            self.references(&route.key, &rule.backend_refs, &rule.filters, &mut backends);
+                        }
+                    }
+                    list.iter().map(|route| route.digest).collect()
+                }
+                Attached::Tcp(route) => {
+                    for rule in &route.spec.rules {
+                        self.references(&route.key, &rule.backend_refs, &[], &mut backends);
+                    }
+                    vec![route.digest]
+                }
+            };
+            routes.push((*port, scope.clone(), digests));
+        }
+        let policies =
+            self.service.ports.iter().filter_map(|port| {
+                self.calls(port.number).origin().map(|policy| (port.number, policy.digest))
+            });
+        Input { service: Arc::clone(self.service), policies: policies.collect(), routes, backends }
+    }
+
+    /// What is wrong with each of the services that a rule names.
+    fn references<F>(
+        &self,
+        route: &Key,
+        backends: &[BackendRef<F>],
+        filters: &[Filter],
+        found: &mut Vec<Option<RefFault>>,
+    ) {
+        let backends = backends.iter().map(|backend| backend.reference(&route.namespace));
+        let mirrors = filters.iter().filter_map(|filter| filter.request_mirror.as_ref());
+        let mirrors = mirrors.map(|mirror| mirror.reference(&route.namespace));
+        found.extend(backends.chain(mirrors).map(|reference| resolve(self.services, reference).err()));
+    }
+
+    fn calls(&self, port: u16) -> Calls {
+        self.policies.get(&(self.service.key.clone(), port)).cloned().unwrap_or_default()
+    }
+
+    /// Compiles the service. What does not pass the strict decoder is left out and said.
+    pub(super) fn compile(&self) -> Compiled {
+        let mut compiled = Compiled::default();
+        let mut scopes: Vec<&Scope> =
+            self.attached.into_iter().flatten().map(|((_, scope), _)| scope).collect();
+        scopes.sort();
+        scopes.dedup();
+        for port in &self.service.ports {
+            self.clusters(port, &mut compiled);
+        }
+        compiled.producer = self.calling(&Scope::Producer, &mut compiled);
+        for scope in scopes {
+            if let Scope::Consumer(namespace) = scope {
+                let calling = self.calling(scope, &mut compiled);
+                compiled.consumers.insert(Arc::clone(namespace), calling);
+            }
+        }
+        compiled
+    }
+
+    fn clusters(&self, port: &ServicePort, compiled: &mut Compiled) {
+        let calls = self.calls(port.number);
+        let origin: Arc<str> = self.service.key.to_string().into();
+        let name = self.service.cluster(port.number);
+        let (cluster, endpoints) = cluster::outbound(&name, port, &calls, self.settings);
+        let left_out = if cluster.transport_socket.is_some() {
+            port.endpoints.iter().filter(|endpoint| endpoint.identity.is_none()).count()
+        } else {
+            0
+        };
+        if left_out > 0 {
+            compiled.warnings.push(format!(
+                "{left_out} endpoints of port {} have no sidecar and get no requests; while a service is moved into \
+                 the mesh, a TrafficPolicy with `mtls: Disabled` reaches all of them",
+                port.number
+            ));
+        }
+        let name: Arc<str> = name.into();
+        if let Some(ours) = calls.ours(&cluster) {
+            keep(&mut compiled.ours, &name, wire::resource(&ours, &origin), &mut compiled.warnings);
+        }
+        let (cluster, endpoints) = (wire::resource(&cluster, &origin), wire::resource(&endpoints, &origin));
+        keep(&mut compiled.clusters, &name, cluster, &mut compiled.warnings);
+        keep(&mut compiled.endpoints, &name, endpoints, &mut compiled.warnings);
+        if self.service.headless {
+            let name = direct_name(&self.service.key, port.number);
+            let cluster = wire::resource(&cluster::direct(&name, port, &calls, self.settings), &origin);
+            keep(&mut compiled.clusters, &name.into(), cluster, &mut compiled.warnings);
+        }
+    }
+
+    /// Routes and chains for the clients of a scope. Where a consumer says nothing of a port, the producer's holds.
+    fn calling(&self, scope: &Scope, compiled: &mut Compiled) -> Calling {
+        let mut calling = Calling::default();
+        for port in &self.service.ports {
+            let find = |scope: &Scope| self.attached.and_then(|all| all.get(&(port.number, scope.clone())));
+            let attached = find(scope).or_else(|| find(&Scope::Producer));
+            let name = self.service.cluster(port.number);
+            let filter = match attached {
+                Some(Attached::Tcp(route)) => self.opaque((&name, port), route, compiled),
+                None if !port.protocol.is_http() => {
+                    let target = if self.service.headless {
+                        direct_name(&self.service.key, port.number)
+                    } else {
+                        name.clone()
+                    };
+                    chain::opaque(&name, &[(target, 1)], self.calls(port.number).idle())
+                }
+                None | Some(Attached::Http(_) | Attached::Grpc(_)) => {
+                    self.routes(&name, port, attached, (compiled, &mut calling));
+                    chain::outbound_http(&name)
+                }
+            };
+            let claims = self.claims(port);
+            let chain = listener::FilterChain {
+                name: name.clone(),
+                filter_chain_match: claims.first().map(|(_, number)| listener::FilterChainMatch {
+                    prefix_ranges: claims.iter().map(|(address, _)| wire::host(*address)).collect(),
+                    destination_port: Some(u32::from(*number)),
+                    ..Default::default()
+                }),
+                filters: vec![filter],
+                transport_socket: None,
+            };
+            let encoded = chain.encode_to_vec();
+            match strict::decode::<listener::FilterChain>(&encoded) {
+                Ok(_) => {
+                    calling.chains.push(Chain { port: port.number, claims, encoded: encoded.into() });
+                }
+                Err(faults) => {
+                    compiled.warnings.push(format!("{name} is left out: {}", fault::joined(&faults)));
+                }
+            }
+        }
+        calling
+    }
+
+    fn routes(
+        &self,
+        name: &str,
+        port: &ServicePort,
+        attached: Option<&Attached>,
+        (compiled, calling): (&mut Compiled, &mut Calling),
+    ) {
+        let own = if self.service.headless && attached.is_none() {
+            direct_name(&self.service.key, port.number)
+        } else {
+            name.to_owned()
+        };
+        let calls = self.calls(port.number);
+        let mut compiler = Compiler {
+            services: self.services,
+            calls: &calls,
+            own,
+            routes: Vec::new(),
+            findings: Vec::new(),
+        };
+        let mut origin = self.service.key.to_string();
+        match attached {
+            Some(Attached::Http(routes)) => {
+                routes.iter().for_each(|route| compiler.http(route));
+                origin = sole(routes.iter().map(|route| &route.key)).unwrap_or(origin);
+            }
+            Some(Attached::Grpc(routes)) => {
+                routes.iter().for_each(|route| compiler.grpc(route));
+                origin = sole(routes.iter().map(|route| &route.key)).unwrap_or(origin);
+            }
+            Some(Attached::Tcp(_)) | None => {}
+        }
+        let (routes, findings) = compiler.table(attached.is_some());
+        compiled.findings.extend(findings);
+        let origin: Arc<str> = origin.into();
+        let table = configuration(name, routes);
+        if !compiled.tables.iter().any(|(number, _)| *number == port.number) {
+            compiled.tables.push((port.number, name.to_owned()));
+        }
+        keep(&mut calling.routes, &name.into(), wire::resource(&table, &origin), &mut compiled.warnings);
+    }
+
+    fn opaque(
+        &self,
+        (name, port): (&str, &ServicePort),
+        route: &Object<TcpRoute>,
+        compiled: &mut Compiled,
+    ) -> listener::Filter {
+        let mut clusters = Vec::new();
+        for backend in route.spec.rules.iter().flat_map(|rule| &rule.backend_refs) {
+            let cluster =
+                resolve(self.services, backend.reference(&route.key.namespace)).unwrap_or_else(|fault| {
+                    compiled.findings.push(Finding {
+                        route: route.key.clone(),
+                        kind: ConditionKind::ResolvedRefs,
+                        reason: fault.reason,
+                        message: fault.message,
+                    });
+                    UNRESOLVED.to_owned()
+                });
+            if backend.weight > 0 {
+                clusters.push((cluster, backend.weight));
+            }
+        }
+        if clusters.is_empty() {
+            // There is no such cluster: the connection is closed.
+            clusters.push((UNRESOLVED.to_owned(), 1));
+        }
+        chain::opaque(name, &clusters, self.calls(port.number).idle())
+    }
+
+    /// The destinations that mean this port: the service's addresses, or for a headless one those of its endpoints.
+    fn claims(&self, port: &ServicePort) -> Vec<(IpAddr, u16)> {
+        if !self.service.headless {
+            return self.service.addresses.iter().map(|address| (*address, port.number)).collect();
+        }
+        // All of them have the same port but for slices of different makers; the first one's is taken.
+        let number = port.endpoints.first().map(|one| one.address.port());
+        let same = port.endpoints.iter().filter(|one| Some(one.address.port()) == number);
+        let mut all: Vec<_> = same.map(|one| (one.address.ip(), one.address.port())).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+/// The one object that something is made of, if it is one.
+fn sole<'a>(mut keys: impl Iterator<Item = &'a Key>) -> Option<String> {
+    let first = keys.next()?;
+    keys.next().is_none().then(|| first.to_string())
+}
+
+fn direct_name(service: &Key, port: u16) -> String {
+    format!("outbound|{port}|direct|{}.{}", service.name, service.namespace)
+}
+
+fn keep(list: &mut Named, name: &Arc<str>, built: Result<Resource, Vec<Fault>>, warnings: &mut Vec<String>) {
+    match built {
+        Ok(resource) => list.push((Arc::clone(name), resource)),
+        Err(faults) => warnings.push(format!("{name} is left out: {}", fault::joined(&faults))),
+    }
+}

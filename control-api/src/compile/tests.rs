@@ -1,0 +1,82 @@
+//! How long compiling takes when the mesh is large. The rest is tested from outside, with the proxy's own decoder.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::*;
+use crate::object::{AnyObject, Place};
+
+/// 10,000 services with 5 endpoints each, 10 namespaces; every tenth service has a route.
+fn large() -> Objects {
+    let mut objects = Objects::default();
+    for number in 0..10_000_u32 {
+        for value in service(number, 0) {
+            objects.insert(AnyObject::from_value(value, &Place::default()).unwrap());
+        }
+    }
+    objects
+}
+
+fn service(number: u32, edit: u32) -> Vec<serde_json::Value> {
+    let (name, namespace) = (format!("s{number}"), format!("n{}", number % 10));
+    let [_, a, b, c] = number.to_be_bytes();
+    let endpoints: Vec<_> = (0..5)
+        .map(|one| json!({"addresses": [format!("10.{}.{b}.{c}", 100 + one)], "conditions": {"ready": one != edit % 5}}))
+        .collect();
+    let mut all = vec![
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
+            "spec": {"clusterIP": format!("10.{a}.{b}.{c}"), "ports": [{"name": "http", "port": 80}]}}),
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": name, "namespace": namespace, "labels": {"kubernetes.io/service-name": name}},
+            "endpoints": endpoints, "ports": [{"name": "http", "port": 8080}]}),
+    ];
+    if number.is_multiple_of(10) {
+        all.push(json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": name}],
+                "rules": [{"backendRefs": [{"name": name, "port": 80}]}]}}));
+    }
+    all
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let start = Instant::now();
+    (work(), start.elapsed())
+}
+
+#[test]
+#[ignore = "a measurement; run it optimised"]
+fn a_change_of_one_endpoint_in_a_large_mesh() {
+    let mut objects = large();
+    let (mut mesh, first) = timed(|| Mesh::with_settings(Arc::new(objects.clone()), Settings::default()));
+    let proxy = |number: u32| ProxyInfo {
+        id: format!("p{number}").into(),
+        namespace: format!("n{}", number % 10).into(),
+        dialect: Dialect::Outrider,
+        ..ProxyInfo::default()
+    };
+    let (_, view) = timed(|| mesh.snapshot(&proxy(0)));
+    let mut changes = Vec::new();
+    for edit in 1..11 {
+        for value in service(5000, edit) {
+            objects.insert(AnyObject::from_value(value, &Place::default()).unwrap());
+        }
+        let latest = Arc::new(objects.clone());
+        let (updated, took) = timed(|| mesh.update(latest));
+        let before = mesh.snapshot(&proxy(0));
+        mesh = updated;
+        let (_, all) = timed(|| {
+            for number in 0..1000 {
+                let snapshot = mesh.snapshot(&proxy(number));
+                assert!(Arc::ptr_eq(&snapshot.shared(Kind::Cluster), &before.shared(Kind::Cluster)));
+                assert!(!Arc::ptr_eq(&snapshot.shared(Kind::Endpoints), &before.shared(Kind::Endpoints)));
+            }
+        });
+        changes.push((took, all));
+    }
+    let limit = Duration::from_secs(1);
+    let in_time = changes.iter().all(|(took, all)| *took + *all < limit);
+    assert!(in_time, "anew {first:?}, first snapshot {view:?}, changes and snapshots {changes:?}");
+}

@@ -1,0 +1,132 @@
+//! From a source to snapshots: compiles the objects as they change, together with the workloads that register
+//! themselves, and hands the result to serving.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Instant, SystemTime};
+
+use tokio::sync::watch;
+
+use crate::compile::registered::with_registered;
+use crate::compile::{Mesh, Settings};
+use crate::object::Objects;
+use crate::proxy_info::ProxyInfo;
+use crate::registry::{RegisteredWorkload, Registry};
+use crate::snapshot::Snapshot;
+use crate::snapshots::Snapshots;
+use crate::source::{Diagnostic, View};
+
+/// The workloads that have registered themselves.
+type Registered = Arc<Vec<RegisteredWorkload>>;
+
+/// What is in force, and what is wrong with the rest.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// The objects, compiled.
+    pub mesh: Arc<Mesh>,
+    /// What is wrong with what the source has.
+    pub diagnostics: Arc<Vec<Diagnostic>>,
+    /// Whether the source was read whole.
+    pub complete: bool,
+    /// Since when.
+    pub since: SystemTime,
+}
+
+/// Compiles, and keeps the result.
+#[derive(Debug)]
+pub struct Engine {
+    registry: Arc<Registry>,
+    current: RwLock<Compiled>,
+    changes: watch::Sender<u64>,
+}
+
+impl Engine {
+    /// With what the source has at the start.
+    #[must_use]
+    pub fn new(settings: Settings, view: &View, registry: Arc<Registry>) -> Self {
+        let registered = Arc::clone(&registry.workloads().watch().borrow());
+        let objects = together(&view.objects, &registered);
+        let mesh = Arc::new(Mesh::with_settings(objects, settings));
+        let current = RwLock::new(Compiled::new(mesh, view));
+        Self { registry, current, changes: watch::channel(0).0 }
+    }
+
+    /// What is in force now.
+    #[must_use]
+    pub fn compiled(&self) -> Compiled {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Compiles as the source and the workloads change, until the source is gone.
+    pub async fn run(self: Arc<Self>, mut source: watch::Receiver<View>) {
+        let mut registered = self.registry.workloads().watch();
+        // The source may have changed since `new`.
+        source.mark_changed();
+        loop {
+            tokio::select! {
+                changed = source.changed() => if changed.is_err() { return },
+                // The sender is the registry's own.
+                _ = registered.changed() => {}
+            }
+            let view = source.borrow_and_update().clone();
+            let workloads = Arc::clone(&registered.borrow_and_update());
+            let engine = Arc::clone(&self);
+            let compiled = tokio::task::spawn_blocking(move || engine.compile(&view, &workloads)).await;
+            if let Err(error) = compiled {
+                // What is in force stays in force.
+                tracing::error!(%error, "the objects could not be compiled");
+            }
+        }
+    }
+
+    fn compile(&self, view: &View, registered: &Registered) {
+        let started = Instant::now();
+        let before = self.compiled();
+        let objects = together(&view.objects, registered);
+        let unchanged = Arc::ptr_eq(&objects, before.mesh.objects());
+        let mesh = if unchanged { before.mesh } else { Arc::new(before.mesh.update(objects)) };
+        // What proxies get is made here, once, and not by the first of their streams that asks.
+        for info in self.registry.kinds_of_proxies() {
+            drop(mesh.snapshot(&info));
+        }
+        for diagnostic in view.diagnostics.iter().filter(|one| !before.diagnostics.contains(one)) {
+            tracing::warn!(%diagnostic, "not in force");
+        }
+        let took = started.elapsed();
+        metrics::histogram!("outrider_control_compile_seconds").record(took.as_secs_f64());
+        let problems = view.diagnostics.len();
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Compiled::new(mesh, view);
+        if !unchanged {
+            tracing::info!(objects = view.objects.len(), problems, ?took, "objects compiled");
+            self.changes.send_modify(|number| *number += 1);
+        }
+    }
+}
+
+impl Compiled {
+    fn new(mesh: Arc<Mesh>, view: &View) -> Self {
+        let (diagnostics, complete) = (Arc::clone(&view.diagnostics), view.complete);
+        Self { mesh, diagnostics, complete, since: SystemTime::now() }
+    }
+}
+
+impl Snapshots for Engine {
+    fn snapshot(&self, proxy: &ProxyInfo) -> Arc<Snapshot> {
+        Arc::new(self.compiled().mesh.snapshot(proxy))
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+}
+
+/// The objects of the source and those workloads; the same `Arc` when there is nothing to add.
+fn together(objects: &Arc<Objects>, registered: &Registered) -> Arc<Objects> {
+    if registered.is_empty() {
+        return Arc::clone(objects);
+    }
+    let proxies = registered.iter().map(|one| (&*one.info, one.connected));
+    Arc::new(with_registered(objects, proxies))
+}
+
+#[cfg(test)]
+mod tests;

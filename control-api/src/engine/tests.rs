@@ -1,0 +1,77 @@
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::timeout;
+
+use super::*;
+use crate::object::{AnyObject, Place};
+use crate::proxy_info::WorkloadPort;
+use crate::registry::Workloads;
+use crate::snapshot::Kind;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn view(ports: &[u16]) -> View {
+    let ports: Vec<_> = ports.iter().map(|port| json!({"name": format!("p{port}"), "port": port})).collect();
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"clusterIP": "10.0.0.1", "ports": ports},
+    });
+    let mut objects = Objects::default();
+    objects.insert(AnyObject::from_value(service, &Place::default()).unwrap());
+    View { objects: Arc::new(objects), complete: true, ..View::default() }
+}
+
+fn workload(id: &str, name: &str) -> Arc<ProxyInfo> {
+    Arc::new(ProxyInfo {
+        id: id.into(),
+        namespace: "shop".into(),
+        workload: name.into(),
+        service: Some("web".into()),
+        address: Some(IpAddr::from([10, 0, 1, 1])),
+        ports: vec![WorkloadPort { name: "".into(), number: 80 }],
+        ..ProxyInfo::default()
+    })
+}
+
+fn endpoints(engine: &Engine) -> usize {
+    let services = engine.compiled().mesh.services().clone();
+    services.values().flat_map(|service| &service.ports).map(|port| port.endpoints.len()).sum()
+}
+
+#[tokio::test]
+async fn changes_of_the_source_and_of_workloads_become_snapshots() {
+    let registry = Arc::new(Registry::new(Arc::new(Workloads::new(Duration::ZERO))));
+    let engine = Arc::new(Engine::new(Settings::default(), &view(&[80]), Arc::clone(&registry)));
+    let (source, receiver) = watch::channel(view(&[80]));
+    let mut changes = engine.changes();
+    tokio::spawn(Arc::clone(&engine).run(receiver));
+    let client = ProxyInfo { id: "c".into(), namespace: "shop".into(), ..ProxyInfo::default() };
+    let clusters = |engine: &Engine| {
+        engine.snapshot(&client).kind(Kind::Cluster).map_or(0, std::collections::BTreeMap::len)
+    };
+    let before = clusters(&engine);
+    source.send_replace(view(&[80, 81]));
+    let more = async {
+        while clusters(&engine) <= before {
+            changes.changed().await.unwrap();
+        }
+    };
+    timeout(PATIENCE, more).await.unwrap();
+    let connection = registry.connect(&workload("w", "w"), "delta");
+    let registered = async {
+        while endpoints(&engine) != 1 {
+            changes.changed().await.unwrap();
+        }
+    };
+    timeout(PATIENCE, registered).await.unwrap();
+    drop(connection);
+    registry.workloads().expire(tokio::time::Instant::now());
+    let gone = async {
+        while endpoints(&engine) != 0 {
+            changes.changed().await.unwrap();
+        }
+    };
+    timeout(PATIENCE, gone).await.unwrap();
+}

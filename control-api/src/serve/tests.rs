@@ -1,0 +1,197 @@
+//! The service over a real connection, with a client that reads when it is told to.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use outrider_proto::envoy::config::core::v3::Node;
+use outrider_proto::envoy::service::discovery::v3 as pb;
+use outrider_proto::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
+use tonic::{Code, Status, Streaming};
+
+use super::ads::Ads;
+use super::listen::{Transport, bind};
+use super::stream::Shared;
+use super::testing::{One, plain};
+use super::*;
+use crate::auth::Access;
+use crate::registry::Registry;
+use crate::snapshot::{Resource, Snapshot};
+use crate::snapshots::{MapSnapshots, Snapshots as _};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Lab {
+    address: SocketAddr,
+    snapshots: Arc<MapSnapshots>,
+    registry: Arc<Registry>,
+    end: watch::Sender<bool>,
+    served: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
+impl Lab {
+    async fn start(access: Access) -> Self {
+        let snapshots = Arc::new(MapSnapshots::default());
+        let registry = Arc::new(Registry::default());
+        let (told, changes) = watch::channel(0);
+        tokio::spawn(debounce::run(snapshots.changes(), told));
+        let (end, ending) = watch::channel(false);
+        let shared = Shared {
+            identifier: "test".into(),
+            snapshots: Arc::clone(&snapshots) as _,
+            changes,
+            registry: Arc::clone(&registry),
+            differ: Arc::default(),
+            ending: ending.clone(),
+        };
+        let listener = bind("127.0.0.1:0".parse().unwrap(), &Transport::Plaintext).unwrap();
+        let address = listener.local_addr().unwrap();
+        let services = Routes::new(Ads::service(shared, access));
+        let served = tokio::spawn(server::run(services, listener, Transport::Plaintext, ending));
+        Self { address, snapshots, registry, end, served }
+    }
+
+    async fn open() -> Self {
+        Self::start(Access { tokens: None, trust_plaintext: true }).await
+    }
+
+    async fn client(&self) -> AggregatedDiscoveryServiceClient<tonic::transport::Channel> {
+        let url = format!("http://{}", self.address);
+        AggregatedDiscoveryServiceClient::connect(url).await.unwrap().max_decoding_message_size(64 << 20)
+    }
+
+    async fn delta(&self, id: &str) -> Stream {
+        let (send, requests) = mpsc::channel(16);
+        let node = Node { id: id.into(), user_agent_name: "outrider".into(), ..Node::default() };
+        let first = pb::DeltaDiscoveryRequest {
+            node: Some(node),
+            type_url: Kind::Cluster.type_url().into(),
+            ..Default::default()
+        };
+        send.send(first).await.unwrap();
+        let responses = self.client().await.delta_aggregated_resources(ReceiverStream::new(requests)).await;
+        Stream { send, responses: responses.unwrap().into_inner() }
+    }
+}
+
+struct Stream {
+    send: mpsc::Sender<pb::DeltaDiscoveryRequest>,
+    responses: Streaming<pb::DeltaDiscoveryResponse>,
+}
+
+impl Stream {
+    async fn receive(&mut self) -> Result<Option<pb::DeltaDiscoveryResponse>, Status> {
+        timeout(PATIENCE, self.responses.message()).await.unwrap()
+    }
+
+    async fn accept(&mut self) -> pb::DeltaDiscoveryResponse {
+        let response = self.receive().await.unwrap().unwrap();
+        let answer = pb::DeltaDiscoveryRequest {
+            type_url: response.type_url.clone(),
+            response_nonce: response.nonce.clone(),
+            ..Default::default()
+        };
+        self.send.send(answer).await.unwrap();
+        response
+    }
+}
+
+fn clusters(all: &[&str]) -> Snapshot {
+    let all: Vec<One<'_>> = all.iter().map(|name| (Kind::Cluster, *name, "1")).collect();
+    plain(&all)
+}
+
+#[tokio::test]
+async fn changes_reach_a_proxy_and_its_answers_the_registry() {
+    let lab = Lab::open().await;
+    lab.snapshots.set_common(clusters(&["a"]));
+    let mut stream = lab.delta("p").await;
+    assert_eq!(stream.accept().await.resources[0].name, "a");
+    lab.snapshots.set_common(clusters(&["a", "b"]));
+    assert_eq!(stream.accept().await.resources[0].name, "b");
+    let acknowledged = async {
+        while lab.registry.objects().get("Test/default/b").is_none_or(|status| status.acknowledged != 1) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, acknowledged).await.unwrap();
+    drop(stream);
+    let gone = async {
+        while !lab.registry.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_proxy_that_reads_nothing_holds_nobody_up() {
+    let lab = Lab::open().await;
+    let large = |version: u8| {
+        let mut snapshot = Snapshot::default();
+        let body = bytes::Bytes::from(vec![version; 1 << 20]);
+        let one = |_| Resource {
+            version: version.to_string().into(),
+            body: body.clone(),
+            origin: "Test/default/large".into(),
+        };
+        snapshot.set(Kind::Cluster, Arc::new((0..4).map(|n| (Arc::from(format!("c{n}")), one(n))).collect()));
+        snapshot
+    };
+    lab.snapshots.set_common(large(1));
+    let mut slow = lab.delta("slow").await;
+    let mut fast = lab.delta("fast").await;
+    for version in 1..=5 {
+        lab.snapshots.set_common(large(version));
+        let mut told = 0;
+        while told < 4 {
+            let response = fast.accept().await;
+            told +=
+                response.resources.iter().filter(|resource| resource.version == version.to_string()).count();
+        }
+    }
+    // The slow one gets what was on its way, and then the newest; not all five.
+    let mut seen = Vec::new();
+    while seen.iter().filter(|version| **version == "5").count() < 4 {
+        seen.extend(slow.accept().await.resources.into_iter().map(|resource| resource.version));
+    }
+    assert!(seen.len() < 5 * 4, "{seen:?}");
+}
+
+#[tokio::test]
+async fn nobody_is_served_who_has_proved_nothing() {
+    let lab = Lab::start(Access::default()).await;
+    let error = lab.client().await.delta_aggregated_resources(tokio_stream::pending()).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unauthenticated);
+    assert!(lab.registry.is_empty());
+}
+
+#[tokio::test]
+async fn a_stream_without_a_node_is_ended_with_the_reason() {
+    let lab = Lab::open().await;
+    let requests = tokio_stream::iter([pb::DiscoveryRequest::default()]);
+    let mut responses = lab.client().await.stream_aggregated_resources(requests).await.unwrap().into_inner();
+    let error = timeout(PATIENCE, responses.message()).await.unwrap().unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.message().contains("node"), "{error}");
+}
+
+#[tokio::test]
+async fn the_end_is_told_to_proxies_and_does_not_take_long() {
+    let lab = Lab::open().await;
+    let mut stream = lab.delta("p").await;
+    stream.accept().await;
+    lab.end.send_replace(true);
+    assert_eq!(stream.receive().await.unwrap_err().code(), Code::Unavailable);
+    drop(stream);
+    timeout(PATIENCE, lab.served).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn plaintext_is_for_loopback() {
+    let error = bind("0.0.0.0:0".parse().unwrap(), &Transport::Plaintext).unwrap_err();
+    assert!(error.to_string().contains("loopback"), "{error}");
+}

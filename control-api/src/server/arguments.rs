@@ -1,0 +1,99 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The control server: operators' objects in, configuration and identities for sidecars out.
+#[derive(Debug, Parser)]
+#[command(name = "outrider-control", version, args_conflicts_with_subcommands = true)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+    #[command(flatten)]
+    pub(super) serve: Serve,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Prints a join token, with which a workload gets its identity.
+    Token(Token),
+}
+
+/// Where the control server keeps what must not be lost, and for whom.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Common {
+    /// Where roots and the join key are kept; made on first start, mode 0700.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/outrider")]
+    pub(super) state_dir: PathBuf,
+    /// The trust domain of all identities.
+    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    pub(super) trust_domain: String,
+}
+
+/// The server.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// The directory of YAML files with the mesh's objects; it is watched.
+    #[arg(long, value_name = "DIR")]
+    pub(super) config_dir: Option<PathBuf>,
+    /// Where proxies connect to: ADS and identities.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15012")]
+    pub(super) address: SocketAddr,
+    /// No TLS, and everybody is believed: for a loopback address only.
+    #[arg(long)]
+    pub(super) plaintext: bool,
+    /// By which names proxies call the control server, besides localhost and `--address`.
+    #[arg(long, value_name = "NAME", default_value = "outrider-control")]
+    pub(super) server_name: Vec<String>,
+    /// The HTTP API, health and metrics.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15080")]
+    pub(super) api_address: SocketAddr,
+    /// How long identities are valid, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 86_400)]
+    pub(super) svid_ttl_s: u64,
+    /// An authority of your own in place of one in the state directory: the issuing certificate, then those up to the
+    /// root (PEM). It is read again when it changes.
+    #[arg(long, value_name = "FILE", requires = "ca_key")]
+    pub(super) ca_cert: Option<PathBuf>,
+    /// The key of `--ca-cert` (PKCS#8, PEM).
+    #[arg(long, value_name = "FILE", requires = "ca_cert")]
+    pub(super) ca_key: Option<PathBuf>,
+    /// The roots, when they are not in `--ca-cert` (PEM).
+    #[arg(long, value_name = "FILE", requires = "ca_cert")]
+    pub(super) ca_roots: Option<PathBuf>,
+    /// What names of services end with.
+    #[arg(long, value_name = "NAME", default_value = "cluster.local")]
+    pub(super) cluster_domain: String,
+    /// The namespace of policies that hold for the whole mesh.
+    #[arg(long, value_name = "NAME", default_value = "outrider-system")]
+    pub(super) root_namespace: String,
+    /// How long an endpoint stays that has registered itself and has lost its stream, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(super) grace_s: u64,
+    /// error, warn, info, debug, trace or off.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub(super) log_level: String,
+    /// The log as one JSON object per line.
+    #[arg(long)]
+    pub(super) log_json: bool,
+}
+
+/// A join token.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Token {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// The workload's namespace.
+    #[arg(long, value_name = "NAME")]
+    pub(super) namespace: String,
+    /// The workload's service account.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub(super) service_account: String,
+    /// How long it proves the identity, in seconds; a year at most. A proxy needs it at each renewal.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30 * 24 * 3600)]
+    pub(super) life_s: u64,
+}

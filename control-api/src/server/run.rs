@@ -1,0 +1,258 @@
+//! The server from start to end.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tonic::service::Routes;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
+
+use super::arguments::Serve;
+use super::{StartError, kept};
+use crate::api::{self, Api};
+use crate::auth::join::JoinKey;
+use crate::auth::{Access, check_segment, check_trust_domain};
+use crate::ca::state::StateDir;
+use crate::ca::{Authority, GivenFiles, Lives, Origin};
+use crate::compile::Settings;
+use crate::engine::Engine;
+use crate::proxy_info::Identity;
+use crate::registry::{Registry, Workloads};
+use crate::serve::ads::Ads;
+use crate::serve::identity::Identities;
+use crate::serve::listen::{self, Transport};
+use crate::serve::stream::Shared;
+use crate::serve::tls::{Keeper, Names};
+use crate::serve::{debounce, server};
+use crate::snapshots::Snapshots as _;
+use crate::source::{View, files};
+
+/// How long identities may be valid: a day is usual, and a minute is for tests.
+const SVID_LIVES_S: std::ops::RangeInclusive<u64> = 60..=90 * 24 * 3600;
+/// Buckets of histograms, in seconds.
+const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+/// The public file with the roots, in the state directory.
+const ROOTS_FILE: &str = "ca.pem";
+/// The control server's own service account.
+const SERVICE_ACCOUNT: &str = "outrider-control";
+/// How often histograms are folded, so that they do not grow.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// What serving stands on.
+struct Base {
+    authority: Arc<Authority>,
+    join: Arc<JoinKey>,
+    state: StateDir,
+    /// Held while the process lives.
+    _lock: std::fs::File,
+}
+
+/// Runs the control server until it is told to end.
+///
+/// # Errors
+/// Why it cannot start.
+pub(super) fn run(serve: Serve) -> Result<(), StartError> {
+    start_log(&serve)?;
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)
+        .and_then(PrometheusBuilder::install_recorder)
+        .map_err(|error| StartError::of("metrics")(&error))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| StartError::of("event loop")(&error))?;
+    let served = runtime.block_on(start(serve, recorder));
+    // What still reads files must not keep the process.
+    runtime.shutdown_background();
+    served
+}
+
+async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartError> {
+    let base = base(&serve)?;
+    let (end, ending) = watch::channel(false);
+    let signals = signals().map_err(|error| StartError::of("signals")(&error))?;
+    let workloads = Arc::new(Workloads::new(Duration::from_secs(serve.grace_s)));
+    kept::restore(&base.state, &workloads);
+    let registry = Arc::new(Registry::new(Arc::clone(&workloads)));
+    let source = source(&serve).await?;
+    let view = source.borrow().clone();
+    for diagnostic in view.diagnostics.iter() {
+        tracing::warn!(%diagnostic, "not in force");
+    }
+    let settings = Settings {
+        trust_domain: serve.common.trust_domain.clone(),
+        cluster_domain: serve.cluster_domain.clone(),
+        root_namespace: serve.root_namespace.clone(),
+    };
+    let engine = Arc::new(Engine::new(settings, &view, Arc::clone(&registry)));
+    tokio::spawn(Arc::clone(&engine).run(source));
+    tokio::spawn(kept::run(base.state.clone(), workloads.watch()));
+    tokio::spawn(async move { workloads.run().await });
+    tokio::spawn(upkeep(recorder.clone()));
+
+    let api = Api { engine: Arc::clone(&engine), registry: Arc::clone(&registry), recorder };
+    let (told, changes) = watch::channel(0);
+    tokio::spawn(debounce::run(engine.changes(), told));
+    let shared = Shared {
+        identifier: format!("outrider-control/{}", env!("CARGO_PKG_VERSION")).into(),
+        snapshots: engine,
+        changes,
+        registry,
+        differ: Arc::default(),
+        ending: ending.clone(),
+    };
+    let access = Access { tokens: Some(Arc::clone(&base.join) as _), trust_plaintext: serve.plaintext };
+    let mut services = Routes::new(Ads::service(shared, access));
+    services =
+        services.add_service(Identities::service(Arc::clone(&base.authority), Arc::clone(&base.join) as _));
+    let (listener, transport) = listener(&serve, &base)?;
+    let address = listener.local_addr().map_err(|error| StartError::of("--address")(&error))?;
+    // Not before proxies can connect: who asks whether it is ready shall not be told too early.
+    let api = api::start(serve.api_address, api, ending.clone());
+    let api_address = api.await.map_err(|error| StartError::of("--api-address")(&error))?;
+    tracing::info!(%address, tls = !serve.plaintext, %api_address, "control server is ready");
+    tokio::spawn(async move {
+        signals.await;
+        tracing::info!("ending");
+        end.send_replace(true);
+    });
+    let served = server::run(services, listener, transport, ending).await;
+    served.map_err(|error| StartError::of("--address")(&error))?;
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// State, authority and join key.
+fn base(serve: &Serve) -> Result<Base, StartError> {
+    let common = &serve.common;
+    if !check_trust_domain(&common.trust_domain) {
+        return Err(StartError(format!("--trust-domain: \"{}\" is not one", common.trust_domain)));
+    }
+    if !check_segment(&serve.root_namespace) {
+        return Err(StartError(format!("--root-namespace: \"{}\" is not a name", serve.root_namespace)));
+    }
+    if !SVID_LIVES_S.contains(&serve.svid_ttl_s) {
+        let (least, most) = (SVID_LIVES_S.start(), SVID_LIVES_S.end());
+        return Err(StartError(format!("--svid-ttl-s: must be from {least} to {most}")));
+    }
+    let failed = StartError::of("--state-dir");
+    let state = StateDir::open(&common.state_dir).map_err(|error| failed(&error))?;
+    let lock = state.lock().map_err(|error| failed(&error))?;
+    let join = JoinKey::open(&state, &common.trust_domain).map_err(|error| failed(&error))?;
+    let svid = Duration::from_secs(serve.svid_ttl_s);
+    let usual = Lives::default();
+    let lives = Lives { svid, issuer: usual.issuer.max(4 * svid), ..usual };
+    let origin = match (&serve.ca_cert, &serve.ca_key) {
+        (Some(certificate), Some(key)) => Origin::Given(GivenFiles {
+            certificate: certificate.clone(),
+            key: key.clone(),
+            roots: serve.ca_roots.clone(),
+        }),
+        _ => Origin::Own(state.clone()),
+    };
+    let authority = Authority::open(&common.trust_domain, origin, lives, SystemTime::now());
+    let authority = Arc::new(authority.map_err(|error| StartError::of("authority")(&error))?);
+    write_roots(&state, &authority);
+    Ok(Base { authority, join: Arc::new(join), state, _lock: lock })
+}
+
+async fn source(serve: &Serve) -> Result<watch::Receiver<View>, StartError> {
+    let Some(directory) = &serve.config_dir else {
+        return Err(StartError("no objects; use --config-dir DIR".to_owned()));
+    };
+    let failed =
+        |error: std::io::Error| StartError(format!("--config-dir: {}: {error}", directory.display()));
+    let (view, _task) = files::watch(directory, files::INTERVAL).await.map_err(failed)?;
+    Ok(view)
+}
+
+fn listener(serve: &Serve, base: &Base) -> Result<(TcpListener, Transport), StartError> {
+    let authority = Arc::clone(&base.authority);
+    tokio::spawn(async move { authority.run().await });
+    tokio::spawn(follow_roots(base.state.clone(), Arc::clone(&base.authority)));
+    let transport = if serve.plaintext {
+        Transport::Plaintext
+    } else {
+        let names = names(serve);
+        let keeper = Keeper::new(Arc::clone(&base.authority), names, SystemTime::now());
+        let keeper = keeper.map_err(|error| StartError::of("--server-name")(&error))?;
+        let tls = keeper.watch();
+        tokio::spawn(keeper.run());
+        Transport::Tls(tls)
+    };
+    let listener = listen::bind(serve.address, &transport);
+    Ok((listener.map_err(|error| StartError::of("--address")(&error))?, transport))
+}
+
+/// What the control server's certificate is for.
+fn names(serve: &Serve) -> Names {
+    let mut dns = serve.server_name.clone();
+    dns.push("localhost".to_owned());
+    dns.dedup();
+    let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let own = serve.address.ip();
+    if !own.is_unspecified() && !own.is_loopback() {
+        addresses.push(own);
+    }
+    let identity = Identity {
+        trust_domain: serve.common.trust_domain.as_str().into(),
+        namespace: serve.root_namespace.as_str().into(),
+        service_account: SERVICE_ACCOUNT.into(),
+    };
+    Names { identity, dns, addresses }
+}
+
+/// Keeps the file with the roots as they are; workloads need it to know the control server.
+async fn follow_roots(state: StateDir, authority: Arc<Authority>) {
+    let mut changes = authority.changes();
+    while changes.changed().await.is_ok() {
+        write_roots(&state, &authority);
+    }
+}
+
+fn write_roots(state: &StateDir, authority: &Authority) {
+    let text = authority.roots_pem();
+    if state.read(ROOTS_FILE).ok().flatten().is_some_and(|before| before == text.as_bytes()) {
+        return;
+    }
+    if let Err(error) = state.write(ROOTS_FILE, text.as_bytes(), 0o644) {
+        tracing::error!(%error, "the roots cannot be written");
+    }
+}
+
+async fn upkeep(recorder: PrometheusHandle) {
+    loop {
+        tokio::time::sleep(UPKEEP).await;
+        recorder.run_upkeep();
+    }
+}
+
+fn signals() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+fn start_log(serve: &Serve) -> Result<(), StartError> {
+    let level: LevelFilter = serve
+        .log_level
+        .parse()
+        .map_err(|_| StartError(format!("--log-level: \"{}\" is not known", serve.log_level)))?;
+    // The audit log is not a matter of taste.
+    let levels = Targets::new()
+        .with_default(level)
+        .with_target("outrider_control::audit", level.max(LevelFilter::INFO));
+    let registry = tracing_subscriber::registry().with(levels);
+    let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(std::io::stderr);
+    let started =
+        if serve.log_json { registry.with(layer.json()).try_init() } else { registry.with(layer).try_init() };
+    started.map_err(|error| StartError::of("log")(&error))
+}

@@ -1,0 +1,128 @@
+use super::*;
+
+/// A directory that goes with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("outrider-files-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.0.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn workload(name: &str, address: &str) -> String {
+    format!(
+        "apiVersion: mesh.outrider.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {name}}}\nspec: {{address: {address}}}\n---\n"
+    )
+}
+
+fn addresses(view: &View) -> Vec<String> {
+    view.objects.workloads.values().map(|one| format!("{}={}", one.meta.name, one.spec.address)).collect()
+}
+
+#[test]
+fn a_bad_object_hides_no_other_and_keeps_its_last_good_version() {
+    let folder = Folder::new("bad-object");
+    folder.write("a.yaml", &(workload("a", "10.0.0.1") + &workload("b", "10.0.0.2")));
+    folder.write("sub/c.yml", &workload("c", "10.0.0.3"));
+    let mut directory = Directory::new(&folder.0);
+    let view = directory.scan();
+    assert_eq!(addresses(&view), ["a=10.0.0.1", "b=10.0.0.2", "c=10.0.0.3"]);
+    assert!(view.diagnostics.is_empty());
+
+    folder.write("a.yaml", &(workload("a", "10.0.0.300") + &workload("b", "10.0.0.22")));
+    let view = directory.scan();
+    assert_eq!(addresses(&view), ["a=10.0.0.1", "b=10.0.0.22", "c=10.0.0.3"]);
+    assert_eq!(view.diagnostics.len(), 1);
+    let shown = view.diagnostics[0].to_string();
+    assert!(
+        shown.starts_with("a.yaml:1: error: Workload/default/a: spec.address: ") && view.diagnostics[0].kept,
+        "{shown}"
+    );
+
+    folder.write("a.yaml", &workload("b", "10.0.0.22"));
+    assert_eq!(addresses(&directory.scan()), ["b=10.0.0.22", "c=10.0.0.3"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_parsed_deletes_nothing() {
+    let folder = Folder::new("bad-file");
+    folder.write("a.yaml", &(workload("a", "10.0.0.1") + &workload("b", "10.0.0.2")));
+    let mut directory = Directory::new(&folder.0);
+    directory.scan();
+    folder.write("a.yaml", &("{{{\n---\n".to_owned() + &workload("b", "10.0.0.22")));
+    let view = directory.scan();
+    assert_eq!(addresses(&view), ["a=10.0.0.1", "b=10.0.0.22"]);
+    assert!(view.diagnostics[0].kept && view.diagnostics[0].rule == "unreadable", "{:?}", view.diagnostics);
+    // The kept version is still there when it is looked at once more, and goes when the file is good again.
+    assert_eq!(addresses(&directory.scan()).len(), 2);
+    folder.write("a.yaml", &workload("b", "10.0.0.22"));
+    assert_eq!(addresses(&directory.scan()), ["b=10.0.0.22"]);
+}
+
+#[test]
+fn a_file_that_is_not_text_and_a_folder_that_is_gone_delete_nothing() {
+    let folder = Folder::new("gone");
+    folder.write("a.yaml", &workload("a", "10.0.0.1"));
+    let mut directory = Directory::new(&folder.0);
+    directory.scan();
+    fs::write(folder.0.join("a.yaml"), [0xff, 0xfe, 0x00]).unwrap();
+    assert_eq!(addresses(&directory.scan()), ["a=10.0.0.1"]);
+    fs::remove_dir_all(&folder.0).unwrap();
+    let view = directory.scan();
+    assert_eq!(addresses(&view), ["a=10.0.0.1"]);
+    assert!(view.diagnostics[0].to_string().contains("the directory cannot be read"));
+}
+
+#[test]
+fn of_two_objects_with_one_name_the_first_counts() {
+    let folder = Folder::new("duplicate");
+    folder.write("a.yaml", &workload("a", "10.0.0.1"));
+    folder.write("b.yaml", &workload("a", "10.0.0.2"));
+    let view = Directory::new(&folder.0).scan();
+    assert_eq!(addresses(&view), ["a=10.0.0.1"]);
+    assert_eq!(view.diagnostics[0].rule, "duplicate");
+    assert_eq!(&*view.diagnostics[0].place.file, "b.yaml");
+}
+
+#[test]
+fn a_swapped_link_is_a_change() {
+    let folder = Folder::new("link");
+    folder.write("..v1/a.yaml", &workload("a", "10.0.0.1"));
+    folder.write("..v2/a.yaml", &workload("a", "10.0.0.2"));
+    std::os::unix::fs::symlink("..v1", folder.0.join("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/a.yaml", folder.0.join("a.yaml")).unwrap();
+    let mut directory = Directory::new(&folder.0);
+    assert_eq!(addresses(&directory.scan()), ["a=10.0.0.1"]);
+    std::os::unix::fs::symlink("..v2", folder.0.join("..new")).unwrap();
+    fs::rename(folder.0.join("..new"), folder.0.join("..data")).unwrap();
+    assert!(directory.changed());
+    assert_eq!(addresses(&directory.scan()), ["a=10.0.0.2"]);
+}
+
+#[tokio::test]
+async fn a_change_reaches_who_watches() {
+    let folder = Folder::new("watch");
+    folder.write("a.yaml", &workload("a", "10.0.0.1"));
+    let (mut views, task) = watch(&folder.0, Duration::from_millis(5)).await.unwrap();
+    assert_eq!(addresses(&views.borrow_and_update()), ["a=10.0.0.1"]);
+    folder.write("b.yaml", &workload("b", "10.0.0.2"));
+    tokio::time::timeout(Duration::from_secs(10), views.changed()).await.unwrap().unwrap();
+    assert_eq!(addresses(&views.borrow_and_update()), ["a=10.0.0.1", "b=10.0.0.2"]);
+    drop(views);
+    tokio::time::timeout(Duration::from_secs(10), task).await.unwrap().unwrap();
+}

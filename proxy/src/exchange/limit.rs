@@ -1,0 +1,134 @@
+//! Limits on the rate of requests, by the filters of the chain, each with what the route says to it; and on requests
+//! at a time.
+//!
+//! They stand behind authorization, so that what is denied takes no tokens.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use super::report::Report;
+use super::{Origin, Outcome, Routed, reply};
+use crate::http::downstream::Downstream;
+use crate::http::headers::Headers;
+use crate::http::message::{RequestHead, ResponseHead};
+use crate::limit::RateLimit;
+use crate::limit::descriptor::Subject;
+use crate::limit::gradient::Gradient;
+use crate::model::RouteAction;
+use crate::model::headers::Values;
+use crate::observe::Reason;
+use crate::observe::metrics::Labels;
+use crate::observe::series::RATE_LIMITED;
+
+/// A limit that a request is too much for.
+pub(super) enum Over<'a> {
+    /// On rates, and how long until there is a token.
+    Rate(&'a RateLimit, Duration),
+    /// On requests at a time, and what is answered.
+    Concurrency(StatusCode),
+}
+
+/// A place among the requests at a time.
+#[derive(Debug)]
+pub(super) struct Place {
+    gradient: Arc<Gradient>,
+    began: Instant,
+    draw: u64,
+    whole: bool,
+}
+
+impl Place {
+    /// How long it took counts if the request was answered by whom it was sent to.
+    pub(super) fn give_back(mut self, whole: bool) {
+        self.whole = whole;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.gradient.leave(self.began, self.whole, Instant::now(), self.draw);
+    }
+}
+
+/// Takes the tokens of a request and its place; the limit that it is too much for, if there is one.
+pub(super) fn over<'a>(
+    request: &RequestHead,
+    origin: &'a Origin,
+    routed: Option<&'a Routed<'a>>,
+    report: &mut Report,
+) -> Option<Over<'a>> {
+    let weighted = routed.and_then(|routed| match &routed.route.action {
+        RouteAction::Forward(action) => Some(action.cluster.pick(routed.draw)),
+        RouteAction::Redirect(_) | RouteAction::Direct(_) => None,
+    });
+    let subject = Subject {
+        head: request,
+        remote: report.client().unwrap_or(origin.remote).ip(),
+        peer: origin.standing.facts.identity(),
+        cluster: weighted.map(|(name, _)| &**name),
+    };
+    let now = Instant::now();
+    for filter in &origin.chain.limits {
+        let said = routed.and_then(|routed| {
+            let levels = [
+                weighted.and_then(|(_, entry)| entry).map(|entry| &entry.filters),
+                Some(&routed.route.filters),
+                Some(&routed.host.filters),
+                Some(&routed.table.filters),
+            ];
+            levels.into_iter().flatten().find_map(|overrides| overrides.limit(&filter.name))
+        });
+        let limit = said.unwrap_or(&filter.limit);
+        let Some(limited) = limit.limits(&subject, now, origin.worker.draw()) else { continue };
+        let mode = if limited.enforced { "enforce" } else { "audit" };
+        let labels = Labels::none().with("policy", &limit.name).with("mode", mode);
+        origin.worker.metrics.counter(RATE_LIMITED, &labels).add(1);
+        if limited.enforced {
+            return Some(Over::Rate(limit, limited.wait));
+        }
+    }
+    let gradient = origin.chain.concurrency.as_ref()?;
+    if !gradient.enter() {
+        return Some(Over::Concurrency(gradient.settings().status));
+    }
+    let (gradient, draw) = (Arc::clone(gradient), origin.worker.draw());
+    report.place = Some(Place { gradient, began: now, draw, whole: false });
+    None
+}
+
+/// Answers a request that is too much.
+pub(super) async fn refuse<D: Downstream>(
+    down: &mut D,
+    request: &RequestHead,
+    response: &mut ResponseHead,
+    (over, routed): (Over<'_>, Option<&Routed<'_>>),
+    report: &mut Report,
+) -> Outcome {
+    let reason = match &over {
+        Over::Rate(limit, _) => (Reason::RateLimited, limit.status),
+        Over::Concurrency(status) => (Reason::OverflowConcurrency, *status),
+    };
+    let body = reply::head(request, response, reason, "", report);
+    if let Over::Rate(limit, wait) = over {
+        write(limit, wait, (&mut response.headers, request.is_grpc()), report);
+    }
+    reply::send_body(down, request, response, (routed, body), report).await
+}
+
+fn write(limit: &RateLimit, wait: Duration, (headers, grpc): (&mut Headers, bool), report: &Report) {
+    if grpc && limit.grpc_exhausted {
+        headers.set(b"grpc-status", b"8");
+    }
+    if limit.retry_after {
+        let seconds = u64::try_from(wait.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1);
+        headers.set(b"retry-after", itoa::Buffer::new().format(seconds).as_bytes());
+    }
+    if !limit.response_headers.is_empty() {
+        let mut values = Values::default();
+        limit.response_headers.render(&report.plain_record(), &mut values);
+        limit.response_headers.add_to(headers, &values);
+    }
+}

@@ -1,0 +1,266 @@
+//! The cases.
+
+use std::fs;
+use std::path::Path;
+
+use outrider_control::compile::Mesh;
+use outrider_control::compile::status::ConditionKind;
+use outrider_control::object::{Key, ObjectKind};
+use outrider_control::proxy_info::{Dialect, ProxyInfo};
+
+use super::check::Judge;
+use super::golden::{case, objects, proxy, routes};
+
+#[test]
+fn a_shop_with_a_canary_and_a_policy() {
+    case("shop", &[proxy("shop/front", "front"), proxy("shop/reviews-1", "reviews")]);
+}
+
+#[test]
+fn policies_of_every_kind() {
+    let ours = proxy("data/api-1", "api");
+    let envoy = ProxyInfo { id: "data/api-1 as Envoy".into(), dialect: Dialect::Envoy, ..ours.clone() };
+    case("policies", &[proxy("data/db-1", "db"), ours, envoy]);
+}
+
+#[test]
+fn the_examples_of_the_documentation_are_a_mesh_without_faults() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/objects.md");
+    let text = fs::read_to_string(file).unwrap();
+    let blocks: Vec<&str> =
+        text.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let mesh = Mesh::new(&objects(&blocks.join("---\n")));
+    let problems: Vec<_> = mesh.statuses().iter().flat_map(|(_, status)| status.problems()).collect();
+    assert!(problems.is_empty(), "{problems:#?}");
+    assert!(mesh.objects().len() > 8 && !mesh.services().is_empty());
+    for (name, account) in [("front-1", "front"), ("reviews-1", "reviews"), ("ledger-1", "ledger")] {
+        let info = proxy(&format!("shop/{name}"), account);
+        let refused = Judge::default().refusals(&info, &mesh.snapshot(&info));
+        assert!(refused.is_empty(), "{refused:#?}");
+    }
+}
+
+const SERVICES: &str = "
+{apiVersion: v1, kind: Service, metadata: {name: a, namespace: n},
+ spec: {clusterIP: 10.0.0.1, ports: [{name: http, port: 80}, {name: http-2, port: 81}, {name: tcp-x, port: 82}, {port: 83}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: b, namespace: n},
+ spec: {clusterIP: 10.0.0.2, ports: [{name: http, port: 80}]}}
+---
+";
+
+#[test]
+fn a_workload_leaves_the_mesh_only_where_a_policy_lets_it() {
+    let base = "
+{apiVersion: v1, kind: Service, metadata: {name: a, namespace: ns}, spec: {clusterIP: 10.0.0.1, ports: [{name: tcp, port: 443}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: kubernetes, namespace: default}, spec: {clusterIP: 10.0.0.9, ports: [{name: https, port: 443}]}}
+---
+{apiVersion: mesh.outrider.dev/v1alpha1, kind: Workload, metadata: {name: w, namespace: ns}, spec: {address: 10.1.0.1, ports: [{port: 80}]}}
+";
+    let chains = |egress: &str, dialect: Dialect| -> Vec<String> {
+        let policy =
+            "apiVersion: mesh.outrider.dev/v1alpha1\nkind: EgressPolicy\nmetadata: {name: p, namespace: ns}";
+        let text = match egress {
+            "" => base.to_owned(),
+            spec => format!("{base}---\n{policy}\nspec: {spec}\n"),
+        };
+        let mesh = Mesh::new(&objects(&text));
+        let info = ProxyInfo { dialect, ..proxy("ns/w", "default") };
+        let snapshot = mesh.snapshot(&info);
+        assert_eq!(Judge::default().refusals(&info, &snapshot), Vec::<String>::new());
+        super::golden::chains(&snapshot, "outbound|15001")
+    };
+    let service = "10.0.0.1/32:443";
+    let api = r#"refuse ["10.0.0.9:443"]"#;
+    let cases: [(&str, Vec<String>); 6] = [
+        // Not even the Kubernetes API, which is a service like any other.
+        ("", vec![service.into()]),
+        (
+            "{allow: [{cidr: 192.0.2.0/24, ports: [80]}]}",
+            vec![service.into(), format!("192.0.2.0/24:80 {api}")],
+        ),
+        // A port that a service has is said again for the range, or it would be looked for in vain.
+        (
+            "{allow: [{cidr: 10.0.0.7/8}]}",
+            vec![service.into(), format!("10.0.0.0/8:443 {api}"), format!("10.0.0.0/8:any {api}")],
+        ),
+        // What a service has stays the service's.
+        ("{allow: [{cidr: 10.0.0.1}]}", vec![service.into(), format!("10.0.0.1/32:any {api}")]),
+        (
+            "{allowSensitive: [KubernetesApi]}",
+            vec![service.into(), r#"10.0.0.9/32:443 allow ["10.0.0.9:443"]"#.into()],
+        ),
+        (
+            "{allow: [{cidr: 192.0.2.0/24, ports: [10250]}], allowSensitive: [Kubelet]}",
+            vec![
+                service.into(),
+                format!(r#"192.0.2.0/24:10250 allow ["0.0.0.0:10250..10259", ":::10250..10259"] {api}"#),
+            ],
+        ),
+    ];
+    for (egress, expected) in cases {
+        let mut found = chains(egress, Dialect::Outrider);
+        found.sort();
+        let mut expected = expected;
+        expected.sort();
+        assert_eq!(found, expected, "{egress}");
+    }
+    let envoy = chains("{allow: [{cidr: 0.0.0.0/0}]}", Dialect::Envoy);
+    for protected in ["169.254.0.0", "10250", "10.0.0.9"] {
+        assert!(
+            envoy.iter().filter(|one| one.starts_with("0.0.0.0/0")).all(|one| one.contains(protected)),
+            "{envoy:#?}"
+        );
+    }
+}
+
+/// A route object of a kind in a namespace, for service `n/a`, with this much of a spec.
+fn route(kind: &str, name: &str, port: &str, rules: &str) -> String {
+    let (namespace, name) = name.split_once('/').unwrap();
+    format!(
+        "{{apiVersion: gateway.networking.k8s.io/v1, kind: {kind}, metadata: {{name: {name}, namespace: {namespace}}}, \
+         spec: {{parentRefs: [{{group: '', kind: Service, name: a, namespace: n{port}}}], rules: {rules}}}}}\n---\n"
+    )
+}
+
+fn mesh(routes: &[String]) -> Mesh {
+    Mesh::new(&objects(&format!("{SERVICES}{}", routes.concat())))
+}
+
+/// Where a rule goes by default.
+const TO_B: &str = "backendRefs: [{name: b, namespace: n, port: 80}]";
+
+fn of_port(mesh: &Mesh, port: u16) -> Vec<String> {
+    routes(mesh, &proxy("n/any", "any"), &format!("outbound|{port}||a.n"))
+}
+
+fn condition(mesh: &Mesh, kind: ObjectKind, name: &str, condition: ConditionKind) -> String {
+    let (namespace, name) = name.split_once('/').unwrap();
+    let status = mesh.statuses().of(&Key::new(kind, namespace, name)).expect("a status");
+    let all = status.parents.values().flatten();
+    let found: Vec<_> = all.filter(|one| one.kind == condition).collect();
+    found.iter().map(|one| format!("{} {}", one.holds, one.reason)).collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn the_more_specific_match_goes_first_whatever_the_order() {
+    let rules = format!(
+        "[{{matches: [{{path: {{value: /}}}}], {TO_B}}}, {{matches: [{{path: {{value: /long/path}}}}], {TO_B}}}, \
+         {{matches: [{{path: {{value: /long/path}}, headers: [{{name: H, value: v}}]}}], {TO_B}}}, \
+         {{matches: [{{path: {{value: /long/path}}, method: GET}}], {TO_B}}}, \
+         {{matches: [{{path: {{value: /l, type: Exact}}}}], {TO_B}}}]"
+    );
+    let found = of_port(&mesh(&[route("HTTPRoute", "n/r", ", port: 80", &rules)]), 80);
+    let order: Vec<&str> = found.iter().map(|one| one.split(" ->").next().unwrap()).collect();
+    assert_eq!(
+        order,
+        [
+            r#"{"path":"/l"}"#,
+            r#"{"headers":[{"name":":method","string_match":{"exact":"GET"}}],"path_separated_prefix":"/long/path"}"#,
+            r#"{"headers":[{"name":"h","string_match":{"exact":"v"}}],"path_separated_prefix":"/long/path"}"#,
+            r#"{"path_separated_prefix":"/long/path"}"#,
+            r#"{"prefix":"/"}"#,
+        ]
+    );
+}
+
+#[test]
+fn a_route_holds_for_the_port_that_it_names() {
+    let mesh = mesh(&[route("HTTPRoute", "n/r", ", port: 81", &format!("[{{{TO_B}}}]"))]);
+    assert_eq!(of_port(&mesh, 80), [r#"{"prefix":"/"} -> outbound|80||a.n"#]);
+    assert_eq!(of_port(&mesh, 81), [r#"{"prefix":"/"} -> outbound|80||b.n"#]);
+}
+
+#[test]
+fn a_consumer_route_holds_for_its_own_namespace_only() {
+    let producer =
+        route("HTTPRoute", "n/r", "", &format!("[{{matches: [{{path: {{value: /p}}}}], {TO_B}}}]"));
+    let consumer =
+        route("HTTPRoute", "m/r", "", &format!("[{{matches: [{{path: {{value: /c}}}}], {TO_B}}}]"));
+    let mesh = mesh(&[producer, consumer]);
+    let for_proxy = |name: &str| routes(&mesh, &proxy(name, "x"), "outbound|80||a.n");
+    assert_eq!(for_proxy("n/x"), [r#"{"path_separated_prefix":"/p"} -> outbound|80||b.n"#]);
+    assert_eq!(for_proxy("other/x"), for_proxy("n/x"));
+    assert_eq!(for_proxy("m/x"), [r#"{"path_separated_prefix":"/c"} -> outbound|80||b.n"#]);
+}
+
+#[test]
+fn shares_of_nothing_are_left_out_and_missing_backends_answer_500() {
+    let weighted = "[{backendRefs: [{name: b, port: 80, weight: 9}, {name: gone, port: 80, weight: 1}, {name: b, port: 80, weight: 0}]}]";
+    let cases = [
+        (weighted, r#"{"prefix":"/"} -> outbound|80||b.n*9 unresolved*1"#, "false BackendNotFound"),
+        ("[{backendRefs: [{name: gone, port: 80}]}]", r#"{"prefix":"/"} -> 500"#, "false BackendNotFound"),
+        ("[{backendRefs: [{name: b, port: 99}]}]", r#"{"prefix":"/"} -> 500"#, "false BackendNotFound"),
+        (
+            "[{backendRefs: [{name: b, kind: Thing, group: x.y, port: 80}]}]",
+            r#"{"prefix":"/"} -> 500"#,
+            "false InvalidKind",
+        ),
+        (
+            "[{backendRefs: [{name: b, port: 80, weight: 0}]}]",
+            r#"{"prefix":"/"} -> 500"#,
+            "true ResolvedRefs",
+        ),
+        ("[{}]", r#"{"prefix":"/"} -> 500"#, "true ResolvedRefs"),
+    ];
+    for (rules, expected, resolved) in cases {
+        let mesh = mesh(&[route("HTTPRoute", "n/r", ", port: 80", rules)]);
+        assert_eq!(of_port(&mesh, 80), [expected], "{rules}");
+        assert_eq!(
+            condition(&mesh, ObjectKind::HttpRoute, "n/r", ConditionKind::ResolvedRefs),
+            resolved,
+            "{rules}"
+        );
+    }
+}
+
+#[test]
+fn parents_that_are_not_there_are_said() {
+    let cases = [
+        (", port: 80", "true Accepted"),
+        (", port: 99", "false NoMatchingParent"),
+        (", sectionName: http", "true Accepted"),
+        (", sectionName: nothing", "false NoMatchingParent"),
+        (", port: 82", "false UnsupportedProtocol"),
+        (", port: 83", "true Accepted"),
+    ];
+    for (port, expected) in cases {
+        let mesh = mesh(&[route("HTTPRoute", "n/r", port, &format!("[{{{TO_B}}}]"))]);
+        let found = condition(&mesh, ObjectKind::HttpRoute, "n/r", ConditionKind::Accepted);
+        assert_eq!(found, expected, "{port}");
+    }
+}
+
+#[test]
+fn kinds_of_routes_on_one_port_are_in_conflict_and_one_wins() {
+    let tcp = route("TCPRoute", "n/t", ", port: 80", &format!("[{{{TO_B}}}]"));
+    let http = route("HTTPRoute", "n/h", ", port: 80", &format!("[{{{TO_B}}}]"));
+    let grpc = route(
+        "GRPCRoute",
+        "n/g",
+        ", port: 80",
+        &format!("[{{matches: [{{method: {{service: s, method: m}}}}], {TO_B}}}]"),
+    );
+    let mesh = mesh(&[tcp, http, grpc]);
+    assert_eq!(of_port(&mesh, 80), [r#"{"path":"/s/m"} -> outbound|80||b.n"#]);
+    let accepted = |kind, name| condition(&mesh, kind, name, ConditionKind::Accepted);
+    assert_eq!(accepted(ObjectKind::GrpcRoute, "n/g"), "true Accepted");
+    assert_eq!(accepted(ObjectKind::HttpRoute, "n/h"), "false Conflicted");
+    assert_eq!(accepted(ObjectKind::TcpRoute, "n/t"), "false Conflicted");
+}
+
+#[test]
+fn a_rule_that_cannot_be_carried_answers_500_and_its_neighbours_work() {
+    let rules = format!(
+        "[{{matches: [{{path: {{value: /x}}}}], filters: [{{type: CORS, cors: {{}}}}], {TO_B}}}, \
+         {{matches: [{{path: {{value: /y}}}}], {TO_B}}}]"
+    );
+    let mesh = mesh(&[route("HTTPRoute", "n/r", ", port: 80", &rules)]);
+    assert_eq!(
+        of_port(&mesh, 80),
+        [r#"{"path_separated_prefix":"/x"} -> 500"#, r#"{"path_separated_prefix":"/y"} -> outbound|80||b.n"#]
+    );
+    let partly = condition(&mesh, ObjectKind::HttpRoute, "n/r", ConditionKind::PartiallyInvalid);
+    assert_eq!(partly, "true UnsupportedValue");
+}

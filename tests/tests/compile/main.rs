@@ -1,0 +1,11 @@
+//! Compiling: the operator's objects in, resources out, which the real proxy's decoder then takes.
+
+mod cases;
+mod check;
+mod edits;
+mod envoy;
+mod golden;
+mod odd;
+mod run;
+mod same;
+mod served;

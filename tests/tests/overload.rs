@@ -1,0 +1,198 @@
+//! More than there is room for: the bounds of the overload manager, and goodput when far too much is asked.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use outrider_tests::beside::Beside;
+use outrider_tests::client::{self, PATIENCE};
+use outrider_tests::config::{self, TO_BE};
+use outrider_tests::process::{Process, envoy_binary, free_port};
+use outrider_tests::trouble::{Trouble, Troubled};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+const MONITORS: &str = "type.googleapis.com/envoy.extensions.resource_monitors";
+
+/// Ours, and Envoy where it is there, with this overload manager.
+fn start(upstream: u16, manager: &str) -> Vec<Beside> {
+    let mut all = Vec::new();
+    for envoy in [false, true] {
+        let (admin, port) = (free_port(), free_port());
+        let web = config::web(admin, port, "", &[TO_BE], &[config::cluster("be", upstream, "")]);
+        let config = format!("{web}overload_manager: {manager}\n");
+        match envoy_binary().filter(|_| envoy) {
+            Some(binary) => {
+                let process = Process::envoy(&binary, &config, admin);
+                all.push(Beside { name: "Envoy", process, port, admin });
+            }
+            None if envoy => {}
+            None => {
+                let process = Process::outrider(&config, admin);
+                all.push(Beside { name: "ours", process, port, admin });
+            }
+        }
+    }
+    all
+}
+
+/// A connection that is kept open, if it is taken: a request on it is answered.
+async fn taken(port: u16) -> Option<TcpStream> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.ok()?;
+    let mut space = [0; 512];
+    let read = timeout(PATIENCE, stream.read(&mut space)).await.expect("an answer or an end");
+    read.is_ok_and(|count| count > 0).then_some(stream)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_connections_than_may_be() {
+    let upstream = Troubled::start(Trouble::None).await;
+    let manager = format!(
+        "{{resource_monitors: [{{name: envoy.resource_monitors.global_downstream_max_connections, typed_config: \
+         {{\"@type\": {MONITORS}.downstream_connections.v3.DownstreamConnectionsConfig, max_active_downstream_connections: 5}}}}]}}"
+    );
+    for proxy in start(upstream.port, &manager) {
+        let mut held = Vec::new();
+        for _ in 0..9 {
+            held.extend(taken(proxy.port).await);
+        }
+        assert_eq!(held.len(), 5, "{}", proxy.name);
+        held.pop();
+        let begun = Instant::now();
+        while taken(proxy.port).await.is_none() {
+            assert!(begun.elapsed() < PATIENCE, "{}: no room is made", proxy.name);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_of_memory_requests_are_refused() {
+    let upstream = Troubled::start(Trouble::None).await;
+    let manager = |bytes: u64| {
+        format!(
+            "{{refresh_interval: 0.05s, resource_monitors: [{{name: envoy.resource_monitors.fixed_heap, typed_config: \
+             {{\"@type\": {MONITORS}.fixed_heap.v3.FixedHeapConfig, max_heap_size_bytes: {bytes}}}}}], actions: [\
+             {{name: envoy.overload_actions.disable_http_keepalive, triggers: [{{name: envoy.resource_monitors.fixed_heap, threshold: {{value: 0.5}}}}]}}, \
+             {{name: envoy.overload_actions.stop_accepting_requests, triggers: [{{name: envoy.resource_monitors.fixed_heap, scaled: {{scaling_threshold: 0.8, saturation_threshold: 0.9}}}}]}}]}}"
+        )
+    };
+    for proxy in start(upstream.port, &manager(1024)) {
+        let begun = Instant::now();
+        let refused = loop {
+            let answer = proxy.get("/", &[]).await;
+            if answer.status == 503 {
+                break answer;
+            }
+            assert!(begun.elapsed() < PATIENCE, "{}: {answer:?}", proxy.name);
+        };
+        if proxy.name == "ours" {
+            assert_eq!(refused.header("outrider-error"), Some("overloaded"));
+            let ask = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+            let said = client::raw(proxy.port, ask.as_bytes()).await;
+            let said = String::from_utf8_lossy(&said).to_ascii_lowercase();
+            assert!(said.contains("connection: close"), "{said}");
+            let metrics = proxy.operator("/metrics");
+            let line = "outrider_overload_action_percent{action=\"stop_accepting_requests\"} 100";
+            assert!(metrics.contains(line), "{metrics}");
+        }
+    }
+    for proxy in start(upstream.port, &manager(8 << 30)) {
+        assert_eq!(proxy.get("/", &[]).await.status, 200, "{}", proxy.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_of_files_connections_are_refused_and_taken_again() {
+    let upstream = Troubled::start(Trouble::None).await;
+    let (admin, port) = (free_port(), free_port());
+    let web = config::web(admin, port, "", &[TO_BE], &[config::cluster("be", upstream.port, "")]);
+    let config = format!(
+        "{web}overload_manager: {{refresh_interval: 0.02s, resource_monitors: [{{name: files, typed_config: \
+         {{\"@type\": type.googleapis.com/outrider.overload.v1.OpenFiles}}}}], actions: [\
+         {{name: envoy.overload_actions.reject_incoming_connections, triggers: [{{name: files, threshold: {{value: 0.7}}}}]}}]}}\n"
+    );
+    let process = Process::outrider_limited(&config, admin, &[], Some(200));
+    let proxy = Beside { name: "ours", process, port, admin };
+    let (begun, mut held) = (Instant::now(), Vec::new());
+    while let Some(stream) = taken(port).await {
+        held.push(stream);
+        assert!(begun.elapsed() < PATIENCE && held.len() < 200, "{} are taken", held.len());
+    }
+    // The operator still gets an answer.
+    assert!(
+        proxy.operator("/metrics").contains("outrider_overload_pressure_percent{resource=\"open_files\"}")
+    );
+    held.clear();
+    while taken(port).await.is_none() {
+        assert!(begun.elapsed() < PATIENCE, "no connection is taken again");
+    }
+}
+
+/// What is answered to requests at a steady rate.
+#[derive(Default)]
+struct Tally {
+    good: AtomicUsize,
+    refused: AtomicUsize,
+    slowest_ms: AtomicUsize,
+}
+
+async fn offer(proxy: &Arc<Beside>, rate: u32, lasts: Duration) -> (Arc<Tally>, usize) {
+    let (tally, mut tasks) = (Arc::new(Tally::default()), tokio::task::JoinSet::new());
+    let (end, ended) = (Instant::now() + lasts, Arc::new(AtomicBool::new(false)));
+    let mut tick = tokio::time::interval(Duration::from_secs(1) / rate);
+    let mut offered = 0;
+    while Instant::now() < end {
+        tick.tick().await;
+        offered += 1;
+        let (proxy, tally, ended) = (Arc::clone(proxy), Arc::clone(&tally), Arc::clone(&ended));
+        tasks.spawn(async move {
+            let begun = Instant::now();
+            let Ok(answer) = timeout(PATIENCE, proxy.get("/", &[])).await else { return };
+            if answer.status != 200 {
+                tally.refused.fetch_add(1, Ordering::Relaxed);
+            } else if !ended.load(Ordering::Relaxed) {
+                tally.good.fetch_add(1, Ordering::Relaxed);
+                let took = usize::try_from(begun.elapsed().as_millis()).unwrap();
+                tally.slowest_ms.fetch_max(took, Ordering::Relaxed);
+            }
+        });
+        while tasks.try_join_next().is_some() {}
+    }
+    ended.store(true, Ordering::Relaxed);
+    tasks.abort_all();
+    (tally, offered)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn goodput_holds_when_ten_times_too_much_is_asked() {
+    const LASTS: Duration = Duration::from_secs(5);
+    let upstream = Troubled::start(Trouble::Serves(Duration::from_millis(10))).await;
+    let adaptive = "{name: adaptive, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.adaptive_concurrency.v3.AdaptiveConcurrency, \
+                    gradient_controller_config: {sample_aggregate_percentile: {value: 90}, concurrency_limit_params: {concurrency_update_interval: 0.1s}, \
+                    min_rtt_calc_params: {interval: 60s, request_count: 20, min_concurrency: 2, buffer: {value: 100}}}}}";
+    let (admin, port) = (free_port(), free_port());
+    let web = config::web(admin, port, "", &[TO_BE], &[config::cluster("be", upstream.port, "")]);
+    let config = web.replace("http_filters: [", &format!("http_filters: [{adaptive}, "));
+    let process = Process::outrider(&config, admin);
+    let proxy = Arc::new(Beside { name: "ours", process, port, admin });
+    // Somewhat more than it can do shows what it can do.
+    let (peak, _) = offer(&proxy, 150, LASTS).await;
+    let before = proxy.process.rss_bytes();
+    let (flood, offered) = offer(&proxy, 900, LASTS).await;
+    let growth = proxy.process.rss_bytes().saturating_sub(before);
+    let (peak, good) = (peak.good.load(Ordering::Relaxed), flood.good.load(Ordering::Relaxed));
+    let slowest = flood.slowest_ms.load(Ordering::Relaxed);
+    let refused = flood.refused.load(Ordering::Relaxed);
+    println!(
+        "{offered} offered in {LASTS:?}: {good} good (peak {peak}), slowest {slowest} ms, {refused} refused, {growth} bytes more"
+    );
+    assert!(good * 10 >= peak * 9, "{good} of {peak}");
+    assert!(slowest < 1000, "{slowest} ms");
+    assert!(growth < 10 * 1024 * 1024, "{growth} bytes");
+    let begun = Instant::now();
+    let (after, asked) = offer(&proxy, 20, Duration::from_secs(1)).await;
+    let good = after.good.load(Ordering::Relaxed);
+    assert!(good * 10 >= asked * 9, "{good} of {asked} are good {:?} after the flood", begun.elapsed());
+}
