@@ -9,15 +9,15 @@ use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
-use super::inject;
+use super::inject::{self, attempt::Shapers};
 use super::mirror::Mirrors;
 use super::replay::Replay;
 use super::report::Report;
 use super::sticky::Sticky;
 use super::timers::Timers;
 use super::{Origin, Routed};
+use crate::fault::Plan;
 use crate::fault::shape::poll_pump;
-use crate::fault::{Plan, Shaper};
 use crate::http::body::{BodySink as _, Discard, Pump, PumpError, SourceError};
 use crate::http::downstream::Downstream;
 use crate::http::message::{BodyLength, RequestHead, ResponseHead, Version};
@@ -46,7 +46,7 @@ pub struct Established {
     /// What the body is read through.
     pub replay: Replay,
     /// How the bodies of request and response go, where a fault has to do with it.
-    pub shapers: (Option<Box<Shaper>>, Option<Box<Shaper>>),
+    pub shapers: Shapers,
     _active: ActiveGuard,
 }
 
@@ -133,13 +133,14 @@ impl<'a> Attempts<'a> {
                 request.headers.set(b"x-envoy-attempt-count", count.format(report.attempts).as_bytes());
             }
             let (failure, reason, detail) = match self.once(down, request, response, timers, report).await {
-                Ok(established) => {
+                Ok(mut established) => {
                     if !self.again_instead(response, &established.replay, request, report) {
                         self.tell_attempts(response, report);
                         return Ending::Response(established);
                     }
                     self.tried.extend(report.upstream);
                     let pause = self.pause(Some(response));
+                    established.shapers.give_back(report);
                     self.replay = Some(self.discard(established).await);
                     self.wait(pause, timers).await;
                     continue;
@@ -232,9 +233,7 @@ impl<'a> Attempts<'a> {
         if !needs_replay {
             replay.stop_keeping();
         }
-        let request_shaper = inject::attempt::request_shaper(plan.as_deref_mut(), report);
-        let response_shaper = plan.as_mut().and_then(|plan| plan.response.take());
-        let shapers = (request_shaper, response_shaper);
+        let shapers = Shapers::take(plan.as_deref_mut(), report);
         let mut established = Established {
             link,
             endpoint: Rc::clone(endpoint),
@@ -250,6 +249,7 @@ impl<'a> Attempts<'a> {
                 if let Some(pause) = plan.as_ref().and_then(|plan| plan.hold.as_ref()) {
                     let held = Box::pin(inject::attempt::hold(pause, request, timers)).await;
                     if let Err(reason) = held {
+                        established.shapers.give_back(report);
                         self.replay = Some(established.replay);
                         return Err(late(reason));
                     }
@@ -257,7 +257,7 @@ impl<'a> Attempts<'a> {
                 Ok(established)
             }
             Err(failed) => {
-                inject::attempt::keep_shaper(established.shapers.0.take(), report);
+                established.shapers.give_back(report);
                 self.replay = Some(established.replay);
                 Err(failed)
             }
@@ -347,7 +347,7 @@ fn poll_head<D: Downstream>(
         timers.request_complete();
     } else if !pump.is_done() {
         let before = pump.bytes();
-        match poll_pump(&mut shapers.0, pump, cx, &mut replay.source(down), link) {
+        match poll_pump(&mut shapers.request, pump, cx, &mut replay.source(down), link) {
             Poll::Ready(Ok(())) => timers.request_complete(),
             Poll::Ready(Err(PumpError::Source(error))) => return Poll::Ready(Err(bad_body(&error))),
             // The upstream may have answered before it stopped reading: the answer is looked for below.

@@ -59,7 +59,7 @@ pub async fn response<D: Downstream>(
     }
     let mut pump = Pump::default();
     let whole = inject::shaper(&mut report.injected);
-    let mut shaper = upstream.shapers.1.take().or(whole);
+    let mut shaper = upstream.shapers.response.take().or(whole);
     let ended =
         poll_fn(|cx| poll_relay(cx, (down, request), upstream, (&mut pump, tunnel, &mut shaper), timers))
             .await;
@@ -95,7 +95,7 @@ fn poll_relay<D: Downstream>(
     let Established { link, pump: request_pump, replay, shapers, .. } = upstream;
     let before = (request_pump.bytes(), pump.bytes());
     if !request_pump.is_done() {
-        match poll_pump(&mut shapers.0, request_pump, cx, &mut replay.source(down), link) {
+        match poll_pump(&mut shapers.request, request_pump, cx, &mut replay.source(down), link) {
             Poll::Ready(Ok(())) => timers.request_complete(),
             Poll::Ready(Err(PumpError::Source(SourceError::Injected))) => {
                 return Poll::Ready(Err(Reason::FaultInjected));

@@ -78,18 +78,31 @@ pub(in crate::exchange) async fn hold(
     .await
 }
 
-/// How the request's body goes: as the attempt's fault says, or else as one of the whole request does.
-pub(in crate::exchange) fn request_shaper(
-    plan: Option<&mut Plan>,
-    report: &mut Report,
-) -> Option<Box<Shaper>> {
-    let own = plan.and_then(|plan| plan.request.take());
-    own.or_else(|| report.injected.as_mut().and_then(|injected| injected.request.take()))
+/// How the bodies of an attempt go, where faults have to do with it.
+#[derive(Debug, Default)]
+pub struct Shapers {
+    /// How the request's body goes: as the attempt's fault says, or else as one of the whole request does.
+    pub request: Option<Box<Shaper>>,
+    /// How the response's body goes, if the attempt's fault says so.
+    pub response: Option<Box<Shaper>>,
+    /// Whether what is said about the request's body is for this attempt only.
+    only_here: bool,
 }
 
-/// Gives back how the body goes for the next attempt.
-pub(in crate::exchange) fn keep_shaper(shaper: Option<Box<Shaper>>, report: &mut Report) {
-    if shaper.is_some() {
-        report.injected().request = shaper;
+impl Shapers {
+    /// What the attempt's faults say, or else those of the whole request.
+    pub(in crate::exchange) fn take(plan: Option<&mut Plan>, report: &mut Report) -> Self {
+        let (own, response) =
+            plan.map(|plan| (plan.request.take(), plan.response.take())).unwrap_or_default();
+        let only_here = own.is_some();
+        let whole = || report.injected.as_mut().and_then(|injected| injected.request.take());
+        Self { request: own.or_else(whole), response, only_here }
+    }
+
+    /// Leaves what is for the whole request to the next attempt.
+    pub(in crate::exchange) fn give_back(&mut self, report: &mut Report) {
+        if let Some(shaper) = self.request.take().filter(|_| !self.only_here) {
+            report.injected().request = Some(shaper);
+        }
     }
 }
