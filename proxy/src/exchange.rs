@@ -18,6 +18,7 @@ pub mod relay;
 pub mod replay;
 pub mod reply;
 pub mod report;
+mod routed;
 pub mod sticky;
 pub mod timers;
 
@@ -29,6 +30,7 @@ use crate::exchange::attempt::{Attempts, Ending};
 use crate::exchange::authorize::Oversight;
 use crate::exchange::relay::Relayed;
 use crate::exchange::report::Report;
+use crate::exchange::routed::Routed;
 use crate::exchange::sticky::Sticky;
 use crate::exchange::timers::{LazyTimer, Timers};
 use crate::http::downstream::Downstream;
@@ -37,8 +39,7 @@ use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::path::{self, Normalized};
 use crate::identity::PeerIdentity;
 use crate::limit::pressure::Stage;
-use crate::model::route_table::VirtualHost;
-use crate::model::{ForwardAction, HttpChain, Route, RouteAction, RouteTable, Snapshot};
+use crate::model::{ForwardAction, HttpChain, RouteAction, Snapshot};
 use crate::observe::Reason;
 use crate::policy::Standing;
 use crate::upstream::ClusterState;
@@ -87,31 +88,6 @@ pub enum Outcome {
     Complete,
     /// It was not; nothing more can be said on this connection or stream.
     Broken,
-}
-
-/// A route with what else was decided about the request.
-struct Routed<'a> {
-    table: &'a RouteTable,
-    host: &'a VirtualHost,
-    route: &'a Arc<Route>,
-    /// Decides among the route's clusters.
-    draw: u64,
-}
-
-impl Routed<'_> {
-    /// Whether the request goes on as something else than what was decided about.
-    fn changes_request(&self) -> bool {
-        let (weighted, rewrites) = match &self.route.action {
-            RouteAction::Forward(action) => {
-                let rewrites = action.rewrite.is_some() || action.host.is_some();
-                (action.cluster.pick(self.draw).1, rewrites)
-            }
-            RouteAction::Redirect(_) | RouteAction::Direct(_) => (None, false),
-        };
-        let changes = [&self.route.request_headers, &self.host.request_headers, &self.table.request_headers];
-        let weighted = weighted.map(|entry| &entry.request_headers);
-        rewrites || changes.into_iter().chain(weighted).any(|changes| !changes.is_empty())
-    }
 }
 
 /// Answers one request; the response's head is empty before.
