@@ -1,8 +1,9 @@
 //! One downstream connection, top to bottom.
 //!
-//! original destination -> first bytes (where a chain depends on them) -> filter chain -> rate limits -> TLS (where it has any)
-//! -> policies of connections -> HTTP/1 | HTTP/2 | opaque
+//! original destination -> first bytes (where a chain depends on them) -> filter chain -> faults -> rate limits
+//! -> TLS (where it has any) -> policies of connections -> HTTP/1 | HTTP/2 | opaque
 
+pub mod fault;
 pub mod h1;
 pub mod h2;
 pub mod inspect;
@@ -67,9 +68,7 @@ async fn establish(
         refuse(&transport, &listener, &worker, (&facts, Reason::NoFilterChain, &Authorized::default()));
         return None;
     };
-    if is_limited(chain, &worker) {
-        transport.reset_on_close();
-        refuse(&transport, &listener, &worker, (&facts, Reason::RateLimited, &Authorized::default()));
+    if ends_early(&mut transport, (&facts, chain), &listener, &worker).await {
         return None;
     }
     let secured = match &chain.tls {
@@ -128,6 +127,24 @@ async fn speaks_h2(
         (Codec::Http2, _) => inspect::is_h2(transport, chain, drain).await.filter(|h2| *h2),
         (Codec::Auto, None) => inspect::is_h2(transport, chain, drain).await,
     }
+}
+
+/// Whether a fault or a rate limit ends the connection before anything is said on it. Cancel-safe.
+async fn ends_early(
+    transport: &mut Transport,
+    (facts, chain): (&Facts, &FilterChain),
+    listener: &Listener,
+    worker: &Worker,
+) -> bool {
+    if fault::ends(transport, (facts, chain.tls.is_some()), listener, worker).await {
+        return true;
+    }
+    let limited = is_limited(chain, worker);
+    if limited {
+        transport.reset_on_close();
+        refuse(transport, listener, worker, (facts, Reason::RateLimited, &Authorized::default()));
+    }
+    limited
 }
 
 /// What the chain's policies of connections say; all of them must allow.

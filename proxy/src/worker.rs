@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use crate::fault::{FaultSet, Leased};
 use crate::http::heads::HeadPool;
 use crate::identity::Revoked;
 use crate::limit::pressure::Pressure;
@@ -16,7 +17,9 @@ use crate::model::{RouteTable, Snapshot};
 use crate::observe::Reason;
 use crate::observe::access_log::{AccessLogger, LogQueue};
 use crate::observe::metrics::{Labels, Shard};
-use crate::observe::series::{CONNECTIONS_CUT, EgressSeries, PolicySeries, ReasonSeries, RequestSeries};
+use crate::observe::series::{
+    CONNECTIONS_CUT, EgressSeries, FAULTS, FAULTS_OVERFLOW, PolicySeries, ReasonSeries, RequestSeries,
+};
 use crate::policy::egress::Surroundings;
 use crate::policy::{Decision, Standing};
 use crate::transport::{BufferPool, Registry};
@@ -111,6 +114,24 @@ impl Worker {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot.borrow())
+    }
+
+    /// The faults in force, if there is anything to be looked at.
+    #[must_use]
+    pub fn faults(&self) -> Option<Arc<FaultSet>> {
+        self.snapshot.borrow().faults.clone()
+    }
+
+    /// Counts what a fault does.
+    pub fn count_fault(&self, name: &str, effect: &str) {
+        let labels = Labels::none().with("fault", name).with("effect", effect);
+        self.metrics.counter(FAULTS, &labels).add(1);
+    }
+
+    /// Counts a fault that a cap held back.
+    pub fn count_held_back(&self, fault: &Leased) {
+        let labels = Labels::none().with("fault", &fault.name);
+        self.metrics.counter(FAULTS_OVERFLOW, &labels).add(1);
     }
 
     /// Takes over a new configuration.

@@ -9,6 +9,7 @@ pub mod beside;
 pub mod client;
 pub mod config;
 pub mod control;
+pub mod faults;
 pub mod frames;
 pub mod identity_server;
 pub mod kube;

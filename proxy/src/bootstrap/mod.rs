@@ -34,6 +34,8 @@ pub struct Settings {
     pub max_connections: usize,
     /// Whether answers of our own say their reason in the `outrider-error` header.
     pub names_reason: bool,
+    /// Whether faults may be injected at all.
+    pub faults: bool,
     /// Where the operator's endpoints listen, if not where the file says.
     pub admin: Option<SocketAddr>,
     /// How long connections may take to end.
@@ -90,14 +92,8 @@ impl Settings {
                 "OUTRIDER_LOG: \"{log_level}\" is none of error, warn, info, debug, trace, off"
             ));
         }
-        let names_reason = match env("OUTRIDER_ERROR_HEADER").as_deref() {
-            None | Some("on") => true,
-            Some("off") => false,
-            Some(other) => {
-                wrong.push(format!("OUTRIDER_ERROR_HEADER: \"{other}\" is none of on, off"));
-                true
-            }
-        };
+        let names_reason = switch(&env, "OUTRIDER_ERROR_HEADER", &mut wrong);
+        let faults = switch(&env, "OUTRIDER_FAULTS", &mut wrong);
         let log_json = match env("OUTRIDER_LOG_FORMAT").as_deref() {
             None | Some("text") => false,
             Some("json") => true,
@@ -122,6 +118,7 @@ impl Settings {
             workers,
             max_connections: (most / workers).max(1),
             names_reason,
+            faults,
             admin,
             drain_timeout: Duration::from_millis(drain as u64),
             log_level,
@@ -131,6 +128,18 @@ impl Settings {
             lock_in,
             lock_in_paths,
         })
+    }
+}
+
+/// A variable that is `on` or `off`; `on` when it is not set.
+fn switch(env: impl Fn(&str) -> Option<String>, name: &str, wrong: &mut Vec<String>) -> bool {
+    match env(name).as_deref() {
+        None | Some("on") => true,
+        Some("off") => false,
+        Some(other) => {
+            wrong.push(format!("{name}: \"{other}\" is none of on, off"));
+            true
+        }
     }
 }
 

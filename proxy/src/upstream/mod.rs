@@ -9,6 +9,7 @@ pub mod clusters;
 pub mod connect;
 pub mod endpoint;
 pub mod host;
+pub mod injected;
 pub mod link;
 pub mod members;
 pub mod outlier;
