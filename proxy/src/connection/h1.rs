@@ -34,6 +34,8 @@ pub struct Connection {
     drain: Drain,
     timer: LazyTimer,
     opened: Instant,
+    /// When the last response was sent.
+    quiet_since: Instant,
     served: u32,
 }
 
@@ -43,7 +45,8 @@ impl Connection {
     pub fn new(transport: Transport, origin: Origin, drain: Drain) -> Box<Self> {
         let link = H1Link::new(transport, Rc::clone(&origin.worker.buffers));
         let (server, timer) = (H1Server::new(link), LazyTimer::default());
-        Box::new(Self { server, origin, drain, timer, opened: Instant::now(), served: 0 })
+        let opened = Instant::now();
+        Box::new(Self { server, origin, drain, timer, opened, quiet_since: opened, served: 0 })
     }
 }
 
@@ -51,7 +54,7 @@ impl Connection {
 pub async fn serve(mut connection: Box<Connection>) {
     while connection.begun().await {
         let rooms = Rc::clone(&connection.origin.worker.rooms);
-        let (served, goes_on) = rooms.run(request(connection)).await;
+        let (served, goes_on) = rooms.run(move || request(connection)).await;
         connection = served;
         if !goes_on {
             break;
@@ -90,21 +93,23 @@ impl Connection {
         }
         let outcome = exchange::serve(&mut self.server, &mut heads, &mut self.timer, &self.origin).await;
         self.origin.worker.heads.give_back(heads);
-        outcome == Outcome::Complete && self.server.may_continue()
+        let Outcome::Complete(at) = outcome else { return false };
+        self.quiet_since = at;
+        self.server.may_continue()
     }
 
     /// Waits for the first byte of the next request; `false` when the connection is to end.
     async fn begun(&mut self) -> bool {
         let chain = &self.origin.chain;
-        let idle_end = chain.idle_timeout.map(|limit| Instant::now() + limit);
+        let idle_end = chain.idle_timeout.map(|limit| self.quiet_since + limit);
         let life_end = chain.max_connection_duration.map(|limit| self.opened + limit);
         let (server, timer) = (&mut self.server, &mut self.timer);
-        let mut draining = std::pin::pin!(self.drain.begun());
+        let drain = &self.drain;
         poll_fn(|cx| {
             if let Poll::Ready(begun) = server.poll_begun(cx) {
                 return Poll::Ready(begun.is_ok());
             }
-            if draining.as_mut().poll(cx).is_ready() {
+            if drain.poll_begun(cx).is_ready() {
                 return Poll::Ready(false);
             }
             match idle_end.into_iter().chain(life_end).min() {
@@ -118,7 +123,9 @@ impl Connection {
     /// Reads the head of the next request.
     async fn next(&mut self, head: &mut RequestHead) -> Next {
         let limits = limits(&self.origin.chain);
-        let deadline = self.origin.chain.request_headers_timeout.map(|limit| Instant::now() + limit);
+        let patience = self.origin.chain.request_headers_timeout;
+        // Most heads come in one piece: what they would have had to wait for is not looked up.
+        let mut deadline = None;
         let (server, timer) = (&mut self.server, &mut self.timer);
         poll_fn(|cx| {
             match server.poll_head(cx, &limits, head) {
@@ -129,6 +136,7 @@ impl Connection {
                 }
                 Poll::Pending => {}
             }
+            deadline = deadline.or_else(|| Some(Instant::now() + patience?));
             match deadline {
                 Some(deadline) => timer
                     .poll_until(cx, deadline)
@@ -186,5 +194,5 @@ async fn refuse(
         let _ = timeout(report.patience, poll_fn(|cx| pump.poll(cx, &mut source, server))).await;
         report.sent_bytes = pump.bytes();
     }
-    report.finish(request, response, origin);
+    report.finish(request, response, origin, Instant::now());
 }

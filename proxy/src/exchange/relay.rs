@@ -34,9 +34,9 @@ pub async fn response<D: Downstream>(
     report: &mut Report,
 ) -> Relayed {
     timers.response_begun();
-    timers.active();
+    let begun = timers.active();
     upstream.replay.stop_keeping();
-    report.response_after = Some(report.started.elapsed());
+    report.response_after = Some(begun.saturating_duration_since(report.started));
     let tunnel = opens_tunnel(request, response);
     if tunnel {
         response.status = StatusCode::SWITCHING_PROTOCOLS;

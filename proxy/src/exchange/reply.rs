@@ -5,7 +5,7 @@ use std::future::poll_fn;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::report::Report;
 use super::{Outcome, Routed};
@@ -211,7 +211,7 @@ pub(super) async fn send_body<D: Downstream>(
     let sent = timeout(report.patience, sent).await;
     report.sent_bytes = pump.bytes();
     match sent {
-        Ok(Ok(())) => Outcome::Complete,
+        Ok(Ok(())) => Outcome::Complete(Instant::now()),
         Ok(Err(_)) => Outcome::Broken,
         Err(_) => {
             report.flags = report.flags.with(Flags::SI);

@@ -20,10 +20,10 @@ type Room<F> = Pin<Box<Option<F>>>;
 pub struct Rooms(RefCell<Option<Box<dyn Any>>>);
 
 impl Rooms {
-    /// Puts a future into a room, to be polled there.
-    pub fn run<F: Future + 'static>(self: &Rc<Self>, future: F) -> Running<F> {
+    /// Makes a future in a room, to be polled there.
+    pub fn run<F: Future + 'static>(self: &Rc<Self>, make: impl FnOnce() -> F) -> Running<F> {
         let mut room = self.with(Vec::pop).flatten().unwrap_or_else(|| Box::pin(None));
-        room.as_mut().set(Some(future));
+        room.as_mut().set(Some(make()));
         Running { room: Some(room), rooms: Rc::clone(self) }
     }
 
@@ -83,13 +83,13 @@ mod tests {
         };
         let mut addresses = Vec::new();
         for value in [Some(1), None, Some(2)] {
-            let mut running = rooms.run(work(value));
+            let mut running = rooms.run(|| work(value));
             addresses.push(running.room.as_ref().map(|room| &raw const **room as usize));
             let expected = value.map_or(Poll::Pending, Poll::Ready);
             assert_eq!(Pin::new(&mut running).poll(&mut cx), expected);
         }
         assert_eq!(addresses[0], addresses[1]);
         assert_eq!(addresses[1], addresses[2]);
-        assert_eq!(Pin::new(&mut rooms.run(ready(3))).poll(&mut cx), Poll::Ready(3), "of another kind");
+        assert_eq!(Pin::new(&mut rooms.run(|| ready(3))).poll(&mut cx), Poll::Ready(3), "of another kind");
     }
 }
