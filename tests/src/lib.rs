@@ -11,6 +11,7 @@ pub mod config;
 pub mod control;
 pub mod frames;
 pub mod identity_server;
+pub mod kube;
 pub mod lab;
 pub mod mesh;
 pub mod pods;

@@ -1,6 +1,7 @@
 //! The control server's command line, and the server from start to end.
 
 mod arguments;
+mod cluster;
 mod kept;
 mod run;
 mod webhook;

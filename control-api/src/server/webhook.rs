@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use clap::Args;
+use kube::Client;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -12,7 +13,7 @@ use crate::audit::Exemption;
 use crate::ca::Authority;
 use crate::inject::flags::Flags;
 use crate::serve::listen::Transport;
-use crate::webhook::{OnError, Policy, server};
+use crate::webhook::{OnError, Policy, bundle, server};
 
 /// The admission webhooks.
 #[derive(Args, Clone, Debug)]
@@ -40,7 +41,7 @@ pub(super) fn dns_name(root_namespace: &str) -> String {
 pub(super) async fn start(
     arguments: &Arguments,
     mesh: (&str, &str),
-    authority: Arc<Authority>,
+    (authority, client): (Arc<Authority>, Option<Client>),
     transport: &Transport,
     ending: watch::Receiver<bool>,
 ) -> Result<(), StartError> {
@@ -55,7 +56,10 @@ pub(super) async fn start(
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     tracing::info!(address = %bound, "admission webhooks are ready");
-    tokio::spawn(server::run(listener, policies, tls.clone(), ending));
+    tokio::spawn(server::run(listener, policies, tls.clone(), ending.clone()));
+    if let Some(client) = client {
+        tokio::spawn(bundle::run(client, Arc::clone(&authority), ending));
+    }
     let (arguments, mesh) = (arguments.clone(), (mesh.0.to_owned(), mesh.1.to_owned()));
     tokio::spawn(async move {
         let mut changes = authority.changes();
