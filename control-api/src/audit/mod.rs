@@ -21,7 +21,7 @@ use outrider_proto::Fault;
 use serde_json::Value;
 
 pub use exemption::Exemption;
-pub use file::{Audited, account, audit_text};
+pub use file::{Audited, account, audit_text, audit_value};
 
 /// How much is asked of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
