@@ -63,11 +63,13 @@ fn shapes() -> Vec<(String, Value)> {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         for document in manifest::documents(&fs::read_to_string(&path).unwrap()) {
-            let mut value = manifest::parse(&document.text).unwrap();
-            let Some(template) = manifest::template(&mut value) else { continue };
-            let mut pod = template.clone();
-            (pod["apiVersion"], pod["kind"]) = ("v1".into(), "Pod".into());
-            all.push((path.file_name().unwrap().to_string_lossy().into_owned(), pod));
+            let value = manifest::parse(&document.text).unwrap();
+            for object in manifest::objects(&value) {
+                let Some(pod) = manifest::pointer(object).and_then(|at| object.pointer(at)) else { continue };
+                let mut pod = pod.clone();
+                (pod["apiVersion"], pod["kind"]) = ("v1".into(), "Pod".into());
+                all.push((path.file_name().unwrap().to_string_lossy().into_owned(), pod));
+            }
         }
     }
     assert!(all.len() >= 20, "{}", all.len());

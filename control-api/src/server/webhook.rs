@@ -17,7 +17,7 @@ use crate::webhook::{OnError, Policy, bundle, server};
 
 /// The admission webhooks.
 #[derive(Args, Clone, Debug)]
-pub(super) struct Arguments {
+pub(super) struct Webhook {
     /// Where the API server asks the admission webhooks; there are none when it is not said.
     #[arg(long, value_name = "ADDRESS")]
     pub(super) webhook_address: Option<SocketAddr>,
@@ -39,7 +39,7 @@ pub(super) fn dns_name(root_namespace: &str) -> String {
 
 /// Listens, if that is asked for.
 pub(super) async fn start(
-    arguments: &Arguments,
+    arguments: &Webhook,
     mesh: (&str, &str),
     (authority, client): (Arc<Authority>, Option<Client>),
     transport: &Transport,
@@ -74,7 +74,7 @@ pub(super) async fn start(
     Ok(())
 }
 
-fn policy(arguments: &Arguments, mesh: (&str, &str), authority: &Authority) -> Result<Policy, StartError> {
+fn policy(arguments: &Webhook, mesh: (&str, &str), authority: &Authority) -> Result<Policy, StartError> {
     let settings = arguments.flags.settings(mesh, &authority.roots_pem()).map_err(|faults| {
         let faults: Vec<String> = faults.iter().map(|fault| format!("--sidecar-*: {fault}")).collect();
         StartError(faults.join("; "))
