@@ -23,7 +23,8 @@ test: tools ## all tests: unit, property, end to end, against Envoy
 test-kube: tools ## the control server in Kubernetes: a real API server, found or built with Go
 	$(CARGO) build --locked --profile fast -p outrider-proxy -p outrider-control
 	@assets=$$(scripts/kube.sh) || { [ -z "$$CI" ]; exit; }; \
-	. scripts/env.sh && KUBEBUILDER_ASSETS="$$assets" $(CARGO) test --locked -p outrider-tests --test kube -- --nocapture
+	. scripts/env.sh && export OUTRIDER_TEST_POD_SECURITY="$$(scripts/pod-security.sh)"; \
+	KUBEBUILDER_ASSETS="$$assets" $(CARGO) test --locked -p outrider-tests --test kube --test kube_webhook --test standards -- --nocapture
 
 lint: ## formatting, clippy, licences and bans, documentation
 	$(CARGO) fmt --all --check

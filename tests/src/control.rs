@@ -46,6 +46,8 @@ pub struct Control {
     pub folder: PathBuf,
     /// The Kubernetes cluster that its objects come from, in place of `config`.
     pub kubeconfig: Option<PathBuf>,
+    /// More arguments.
+    pub more: Vec<String>,
     wire: Wire,
     process: Option<Process>,
 }
@@ -68,7 +70,7 @@ impl Control {
         let folder = scratch("mesh");
         fs::create_dir(folder.join("config")).expect("a directory");
         let (port, api) = (free_port(), free_port());
-        let control = Self { port, api, folder, kubeconfig: None, wire, process: None };
+        let control = Self { port, api, folder, kubeconfig: None, more: Vec::new(), wire, process: None };
         control.write("mesh.yaml", objects);
         control
     }
@@ -100,6 +102,7 @@ impl Control {
         if self.wire == Wire::Plaintext {
             command.arg("--plaintext");
         }
+        command.args(&self.more);
         self.process = Some(Process::spawn(command, scratch("control"), "outrider-control"));
     }
 

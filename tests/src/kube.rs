@@ -12,8 +12,8 @@ use crate::process::{Process, free_port, scratch};
 
 /// How long anything may take; an API server needs a while to start.
 pub const PATIENCE: Duration = Duration::from_secs(120);
-/// Who may do everything.
-const ADMIN: &str = "admin-of-the-test";
+/// The token of the one who may do everything.
+pub const ADMIN: &str = "admin-of-the-test";
 
 /// An API server; gone when dropped.
 #[derive(Debug)]
@@ -102,6 +102,8 @@ impl Cluster {
             "--service-account-issuer=https://kubernetes.default.svc",
             "--service-cluster-ip-range=10.0.0.0/16",
         ]);
+        // Webhooks are asked at the endpoints of their service: there is nobody here who leads cluster IPs anywhere.
+        command.arg("--enable-aggregator-routing=true");
         // Nobody makes service accounts' tokens for pods here.
         command.args(["--disable-admission-plugins=ServiceAccount", "--external-hostname=localhost"]);
         self.server = Some(Process::spawn(command, scratch("apiserver"), "kube-apiserver"));

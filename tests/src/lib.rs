@@ -1,6 +1,7 @@
 //! What end-to-end tests share: real processes, a backend that records, upstreams that misbehave, clients that say
 //! exactly what they want.
 
+pub mod admission;
 pub mod ads;
 pub mod ads_client;
 pub mod authority;

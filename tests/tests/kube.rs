@@ -20,11 +20,12 @@ const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/outrider-system/lea
 /// A cluster with our permissions and definitions, and a service.
 fn cluster(assets: &Path) -> Cluster {
     let cluster = Cluster::start(assets);
-    let rbac =
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes/rbac.yaml"));
-    for document in rbac.unwrap().split("\n---\n") {
-        let object: Value = serde_saphyr::from_str(document).unwrap();
-        cluster.create(&collection(&object), &object);
+    for file in ["namespace.yaml", "rbac.yaml"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/base").join(file);
+        for document in fs::read_to_string(path).unwrap().split("\n---\n") {
+            let object: Value = serde_saphyr::from_str(document).unwrap();
+            cluster.create(&collection(&object), &object);
+        }
     }
     cluster.create("/api/v1/namespaces", &json!({"metadata": {"name": "shop"}}));
     cluster.create(

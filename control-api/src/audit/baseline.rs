@@ -1,6 +1,6 @@
 //! The standard "baseline": what lets a container take over its node with little effort.
 
-use super::pod::{Pod, found, texts};
+use super::pod::{Container, Pod, found, texts};
 use super::{Finding, Level, Rule};
 
 const fn rule(name: &'static str, about: &'static str) -> Rule {
@@ -128,9 +128,8 @@ fn containers(pod: &Pod<'_>, findings: &mut Vec<Finding>) {
                 }
             }
         }
-        let mount = &container.context["procMount"];
-        if !mount.is_null() && mount != "Default" {
-            found(findings, &PROC_MOUNT, format!("{context}.procMount"), "must be Default");
+        if !pod.own_users {
+            proc_mount(container, findings);
         }
         let ports = container.value["ports"].as_array().into_iter().flatten().enumerate();
         for (index, port) in ports.filter(|(_, port)| port["hostPort"].as_u64().is_some_and(|port| port > 0))
@@ -138,6 +137,15 @@ fn containers(pod: &Pod<'_>, findings: &mut Vec<Finding>) {
             let reason = format!("must not take port {} of the node; use a Service", port["hostPort"]);
             found(findings, &HOST_PORTS, format!("{}.ports[{index}].hostPort", container.path), reason);
         }
+    }
+}
+
+/// Since Kubernetes 1.35 the standard "baseline" asks it only of pods with the node's users, "restricted" of all.
+pub(super) fn proc_mount(container: &Container<'_>, findings: &mut Vec<Finding>) {
+    let mount = &container.context["procMount"];
+    if !mount.is_null() && mount != "Default" {
+        let path = format!("{}.securityContext.procMount", container.path);
+        found(findings, &PROC_MOUNT, path, "must be Default");
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) struct Pod<'a> {
     pub(super) containers: Vec<Container<'a>>,
     /// Whether it says that it is for Windows, where some rules mean nothing.
     pub(super) windows: bool,
+    /// Whether its users are its own (`hostUsers: false`): root of the pod is nobody on the node.
+    pub(super) own_users: bool,
 }
 
 /// A container.
@@ -50,6 +52,7 @@ impl<'a> Pod<'a> {
             spec,
             containers: containers.collect(),
             windows: spec["os"]["name"] == "windows",
+            own_users: spec["hostUsers"] == false,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::baseline::proc_mount;
 use super::pod::{Container, Pod, found, texts};
 use super::{Finding, Level, Rule};
 
@@ -41,41 +42,42 @@ pub(super) fn check(pod: &Pod<'_>, findings: &mut Vec<Finding>) {
             found(findings, &VOLUMES, format!("{path}.{kind}"), reason);
         }
     }
-    if pod.context()["runAsUser"].as_i64() == Some(0) {
+    if !pod.own_users && pod.context()["runAsUser"].as_i64() == Some(0) {
         found(findings, &ROOT_USER, "spec.securityContext.runAsUser", "must not be 0");
     }
     let (non_root, profile) = (&pod.context()["runAsNonRoot"], &pod.context()["seccompProfile"]["type"]);
     for container in &pod.containers {
-        one(container, (non_root, profile), pod.windows, findings);
+        if pod.own_users {
+            proc_mount(container, findings);
+        } else if !container.own_redirect {
+            user(container, non_root, findings);
+        }
+        if !pod.windows {
+            one(container, profile, findings);
+        }
     }
 }
 
-fn one(
-    container: &Container<'_>,
-    (pod_non_root, pod_profile): (&Value, &Value),
-    windows: bool,
-    findings: &mut Vec<Finding>,
-) {
+/// Root of a pod with users of its own is nobody on the node, and the standard lets it pass since Kubernetes 1.35.
+fn user(container: &Container<'_>, of_pod: &Value, findings: &mut Vec<Finding>) {
+    let (context, path) = (container.context, format!("{}.securityContext", container.path));
+    if own_or(&context["runAsNonRoot"], of_pod) != true {
+        let reason = "must be true, here or in the pod's securityContext";
+        found(findings, &NON_ROOT, format!("{path}.runAsNonRoot"), reason);
+    }
+    if context["runAsUser"].as_i64() == Some(0) {
+        found(findings, &ROOT_USER, format!("{path}.runAsUser"), "must not be 0");
+    }
+}
+
+fn own_or(own: &Value, of_pod: &Value) -> Value {
+    if own.is_null() { of_pod.clone() } else { own.clone() }
+}
+
+/// What means nothing to Windows.
+fn one(container: &Container<'_>, pod_profile: &Value, findings: &mut Vec<Finding>) {
     let context = container.context;
     let path = |field: &str| format!("{}.securityContext.{field}", container.path);
-    let own_or = |own: &Value, of_pod: &Value| if own.is_null() { of_pod.clone() } else { own.clone() };
-    if !container.own_redirect {
-        if own_or(&context["runAsNonRoot"], pod_non_root) != true {
-            found(
-                findings,
-                &NON_ROOT,
-                path("runAsNonRoot"),
-                "must be true, here or in the pod's securityContext",
-            );
-        }
-        if context["runAsUser"].as_i64() == Some(0) {
-            found(findings, &ROOT_USER, path("runAsUser"), "must not be 0");
-        }
-    }
-    // None of the rest means anything to Windows.
-    if windows {
-        return;
-    }
     if context["allowPrivilegeEscalation"] != false {
         found(findings, &ESCALATION, path("allowPrivilegeEscalation"), "must be false");
     }

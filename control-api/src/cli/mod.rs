@@ -1,5 +1,6 @@
 //! `outrider`, the operator's command line: what can be said about objects without a server, and what a running one says.
 
+mod cluster;
 mod crds;
 mod pods;
 mod report;
@@ -55,7 +56,7 @@ enum Command {
     Inject(Box<pods::Inject>),
     /// Takes the sidecars out again that `inject`, or the webhook, has put there.
     Uninject(pods::Uninject),
-    /// Says which pods could break out: exit code 1 if any has a finding, 2 if a file cannot be read.
+    /// Says which pods could break out: exit code 1 if any has a finding, 2 if a file or the cluster cannot be read.
     Audit(pods::Audit),
     /// Policies of others that say what the mesh's policies say.
     #[command(subcommand)]

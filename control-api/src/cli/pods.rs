@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{FOUND, OK};
+use super::{FOUND, OK, cluster};
 use crate::audit::{self, Exemption, Level, report};
 use crate::compile::Settings;
 use crate::inject::manifest::{self, Note};
@@ -51,8 +51,18 @@ pub(super) struct Uninject {
 #[derive(Args, Debug)]
 pub(super) struct Audit {
     /// Files with manifests; `-` reads standard input, for example from `kubectl get pods -A -o yaml`.
-    #[arg(value_name = "FILE", required = true)]
+    #[arg(value_name = "FILE", required_unless_present = "kube")]
     files: Vec<PathBuf>,
+    /// The pods of a cluster, and what makes pods there: of the one that `--kubeconfig` or `KUBECONFIG` names, or of the
+    /// one that this runs in.
+    #[arg(long, conflicts_with = "files")]
+    kube: bool,
+    /// Where the cluster is.
+    #[arg(long, value_name = "FILE", requires = "kube")]
+    kubeconfig: Option<PathBuf>,
+    /// Of one namespace only.
+    #[arg(short, long, value_name = "NAME", requires = "kube")]
+    namespace: Option<String>,
     /// How much is asked of pods.
     #[arg(long, value_enum, default_value_t = Level::Restricted)]
     level: Level,
@@ -87,8 +97,14 @@ pub(super) fn uninject(asked: &Uninject, out: &mut dyn Write, err: &mut dyn Writ
 
 pub(super) fn audit(asked: &Audit, out: &mut dyn Write) -> io::Result<u8> {
     let mut all = Vec::new();
+    let given = (asked.level, asked.exempt.as_slice(), asked.sidecar_image.as_deref());
+    if asked.kube {
+        let found = cluster::pods(asked.kubeconfig.as_deref(), asked.namespace.as_deref());
+        for object in found.map_err(|error| invalid(&error.to_string()))? {
+            all.extend(audit::audit_value(("kubernetes", 0), &object, given));
+        }
+    }
     for file in &asked.files {
-        let given = (asked.level, asked.exempt.as_slice(), asked.sidecar_image.as_deref());
         let audited = audit::audit_text(&file.display().to_string(), &read(file)?, given);
         all.extend(audited.map_err(|error| invalid(&error))?);
     }
@@ -99,9 +115,10 @@ pub(super) fn audit(asked: &Audit, out: &mut dyn Write) -> io::Result<u8> {
 /// What `outrider webhooks` is told.
 #[derive(Args, Debug)]
 pub(super) struct Webhooks {
-    /// The roots that the webhook is verified with (PEM): `ca.pem` in the state of the control server.
+    /// The roots that the webhook is verified with (PEM): `ca.pem` in the state of the control server. It puts them there
+    /// itself when it runs with `--kubernetes`.
     #[arg(long, value_name = "FILE")]
-    roots: PathBuf,
+    roots: Option<PathBuf>,
     /// The namespace of the control server.
     #[arg(long, value_name = "NAME", default_value = "outrider-system")]
     root_namespace: String,
@@ -111,19 +128,24 @@ pub(super) struct Webhooks {
 }
 
 pub(super) fn webhooks(asked: &Webhooks, out: &mut dyn Write) -> io::Result<u8> {
-    let roots = read(&asked.roots)?;
-    if !roots.contains("-----BEGIN CERTIFICATE-----") || roots.contains("PRIVATE KEY") {
-        return Err(invalid(&format!("{}: not certificates in PEM and nothing else", asked.roots.display())));
-    }
+    let roots = asked.roots.as_deref().map(certificates).transpose()?;
     let registered = Registered {
         root_namespace: &asked.root_namespace,
-        roots: Some(&roots),
+        roots: roots.as_deref(),
         fail_closed: !asked.fail_open,
     };
     for object in registered.objects() {
         write!(out, "---\n{}", yaml::write(&object))?;
     }
     Ok(OK)
+}
+
+fn certificates(file: &Path) -> io::Result<String> {
+    let roots = read(file)?;
+    if !roots.contains("-----BEGIN CERTIFICATE-----") || roots.contains("PRIVATE KEY") {
+        return Err(named(file, &"not certificates in PEM and nothing else"));
+    }
+    Ok(roots)
 }
 
 /// The manifests go where they can be piped on, what was done with them beside that.

@@ -82,7 +82,7 @@ pub(super) struct Serve {
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(super) grace_s: u64,
     #[command(flatten)]
-    pub(super) webhook: super::webhook::Arguments,
+    pub(super) webhook: super::webhook::Webhook,
     /// error, warn, info, debug, trace or off.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(super) log_level: String,
@@ -105,4 +105,17 @@ pub(super) struct Token {
     /// How long it proves the identity, in seconds; a year at most. A proxy needs it at each renewal.
     #[arg(long, value_name = "SECONDS", default_value_t = 30 * 24 * 3600)]
     pub(super) life_s: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Arguments;
+
+    /// What clap can find wrong with a definition it finds when the program starts, if it was built for tests.
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
 }

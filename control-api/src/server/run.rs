@@ -109,7 +109,7 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
         differ: Arc::default(),
         ending: ending.clone(),
     };
-    let reviews = client.map(|client| Reviews::new(client, &serve.common.trust_domain));
+    let reviews = client.clone().map(|client| Reviews::new(client, &serve.common.trust_domain));
     let tokens: Arc<dyn Authenticator> = Arc::new(Tokens { join: Arc::clone(&base.join), reviews });
     let access = Access { tokens: Some(Arc::clone(&tokens)), trust_plaintext: serve.plaintext };
     let mut services = Routes::new(Ads::service(shared, access));
@@ -117,7 +117,8 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
     let (listener, transport) = listener(&serve, &base)?;
     let address = listener.local_addr().map_err(|error| StartError::of("--address")(&error))?;
     let mesh = (serve.common.trust_domain.as_str(), serve.root_namespace.as_str());
-    webhook::start(&serve.webhook, mesh, Arc::clone(&base.authority), &transport, ending.clone()).await?;
+    webhook::start(&serve.webhook, mesh, (Arc::clone(&base.authority), client), &transport, ending.clone())
+        .await?;
     // Not before proxies can connect: who asks whether it is ready shall not be told too early.
     let api = api::start(serve.api_address, api, ending.clone());
     let api_address = api.await.map_err(|error| StartError::of("--api-address")(&error))?;

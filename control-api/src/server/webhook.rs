@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use clap::Args;
+use kube::Client;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -12,11 +13,11 @@ use crate::audit::Exemption;
 use crate::ca::Authority;
 use crate::inject::flags::Flags;
 use crate::serve::listen::Transport;
-use crate::webhook::{OnError, Policy, server};
+use crate::webhook::{OnError, Policy, bundle, server};
 
 /// The admission webhooks.
 #[derive(Args, Clone, Debug)]
-pub(super) struct Arguments {
+pub(super) struct Webhook {
     /// Where the API server asks the admission webhooks; there are none when it is not said.
     #[arg(long, value_name = "ADDRESS")]
     pub(super) webhook_address: Option<SocketAddr>,
@@ -38,9 +39,9 @@ pub(super) fn dns_name(root_namespace: &str) -> String {
 
 /// Listens, if that is asked for.
 pub(super) async fn start(
-    arguments: &Arguments,
+    arguments: &Webhook,
     mesh: (&str, &str),
-    authority: Arc<Authority>,
+    (authority, client): (Arc<Authority>, Option<Client>),
     transport: &Transport,
     ending: watch::Receiver<bool>,
 ) -> Result<(), StartError> {
@@ -55,7 +56,10 @@ pub(super) async fn start(
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     tracing::info!(address = %bound, "admission webhooks are ready");
-    tokio::spawn(server::run(listener, policies, tls.clone(), ending));
+    tokio::spawn(server::run(listener, policies, tls.clone(), ending.clone()));
+    if let Some(client) = client {
+        tokio::spawn(bundle::run(client, Arc::clone(&authority), ending));
+    }
     let (arguments, mesh) = (arguments.clone(), (mesh.0.to_owned(), mesh.1.to_owned()));
     tokio::spawn(async move {
         let mut changes = authority.changes();
@@ -70,7 +74,7 @@ pub(super) async fn start(
     Ok(())
 }
 
-fn policy(arguments: &Arguments, mesh: (&str, &str), authority: &Authority) -> Result<Policy, StartError> {
+fn policy(arguments: &Webhook, mesh: (&str, &str), authority: &Authority) -> Result<Policy, StartError> {
     let settings = arguments.flags.settings(mesh, &authority.roots_pem()).map_err(|faults| {
         let faults: Vec<String> = faults.iter().map(|fault| format!("--sidecar-*: {fault}")).collect();
         StartError(faults.join("; "))

@@ -11,6 +11,10 @@ use crate::inject::names::SWITCH;
 pub const MODE_LABEL: &str = "audit.outrider.dev/mode";
 /// The label of namespaces that says how much is asked; `baseline` when it is not there.
 pub const LEVEL_LABEL: &str = "audit.outrider.dev/level";
+/// The object that registers the webhooks for sidecars.
+pub const INJECT: &str = "outrider-inject";
+/// The object that registers those of the audit.
+pub const AUDIT: &str = "outrider-audit";
 /// How long the API server waits for an answer.
 const TIMEOUT_S: u32 = 10;
 
@@ -38,8 +42,8 @@ impl Registered<'_> {
             })
         };
         [
-            kind("MutatingWebhookConfiguration", "outrider-inject", self.inject()),
-            kind("ValidatingWebhookConfiguration", "outrider-audit", self.audit()),
+            kind("MutatingWebhookConfiguration", INJECT, self.inject()),
+            kind("ValidatingWebhookConfiguration", AUDIT, self.audit()),
         ]
     }
 

@@ -14,6 +14,7 @@
     reason = "a member that a JSON value lacks reads as null; written to are only objects that are made or checked here"
 )]
 
+pub mod bundle;
 pub mod configuration;
 mod question;
 mod review;
