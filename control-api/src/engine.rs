@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use tokio::sync::watch;
 
+use crate::compile::model::InMesh;
 use crate::compile::registered::with_registered;
 use crate::compile::{Mesh, Settings};
 use crate::object::Objects;
@@ -40,12 +41,12 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// With what the source has at the start.
+    /// With what the source has at the start, and what was in the mesh before that.
     #[must_use]
-    pub fn new(settings: Settings, view: &View, registry: Arc<Registry>) -> Self {
+    pub fn new(settings: Settings, view: &View, registry: Arc<Registry>, in_mesh: &InMesh) -> Self {
         let registered = Arc::clone(&registry.workloads().watch().borrow());
         let objects = together(&view.objects, &registered);
-        let mesh = Arc::new(Mesh::with_settings(objects, settings));
+        let mesh = Arc::new(Mesh::remembering(objects, settings, in_mesh));
         let current = RwLock::new(Compiled::new(mesh, view));
         Self { registry, current, changes: watch::channel(0).0 }
     }

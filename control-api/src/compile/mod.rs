@@ -36,7 +36,7 @@ use prost::Message as _;
 
 use self::egress::Egress;
 use self::inbound::Local;
-use self::model::MeshService;
+use self::model::{InMesh, MeshService};
 use self::service::{Context, Input};
 use self::status::{ConditionKind, Statuses};
 use self::view::{All, Outbound, View};
@@ -123,19 +123,44 @@ impl Mesh {
     /// Compiles all objects.
     #[must_use]
     pub fn with_settings(objects: Arc<Objects>, settings: Settings) -> Self {
-        Self::build(objects, settings, None)
+        Self::remembering(objects, settings, &InMesh::new())
+    }
+
+    /// Compiles all objects. Ports that were in the mesh before are not spoken to in plaintext.
+    #[must_use]
+    pub fn remembering(objects: Arc<Objects>, settings: Settings, in_mesh: &InMesh) -> Self {
+        Self::build(objects, settings, None, &|key, port| in_mesh.contains(&(key.clone(), port)))
     }
 
     /// Compiles objects of a later moment. What does not depend on a change is taken over, and equal parts of snapshots
     /// stay the same `Arc`s.
     #[must_use]
     pub fn update(&self, objects: Arc<Objects>) -> Self {
-        Self::build(objects, self.settings.clone(), Some(self))
+        let was_in_mesh = |key: &Key, port| {
+            let service = self.services.get(key).and_then(|service| service.port(port));
+            service.is_some_and(|port| port.in_mesh)
+        };
+        Self::build(objects, self.settings.clone(), Some(self), &was_in_mesh)
     }
 
-    fn build(objects: Arc<Objects>, settings: Settings, old: Option<&Self>) -> Self {
+    /// The ports that are in the mesh.
+    #[must_use]
+    pub fn in_mesh(&self) -> InMesh {
+        let ports = self.services.values().flat_map(|service| {
+            let ports = service.ports.iter().filter(|port| port.in_mesh);
+            ports.map(|port| (service.key.clone(), port.number))
+        });
+        ports.collect()
+    }
+
+    fn build(
+        objects: Arc<Objects>,
+        settings: Settings,
+        old: Option<&Self>,
+        was_in_mesh: &dyn Fn(&Key, u16) -> bool,
+    ) -> Self {
         let mut statuses = Statuses::default();
-        let services = services::services(&objects, &settings);
+        let services = services::services(&objects, &settings, was_in_mesh);
         let services = services
             .into_iter()
             .map(|(key, service)| {

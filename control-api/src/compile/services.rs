@@ -13,13 +13,18 @@ use crate::object::workload::{Health, Locality, Workload, WorkloadPort};
 use crate::object::{Key, Object, ObjectKind, Objects};
 
 /// All services of the mesh.
-pub(super) fn services(objects: &Objects, settings: &Settings) -> BTreeMap<Key, Arc<MeshService>> {
+/// `was_in_mesh` tells which ports were in the mesh before.
+pub(super) fn services(
+    objects: &Objects,
+    settings: &Settings,
+    was_in_mesh: &dyn Fn(&Key, u16) -> bool,
+) -> BTreeMap<Key, Arc<MeshService>> {
     let index = Index::new(objects, settings);
     objects
         .services
         .iter()
         .filter(|(_, service)| service.spec.kind != "ExternalName")
-        .map(|(key, service)| (key.clone(), Arc::new(index.service(service))))
+        .map(|(key, service)| (key.clone(), Arc::new(index.service(service, was_in_mesh))))
         .collect()
 }
 
@@ -51,7 +56,7 @@ impl<'a> Index<'a> {
         Self { settings, objects, slices, pods, workloads }
     }
 
-    fn service(&self, service: &Object<Service>) -> MeshService {
+    fn service(&self, service: &Object<Service>, was_in_mesh: &dyn Fn(&Key, u16) -> bool) -> MeshService {
         let (namespace, name) = (service.meta.namespace.as_str(), service.meta.name.as_str());
         let slices = self.slices.get(&(namespace, name)).map_or(&[][..], Vec::as_slice);
         let candidates = self.workloads.get(namespace).map_or(&[][..], Vec::as_slice);
@@ -79,7 +84,9 @@ impl<'a> Index<'a> {
             }
             endpoints.sort_by_key(|endpoint| endpoint.address);
             endpoints.dedup_by_key(|endpoint| endpoint.address);
-            ServicePort { number: port.port, name: port.name.clone(), protocol, target, endpoints }
+            let now = endpoints.iter().any(|endpoint| endpoint.identity.is_some());
+            let in_mesh = now || was_in_mesh(&service.key, port.port);
+            ServicePort { number: port.port, name: port.name.clone(), protocol, target, endpoints, in_mesh }
         });
         MeshService {
             key: service.key.clone(),
