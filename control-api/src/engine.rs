@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use tokio::sync::watch;
 
+use crate::compile::model::InMesh;
 use crate::compile::registered::with_registered;
 use crate::compile::{Mesh, Settings};
 use crate::object::Objects;
@@ -40,12 +41,12 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// With what the source has at the start.
+    /// With what the source has at the start, and what was in the mesh before that.
     #[must_use]
-    pub fn new(settings: Settings, view: &View, registry: Arc<Registry>) -> Self {
+    pub fn new(settings: Settings, view: &View, registry: Arc<Registry>, in_mesh: &InMesh) -> Self {
         let registered = Arc::clone(&registry.workloads().watch().borrow());
         let objects = together(&view.objects, &registered);
-        let mesh = Arc::new(Mesh::with_settings(objects, settings));
+        let mesh = Arc::new(Mesh::remembering(objects, settings, in_mesh));
         let current = RwLock::new(Compiled::new(mesh, view));
         Self { registry, current, changes: watch::channel(0).0 }
     }
@@ -83,22 +84,27 @@ impl Engine {
         let before = self.compiled();
         let objects = together(&view.objects, registered);
         let unchanged = Arc::ptr_eq(&objects, before.mesh.objects());
-        let mesh = if unchanged { before.mesh } else { Arc::new(before.mesh.update(objects)) };
+        let mesh = if unchanged { Arc::clone(&before.mesh) } else { Arc::new(before.mesh.update(objects)) };
         // What proxies get is made here, once, and not by the first of their streams that asks.
         for info in self.registry.kinds_of_proxies() {
             drop(mesh.snapshot(&info));
         }
+        mesh.settle();
         for diagnostic in view.diagnostics.iter().filter(|one| !before.diagnostics.contains(one)) {
             tracing::warn!(%diagnostic, "not in force");
         }
         let took = started.elapsed();
         metrics::histogram!("outrider_control_compile_seconds").record(took.as_secs_f64());
         let problems = view.diagnostics.len();
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Compiled::new(mesh, view);
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *current, Compiled::new(mesh, view));
+        drop(current);
         if !unchanged {
             tracing::info!(objects = view.objects.len(), problems, ?took, "objects compiled");
             self.changes.send_modify(|number| *number += 1);
         }
+        // It takes a while to take a large mesh apart, and nobody has to wait for it.
+        drop(before);
     }
 }
 

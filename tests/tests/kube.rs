@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 const OWN: &str = "/apis/mesh.outrider.dev/v1alpha1/namespaces/shop";
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const GATEWAY: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/shop";
 const ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/outrider-system/leases/outrider-control";
 
@@ -45,7 +46,7 @@ fn collection(object: &Value) -> String {
     }
 }
 
-/// Our own definitions, as `outrider crds` writes them, and one for routes that takes anything.
+/// Our own definitions, as `outrider crds` writes them, and for routes some that take anything.
 fn define(cluster: &Cluster) {
     let crds = Command::new(control_binary().with_file_name("outrider")).arg("crds").output().unwrap();
     let text = String::from_utf8(crds.stdout).unwrap();
@@ -54,21 +55,25 @@ fn define(cluster: &Cluster) {
     assert_eq!(all.len(), 5);
     let anything = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let group = "gateway.networking.k8s.io";
-    all.push(json!({
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {
-            "name": format!("httproutes.{group}"),
-            "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"},
-        },
-        "spec": {
-            "group": group, "scope": "Namespaced",
-            "names": {"kind": "HTTPRoute", "plural": "httproutes", "singular": "httproute", "listKind": "HTTPRouteList"},
-            "versions": [{
-                "name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
-                "schema": {"openAPIV3Schema": anything},
-            }],
-        },
-    }));
+    for kind in ["HTTPRoute", "GRPCRoute", "TCPRoute"] {
+        let singular = kind.to_lowercase();
+        let plural = format!("{singular}s");
+        all.push(json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {
+                "name": format!("{plural}.{group}"),
+                "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"},
+            },
+            "spec": {
+                "group": group, "scope": "Namespaced",
+                "names": {"kind": kind, "plural": plural, "singular": singular, "listKind": format!("{kind}List")},
+                "versions": [{
+                    "name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
+                    "schema": {"openAPIV3Schema": anything},
+                }],
+            },
+        }));
+    }
     for definition in &all {
         cluster.create(DEFINITIONS, definition);
         let name = definition["metadata"]["name"].as_str().unwrap();
@@ -239,7 +244,7 @@ fn of_two_replicas_one_writes_and_hands_over() {
     let mut first = control(&cluster, Wire::Plaintext, "first");
     let holder = |lease: &Value| lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned();
     let held = holder(&cluster.wait(LEASE, "held", |lease| !holder(lease).is_empty()));
-    let second = control(&cluster, Wire::Plaintext, "second");
+    let mut second = control(&cluster, Wire::Plaintext, "second");
     workload(&cluster, "a", &json!({"address": "nowhere"}));
     let written = |name: &str| {
         let path = format!("{OWN}/workloads/{name}");
@@ -256,5 +261,144 @@ fn of_two_replicas_one_writes_and_hands_over() {
     assert!(started.elapsed() < Duration::from_secs(12), "{:?}", started.elapsed());
     workload(&cluster, "b", &json!({"address": "nowhere"}));
     written("b");
-    drop(second);
+    // Killed, it gives nothing back: the lease has to run out.
+    let held = holder(&cluster.request("GET", LEASE, None).1);
+    first.run();
+    second.kill();
+    cluster.wait(LEASE, "the first one's again", |lease| !holder(lease).is_empty() && holder(lease) != held);
+    workload(&cluster, "c", &json!({"address": "nowhere"}));
+    written("c");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_moves_to_another_replica_and_is_told_nothing_new() {
+    let Some(assets) = assets() else { return };
+    let cluster = cluster(&assets);
+    define(&cluster);
+    workload(
+        &cluster,
+        "web-1",
+        &json!({"address": "10.1.0.1", "service": "web", "ports": [{"name": "http", "port": 80}]}),
+    );
+    route(&cluster, "good", "web");
+    let replicas = ["first", "second"].map(|name| control(&cluster, Wire::Plaintext, name));
+    let mut client = AdsClient::new("client-1", "client-1");
+    let mut hashes = Vec::new();
+    for replica in &replicas {
+        replica.wait("/api/v1/services/shop/web", "served", |one| one.to_string().contains("10.1.0.1"));
+        let before = client.held.clone();
+        client.connect(replica.port).await.unwrap();
+        let path = "/api/v1/proxies/client-1";
+        let settled = |one: &Value| {
+            one["settled"] == true && one["resources"].as_array().is_some_and(|all| all.len() > 3)
+        };
+        let told = timeout(PATIENCE, async {
+            while !settled(&replica.ask(path)) {
+                client.step(true, Duration::from_millis(100)).await;
+                if !before.is_empty() {
+                    assert_eq!(client.held, before, "told what it has already, and nothing else");
+                }
+            }
+        });
+        told.await.expect("it is told everything");
+        hashes.push(replica.ask(path)["config_hash"].clone());
+    }
+    assert_eq!(hashes[0], hashes[1]);
+}
+
+/// The plural of a kind, a specification that the API server takes and that is wrong all the same, and what is said of it.
+fn bad_ones() -> Vec<(&'static str, &'static str, Value, &'static str)> {
+    let parents = json!([{"group": "", "kind": "Service", "name": "web", "port": 80}]);
+    let route = json!({"parentRefs": parents, "rules": [{"backendRef": []}]});
+    vec![
+        ("workloads", "Workload", json!({"address": "nowhere"}), "address"),
+        (
+            "trafficpolicies",
+            "TrafficPolicy",
+            json!({"targetRefs": [{"name": "web"}], "loadBalancer": {"policy": "Random", "choices": 3}}),
+            "loadBalancer.choices",
+        ),
+        (
+            "authorizationpolicies",
+            "AuthorizationPolicy",
+            json!({"rules": [{"from": [{"identities": ["https://mesh.test/cart"]}]}]}),
+            "identities",
+        ),
+        (
+            "egresspolicies",
+            "EgressPolicy",
+            json!({"allow": [{"host": "a.example", "cidr": "192.0.2.0/24"}]}),
+            "exactly one of host and cidr",
+        ),
+        (
+            "faultinjections",
+            "FaultInjection",
+            json!({"direction": "Inbound", "ttl": "1m", "percent": 1}),
+            "delay or abort",
+        ),
+        ("httproutes", "HTTPRoute", route.clone(), "backendRef"),
+        ("grpcroutes", "GRPCRoute", route.clone(), "backendRef"),
+        ("tcproutes", "TCPRoute", route, "backendRef"),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_bad_object_of_each_kind_says_why_and_all_else_works() {
+    let Some(assets) = assets() else { return };
+    let cluster = cluster(&assets);
+    define(&cluster);
+    let web = |address: &str| json!({"address": address, "service": "web", "ports": [{"name": "http", "port": 80}]});
+    workload(&cluster, "web-1", &web("10.1.0.1"));
+    let policy = json!({
+        "apiVersion": "mesh.outrider.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": {"name": "good"},
+        "spec": {"targetRefs": [{"name": "web"}], "timeouts": {"connect": "1s"}},
+    });
+    cluster.create(&format!("{OWN}/trafficpolicies"), &policy);
+    route(&cluster, "good", "web");
+    let control = control(&cluster, Wire::Plaintext, "one");
+    let bad = bad_ones();
+    let place = |plural: &str| {
+        if plural.ends_with("routes") { format!("{GATEWAY}/{plural}") } else { format!("{OWN}/{plural}") }
+    };
+    for (plural, kind, spec, _) in &bad {
+        let version = if plural.ends_with("routes") {
+            "gateway.networking.k8s.io/v1"
+        } else {
+            "mesh.outrider.dev/v1alpha1"
+        };
+        cluster.create(
+            &place(plural),
+            &json!({"apiVersion": version, "kind": kind, "metadata": {"name": "bad"}, "spec": spec}),
+        );
+    }
+    for (plural, kind, _, why) in &bad {
+        let pointer =
+            if plural.ends_with("routes") { "/status/parents/0/conditions" } else { "/status/conditions" };
+        cluster.wait(&format!("{}/bad", place(plural)), why, |one| {
+            let said = condition(one, pointer, "Accepted");
+            said.starts_with("False Invalid") && said.contains(why)
+        });
+        println!("{kind}: says why");
+    }
+    // What is good is in force, reaches proxies, and says how many have it.
+    let mut client = AdsClient::new("client-1", "client-1");
+    client.connect(control.port).await.unwrap();
+    let answering = tokio::spawn(async move { while client.next(true).await.is_ok() {} });
+    workload(&cluster, "web-2", &web("10.1.0.2"));
+    control.wait("/api/v1/services/shop/web", "served by both", |service| {
+        service.to_string().contains("10.1.0.1") && service.to_string().contains("10.1.0.2")
+    });
+    let told = "True Programmed acknowledged by 1 of 1 proxies";
+    cluster.wait(&format!("{ROUTES}/good"), "programmed", |one| {
+        condition(one, "/status/parents/0/conditions", "Programmed") == told
+    });
+    cluster.wait(&format!("{OWN}/trafficpolicies/good"), "accepted", |one| {
+        condition(one, "/status/conditions", "Accepted").starts_with("True")
+    });
+    answering.abort();
+    // What is mended is no longer complained of.
+    cluster.patch(&format!("{OWN}/workloads/bad"), &json!({"spec": {"address": "10.1.0.9"}}));
+    cluster.wait(&format!("{OWN}/workloads/bad"), "mended", |one| {
+        !condition(one, "/status/conditions", "Accepted").starts_with("False")
+    });
 }

@@ -27,7 +27,7 @@ pub(super) fn outbound(
     settings: &Settings,
 ) -> (pb::Cluster, endpoint::ClusterLoadAssignment) {
     let identities = port.identities();
-    let encrypted = !calls.is_plaintext() && (!identities.is_empty() || calls.requires_mtls());
+    let encrypted = !calls.is_plaintext() && (port.in_mesh || calls.requires_mtls());
     let mut cluster = pb::Cluster {
         name: name.to_owned(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),

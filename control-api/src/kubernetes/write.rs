@@ -215,7 +215,12 @@ mod tests {
         let (mut views, _task) = kubernetes::watch(&server.client(), PACE);
         let view: View = views.wait_for(|view| view.complete).await.unwrap().clone();
         let registry = Arc::new(Registry::default());
-        let engine = Arc::new(Engine::new(Settings::default(), &view, Arc::clone(&registry)));
+        let engine = Arc::new(Engine::new(
+            Settings::default(),
+            &view,
+            Arc::clone(&registry),
+            &crate::compile::model::InMesh::new(),
+        ));
         tokio::spawn(Arc::clone(&engine).run(views));
         let writer = Writer::new(server.client(), Arc::clone(&engine), registry);
         let (held, holds) = watch::channel(false);

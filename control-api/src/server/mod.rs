@@ -2,6 +2,7 @@
 
 mod arguments;
 mod cluster;
+mod in_mesh;
 mod kept;
 mod run;
 mod webhook;

@@ -14,7 +14,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
 use super::arguments::Serve;
-use super::{StartError, cluster, kept, webhook};
+use super::{StartError, cluster, in_mesh, kept, webhook};
 use crate::api::{self, Api};
 use crate::auth::join::JoinKey;
 use crate::auth::token_review::Reviews;
@@ -90,7 +90,9 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
     for diagnostic in view.diagnostics.iter() {
         tracing::warn!(%diagnostic, "not in force");
     }
-    let engine = Arc::new(Engine::new(settings(&serve), &view, Arc::clone(&registry)));
+    let known = in_mesh::restore(&base.state).map_err(|error| StartError::of("--state-dir")(&error))?;
+    let engine = Arc::new(Engine::new(settings(&serve), &view, Arc::clone(&registry), &known));
+    tokio::spawn(in_mesh::run(base.state.clone(), Arc::clone(&engine)));
     tokio::spawn(Arc::clone(&engine).run(source));
     tokio::spawn(kept::run(base.state.clone(), workloads.watch()));
     tokio::spawn(async move { workloads.run().await });

@@ -32,7 +32,7 @@ fn a_thousand_random_edits_decode_and_compile_as_from_scratch() {
         writeln!(history, "{number}: {edit}").unwrap();
         let before: Vec<Snapshot> = proxies().iter().map(|proxy| mesh.snapshot(proxy)).collect();
         mesh = mesh.update(Arc::new(objects.clone()));
-        let fresh = Mesh::with_settings(Arc::new(objects.clone()), Settings::default());
+        let fresh = Mesh::remembering(Arc::new(objects.clone()), Settings::default(), &mesh.in_mesh());
         let said = |mesh: &Mesh| golden::statuses(mesh);
         assert_eq!(said(&mesh), said(&fresh), "seed {seed}, after {edit}");
         for (proxy, before) in proxies().iter().zip(&before) {
