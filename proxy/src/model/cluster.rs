@@ -52,6 +52,8 @@ pub struct Cluster {
     pub health_check: Option<HealthCheck>,
     /// When endpoints are ejected for what they did to requests.
     pub outliers: Option<OutlierDetection>,
+    /// Whether opaque connections end when their endpoint turns unwell.
+    pub cuts_unwell: bool,
     /// How its endpoints are spoken to; plaintext without.
     pub tls: Option<UpstreamTls>,
 }
@@ -138,6 +140,7 @@ impl Cluster {
             outliers: value.outlier_detection.as_ref().map(|outliers| {
                 path.field("outlier_detection", |path| OutlierDetection::from_proto(outliers, path))
             }),
+            cuts_unwell: value.close_connections_on_host_health_failure,
             protocol: http.protocol,
             http2: http.http2,
             idle_timeout: http.idle_timeout,

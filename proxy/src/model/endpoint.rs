@@ -81,6 +81,15 @@ pub struct Locality {
     pub overprovisioning: u32,
 }
 
+/// The cluster that this proxy is an endpoint of, and where it stands itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalCluster {
+    /// The cluster's name.
+    pub name: Box<str>,
+    /// Where the proxy stands.
+    pub locality: Locality,
+}
+
 impl Default for Locality {
     fn default() -> Self {
         let empty = Box::default;
@@ -166,19 +175,27 @@ impl Locality {
             || (self.region == other.region && self.zone == other.zone && self.sub_zone == other.sub_zone)
     }
 
-    fn from_proto(group: &pb::LocalityLbEndpoints, overprovisioning: u32, path: &mut Path) -> Self {
-        if group.priority > MAX_PRIORITY {
-            path.fault_at("priority", format!("larger than {MAX_PRIORITY}"));
-        }
-        let value = group.locality.as_ref();
+    /// The place itself, without what endpoints there are.
+    #[must_use]
+    pub fn of(value: Option<&core::Locality>) -> Self {
         let text = |part: fn(&core::Locality) -> &String| value.map_or("", |value| part(value)).into();
         Self {
             region: text(|value| &value.region),
             zone: text(|value| &value.zone),
             sub_zone: text(|value| &value.sub_zone),
+            ..Self::default()
+        }
+    }
+
+    fn from_proto(group: &pb::LocalityLbEndpoints, overprovisioning: u32, path: &mut Path) -> Self {
+        if group.priority > MAX_PRIORITY {
+            path.fault_at("priority", format!("larger than {MAX_PRIORITY}"));
+        }
+        Self {
             priority: group.priority,
             weight: group.load_balancing_weight.unwrap_or(0),
             overprovisioning,
+            ..Self::of(group.locality.as_ref())
         }
     }
 }

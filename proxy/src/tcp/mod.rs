@@ -133,7 +133,10 @@ async fn connect(
         worker.may_reach(&target.standing, cluster, endpoint.address())?;
         let (active, begun) = (endpoint.begin(), cluster.stamp());
         match pool::open_opaque(cluster, &endpoint).await {
-            Ok((transport, place)) => {
+            Ok((mut transport, place)) => {
+                if cluster.config().cuts_unwell {
+                    endpoint.ends_with_health(transport.cutoff());
+                }
                 target.standing.has_reached(cluster.destination(endpoint.address()));
                 observe(cluster, &endpoint, (Outcome::Connected, begun), worker);
                 return Ok(Upstream {

@@ -14,6 +14,7 @@ use super::connect::ConnectError;
 use super::host::Host;
 use super::outlier::OwnTally;
 use crate::balance::ewma::Latency;
+use crate::transport::{Cutoff, Registry};
 
 /// Idle HTTP/1 connections kept per endpoint and worker; more are closed after use.
 pub const MAX_IDLE_PER_ENDPOINT: usize = 512;
@@ -42,6 +43,8 @@ pub struct EndpointState {
     /// Since when it may get requests.
     since: Cell<Instant>,
     was_well: Cell<bool>,
+    /// Connections that end when it turns unwell.
+    opaque: Registry<Cutoff>,
     /// A removed endpoint keeps no connection after use.
     removed: Cell<bool>,
     /// Whether an HTTP/2 connection is being opened, how often that failed, and with what.
@@ -63,6 +66,7 @@ impl EndpointState {
             tally: OwnTally::default(),
             since: Cell::new(Instant::now()),
             was_well: Cell::new(false),
+            opaque: Registry::default(),
             idle: RefCell::default(),
             shared: RefCell::default(),
             active: Cell::new(0),
@@ -98,12 +102,22 @@ impl EndpointState {
         self.since.get()
     }
 
-    /// Takes note of whether it may get requests.
+    /// Takes note of whether it may get requests. Where it no longer may, what is idle is closed, and so are the
+    /// opaque connections that end with its health.
     pub fn set_well(&self, well: bool) {
-        if well && !self.was_well.replace(well) {
-            self.since.set(Instant::now());
+        match (self.was_well.replace(well), well) {
+            (false, true) => self.since.set(Instant::now()),
+            (true, false) => {
+                self.close_all();
+                self.opaque.alive().iter().for_each(|connection| connection.cut());
+            }
+            (true, true) | (false, false) => {}
         }
-        self.was_well.set(well);
+    }
+
+    /// Takes note of an opaque connection that ends when the endpoint turns unwell.
+    pub fn ends_with_health(&self, connection: &Rc<Cutoff>) {
+        self.opaque.add(connection);
     }
 
     /// As if it had been there for longer.
