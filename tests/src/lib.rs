@@ -13,6 +13,7 @@ pub mod frames;
 pub mod identity_server;
 pub mod lab;
 pub mod mesh;
+pub mod names;
 pub mod pods;
 pub mod process;
 pub mod trouble;

@@ -112,6 +112,7 @@ mod tests {
                 port += 1;
                 endpoints.push(Endpoint {
                     address: SocketAddr::from(([127, 0, 0, 1], port)),
+                    more: Arc::default(),
                     hostname: None,
                     weight: 1,
                     health: *health,

@@ -2,14 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::attempt::Attempts;
 use super::replay::Replay;
 use super::report::Report;
-use super::timers::Timers;
 use crate::http::message::{RequestHead, ResponseHead};
-use crate::model::retry::RetryPolicy;
+use crate::model::retry::{RetryOn, RetryPolicy};
 use crate::observe::Flags;
 use crate::observe::metrics::Labels;
 use crate::observe::series::{RETRIES, RETRIES_REFUSED};
@@ -33,7 +32,10 @@ impl Attempts<'_> {
             self.resends += 1;
             return true;
         }
-        let wanted = self.policy(request).is_some_and(|policy| retry::wants_after_failure(policy, failure));
+        let hedges = self.action.hedge && failure == Failure::PerTryTimeout;
+        let wanted = self.policy(request).is_some_and(|policy| {
+            policy.on != RetryOn::default() && (hedges || retry::wants_after_failure(policy, failure))
+        });
         wanted && self.may_retry(report)
     }
 
@@ -45,10 +47,13 @@ impl Attempts<'_> {
         request: &RequestHead,
         report: &mut Report,
     ) -> bool {
-        let wanted = self
-            .policy(request)
-            .is_some_and(|policy| retry::wants_after_response(policy, response.status, &response.headers));
-        wanted && replay.is_possible() && self.may_retry(report)
+        self.is_unwanted(response, request) && replay.is_possible() && self.may_retry(report)
+    }
+
+    /// Whether the policy would have another attempt instead of this response.
+    pub(super) fn is_unwanted(&self, response: &ResponseHead, request: &RequestHead) -> bool {
+        self.policy(request)
+            .is_some_and(|policy| retry::wants_after_response(policy, response.status, &response.headers))
     }
 
     /// The policy, if it holds for this request.
@@ -88,16 +93,6 @@ impl Attempts<'_> {
             retry::reset_after(reset, &response.headers, SystemTime::now(), random)
         });
         asked.unwrap_or_else(|| retry::back_off(policy, self.retries, random))
-    }
-
-    /// Waits, but not beyond the end of the exchange.
-    pub(super) async fn wait(&self, mut pause: Duration, timers: &Timers<'_>) {
-        if let Some(end) = timers.end() {
-            pause = pause.min(end.saturating_duration_since(Instant::now()));
-        }
-        if !pause.is_zero() {
-            sleep(pause).await;
-        }
     }
 
     /// Tells the client how many attempts it took, where the virtual host wants that.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::Origin;
 use super::limit::Place;
 use crate::http::message::{RequestHead, ResponseHead};
+use crate::limit::rate::Quota;
 use crate::model::Route;
 use crate::observe::format::Record;
 use crate::observe::series::Outcome;
@@ -50,6 +51,8 @@ pub struct Report {
     pub authorized: Authorized,
     /// The place among the requests at a time, where there is a limit on them.
     pub(super) place: Option<Place>,
+    /// What the client is told of limits on rates.
+    pub(super) quota: Option<Box<Quota>>,
     /// Body bytes from the client.
     pub received_bytes: u64,
     /// Body bytes to the client.
@@ -77,6 +80,7 @@ impl Report {
             reason: None,
             authorized: Authorized::default(),
             place: None,
+            quota: None,
             received_bytes: 0,
             sent_bytes: 0,
         }

@@ -7,9 +7,10 @@ use outrider_proto::envoy::config::cluster::v3 as pb;
 use outrider_proto::envoy::config::core::v3 as core;
 use outrider_proto::envoy::extensions::upstreams::http::v3 as upstream;
 use outrider_proto::{Fault, Path, unpack};
-use pb::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, LbPolicy};
+use pb::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 
 use super::balancing::Balancing;
+use super::dns::DnsSettings;
 use super::endpoint::{self, EndpointSet, NamedEndpoint};
 use super::health_check::HealthCheck;
 use super::http_chain::Http2Settings;
@@ -20,8 +21,6 @@ use super::tls::UpstreamTls;
 
 /// Envoy's default of `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Envoy's default of `dns_refresh_rate`.
-const DNS_REFRESH: Duration = Duration::from_secs(5);
 /// Envoy's default of the upstream idle timeout.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The only key in `typed_extension_protocol_options`.
@@ -64,33 +63,16 @@ pub enum Discovery {
     /// They stand in the cluster itself.
     Static(Arc<EndpointSet>),
     /// Their names are resolved again and again.
-    StrictDns {
+    Dns {
         /// The names.
         hosts: Vec<NamedEndpoint>,
-        /// How often.
-        refresh: Duration,
-        /// Which addresses are taken.
-        family: DnsFamily,
+        /// How.
+        settings: DnsSettings,
     },
     /// A resource of this name.
     Eds(Arc<str>),
     /// Where the connection was going.
     OriginalDst,
-}
-
-/// Which addresses of a name are taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DnsFamily {
-    /// IPv6, or IPv4 if there is none (Envoy's AUTO).
-    V6Preferred,
-    /// IPv4, or IPv6 if there is none.
-    V4Preferred,
-    /// IPv4 only.
-    V4Only,
-    /// IPv6 only.
-    V6Only,
-    /// Both.
-    All,
 }
 
 /// Which HTTP is spoken with endpoints.
@@ -155,11 +137,12 @@ fn discovery(value: &pb::Cluster, path: &mut Path) -> Option<Discovery> {
     let kind = value.cluster_discovery_type.as_ref().map_or(0, |ClusterDiscoveryType::Type(kind)| *kind);
     let kind = DiscoveryType::try_from(kind).unwrap_or_default();
     let assignment = value.load_assignment.clone().unwrap_or_default();
-    let in_place = matches!(kind, DiscoveryType::Static | DiscoveryType::StrictDns);
+    let in_place =
+        matches!(kind, DiscoveryType::Static | DiscoveryType::StrictDns | DiscoveryType::LogicalDns);
     if value.load_assignment.is_some() && !in_place {
         path.fault_at(
             "load_assignment",
-            "only STATIC and STRICT_DNS clusters hold their endpoints themselves",
+            "only STATIC, STRICT_DNS and LOGICAL_DNS clusters hold their endpoints themselves",
         );
     }
     if value.eds_cluster_config.is_some() && kind != DiscoveryType::Eds {
@@ -176,24 +159,18 @@ fn discovery(value: &pb::Cluster, path: &mut Path) -> Option<Discovery> {
             });
             Some(Discovery::Static(Arc::new(set)))
         }
-        DiscoveryType::StrictDns => {
-            let family = match value.dns_lookup_family() {
-                DnsLookupFamily::Auto => DnsFamily::V6Preferred,
-                DnsLookupFamily::V4Only => DnsFamily::V4Only,
-                DnsLookupFamily::V6Only => DnsFamily::V6Only,
-                DnsLookupFamily::V4Preferred => DnsFamily::V4Preferred,
-                DnsLookupFamily::All => DnsFamily::All,
-            };
-            let refresh =
-                parse::duration(value.dns_refresh_rate.as_ref(), DNS_REFRESH, "dns_refresh_rate", path);
-            if refresh < Duration::from_millis(1) {
-                path.fault_at("dns_refresh_rate", "must be at least 1ms");
-            }
+        DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
+            let one = kind == DiscoveryType::LogicalDns;
+            let settings = DnsSettings::from_proto(value, one, path);
             let hosts = path.field("load_assignment", |path| {
                 endpoint::check_name(value.load_assignment.as_ref(), path);
-                endpoint::named(&assignment, path)
+                let hosts = endpoint::named(&assignment, path);
+                if one && hosts.len() != 1 {
+                    path.fault_at("endpoints", "a LOGICAL_DNS cluster has exactly one endpoint");
+                }
+                hosts
             });
-            Some(Discovery::StrictDns { hosts, refresh, family })
+            Some(Discovery::Dns { hosts, settings })
         }
         DiscoveryType::Eds => path.field("eds_cluster_config", |path| {
             let Some(eds) = &value.eds_cluster_config else {

@@ -23,6 +23,8 @@ pub const MAX_IDLE_PER_ENDPOINT: usize = 512;
 #[derive(Debug)]
 pub struct EndpointState {
     address: SocketAddr,
+    /// Where else it is.
+    more: Arc<[SocketAddr]>,
     hostname: Option<Arc<str>>,
     /// Idle connections, the most recently used last.
     #[expect(
@@ -60,6 +62,7 @@ impl EndpointState {
     pub fn new(address: SocketAddr, hostname: Option<Arc<str>>, host: Arc<Host>) -> Self {
         Self {
             address,
+            more: Arc::default(),
             hostname,
             host,
             latency: Latency::default(),
@@ -78,7 +81,25 @@ impl EndpointState {
         }
     }
 
-    /// Where it is.
+    /// It is at these addresses too.
+    #[must_use]
+    pub fn and_at(mut self, more: &Arc<[SocketAddr]>) -> Self {
+        self.more = Arc::clone(more);
+        self
+    }
+
+    /// Where else it is.
+    #[must_use]
+    pub const fn more(&self) -> &Arc<[SocketAddr]> {
+        &self.more
+    }
+
+    /// Everywhere it is.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        std::iter::once(self.address).chain(self.more.iter().copied())
+    }
+
+    /// Where it is; the first of its addresses where it has several.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address

@@ -130,13 +130,16 @@ impl Members {
             .iter()
             .map(|endpoint| {
                 stay.insert(endpoint.address, ());
-                match known.get(&endpoint.address) {
-                    Some(state) => Rc::clone(state),
-                    None => {
-                        let host = hosts.host(endpoint.address);
-                        Rc::new(EndpointState::new(endpoint.address, endpoint.hostname.clone(), host))
-                    }
+                let old = known.get(&endpoint.address);
+                if let Some(state) = old.filter(|state| state.more() == &endpoint.more) {
+                    return Rc::clone(state);
                 }
+                if let Some(replaced) = old {
+                    replaced.remove();
+                }
+                let (address, hostname) = (endpoint.address, endpoint.hostname.clone());
+                let state = EndpointState::new(address, hostname, hosts.host(address));
+                Rc::new(state.and_at(&endpoint.more))
             })
             .collect();
         for gone in self.all.iter().filter(|old| !stay.contains_key(&old.address())) {
