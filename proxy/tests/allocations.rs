@@ -216,7 +216,12 @@ fn start_proxy(backend: SocketAddr) -> SocketAddr {
         std::env::temp_dir().join(format!("outrider-allocations-{}.yaml", std::process::id()));
     std::fs::write(&file, yaml).unwrap();
     let bootstrap = bootstrap::read(&file).unwrap();
-    let environment = |name: &str| (name == "OUTRIDER_WORKERS").then(|| "1".to_owned());
+    // The test's own threads cannot be locked in.
+    let environment = |name: &str| match name {
+        "OUTRIDER_WORKERS" => Some("1".to_owned()),
+        "OUTRIDER_LOCK_IN" => Some("off".to_owned()),
+        _ => None,
+    };
     let settings = Settings::from_env(file, environment).unwrap();
     thread::spawn(move || outrider_proxy::run::run(&settings, bootstrap).unwrap());
     address

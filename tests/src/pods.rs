@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -20,11 +21,6 @@ const TOOLS: [&str; 5] = ["ip", "nft", "tcpdump", "setpriv", "curl"];
 /// Why there can be no network here, if there cannot.
 #[must_use]
 pub fn missing(more: &[&str]) -> Option<String> {
-    let root = Command::new("ip").args(["netns", "add", "outrider-lab-probe"]).output();
-    if !root.is_ok_and(|output| output.status.success()) {
-        return Some("network namespaces need root and iproute2".to_owned());
-    }
-    let _ = Command::new("ip").args(["netns", "del", "outrider-lab-probe"]).output();
     let found = |tool: &str| Command::new("sh").args(["-c", &format!("command -v {tool}")]).output();
     let lacking: Vec<&str> = TOOLS
         .iter()
@@ -34,6 +30,14 @@ pub fn missing(more: &[&str]) -> Option<String> {
         .collect();
     (!lacking.is_empty()).then(|| format!("not installed: {}", lacking.join(", ")))
 }
+
+/// Whether network namespaces can be made; tried once, because tests run beside each other.
+pub static NAMESPACES: LazyLock<bool> = LazyLock::new(|| {
+    let name = format!("probe-{}", std::process::id());
+    let ip = |action: &str| Command::new("ip").args(["netns", action, &name]).output();
+    let made = ip("add").is_ok_and(|output| output.status.success());
+    made && ip("del").is_ok_and(|output| output.status.success())
+});
 
 /// Waits until something holds.
 ///

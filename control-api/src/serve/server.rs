@@ -22,7 +22,7 @@ const MAX_HEAD_BYTES: u32 = 32 * 1024;
 /// How long streams may take to end when the control server does.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// Serves until `ending` is set, and then until the connections have ended, or [`DRAIN`] is over.
+/// Serves until `ending` is set, and then until the connections have ended, or `DRAIN` is over.
 ///
 /// # Errors
 /// When the server cannot go on.
