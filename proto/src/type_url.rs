@@ -44,6 +44,7 @@ pub const EXTENSIONS: &[&str] = &[
     "outrider.load_balancing.v1.PeakEwma",
     "outrider.overload.v1.OpenFiles",
     "outrider.rate_limit.v1.PeerIdentity",
+    "outrider.shedding.v1.DeadlineShedding",
 ];
 
 /// The full message name in a type URL, if it is one that may stand in an `Any`.

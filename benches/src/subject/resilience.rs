@@ -38,7 +38,9 @@ pub(super) const fn cluster(mode: Mode) -> &'static str {
          split_external_local_origin_errors: true}, health_checks: [{timeout: 1s, interval: 1s, unhealthy_threshold: 3, \
          healthy_threshold: 1, http_health_check: {path: /}}], common_lb_config: {healthy_panic_threshold: {value: 40}}, \
          load_balancing_policy: {policies: [{typed_extension_config: {name: ewma, typed_config: {\"@type\": \
-         type.googleapis.com/outrider.load_balancing.v1.PeakEwma}}}]}, lb_policy: LOAD_BALANCING_POLICY_CONFIG"
+         type.googleapis.com/outrider.load_balancing.v1.PeakEwma}}}]}, lb_policy: LOAD_BALANCING_POLICY_CONFIG, \
+         typed_extension_protocol_options: {outrider.shedding.v1.DeadlineShedding: {\"@type\": \
+         type.googleapis.com/outrider.shedding.v1.DeadlineShedding}}"
     } else {
         ""
     }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::attempt::Attempts;
 use super::replay::Replay;
 use super::report::Report;
+use super::timers::Timers;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::model::retry::{RetryOn, RetryPolicy};
 use crate::observe::Flags;
@@ -24,6 +25,7 @@ impl Attempts<'_> {
         failure: Failure,
         request: &RequestHead,
         report: &mut Report,
+        timers: &Timers<'_>,
     ) -> bool {
         if !self.replay.as_ref().is_some_and(Replay::is_possible) || !request.upgrade.is_empty() {
             return false;
@@ -36,7 +38,7 @@ impl Attempts<'_> {
         let wanted = self.policy(request).is_some_and(|policy| {
             policy.on != RetryOn::default() && (hedges || retry::wants_after_failure(policy, failure))
         });
-        wanted && self.may_retry(report)
+        wanted && self.may_retry(report, timers)
     }
 
     /// Whether another attempt is made instead of passing this response on.
@@ -46,8 +48,9 @@ impl Attempts<'_> {
         replay: &Replay,
         request: &RequestHead,
         report: &mut Report,
+        timers: &Timers<'_>,
     ) -> bool {
-        self.is_unwanted(response, request) && replay.is_possible() && self.may_retry(report)
+        self.is_unwanted(response, request) && replay.is_possible() && self.may_retry(report, timers)
     }
 
     /// Whether the policy would have another attempt instead of this response.
@@ -65,10 +68,13 @@ impl Attempts<'_> {
     }
 
     /// Takes one of the policy's retries, if one is left and the cluster's limit on them allows it.
-    fn may_retry(&mut self, report: &mut Report) -> bool {
+    fn may_retry(&mut self, report: &mut Report, timers: &Timers<'_>) -> bool {
         let allowed = self.action.retry.as_ref().map_or(0, |policy| policy.retries);
         if self.retries >= allowed {
             report.flags = report.flags.with(Flags::URX);
+            return false;
+        }
+        if self.cluster.is_hopeless(|| timers.left()) {
             return false;
         }
         self.retrying = None;

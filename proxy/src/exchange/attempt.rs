@@ -132,9 +132,9 @@ impl<'a> Attempts<'a> {
             }
             let (failure, reason, detail) = match self.once(down, request, response, timers, report).await {
                 Ok(established) => {
-                    if !self.again_instead(response, &established.replay, request, report) {
+                    if !self.again_instead(response, &established.replay, request, report, timers) {
                         if self.is_unwanted(response, request)
-                            && let Some(Ok(winner)) = self.last_hope(down, request, timers).await
+                            && let Some(Ok(winner)) = self.last_hope(down, request, (timers, false)).await
                         {
                             return self.take_over(winner, response, request, report);
                         }
@@ -154,8 +154,8 @@ impl<'a> Attempts<'a> {
                 Err(Failed::Overtaken(winner)) => return self.take_over(winner, response, request, report),
                 Err(Failed::Attempt(failure, reason, detail)) => (failure, reason, detail),
             };
-            if !self.again_after(failure, request, report) {
-                return match self.last_hope(down, request, timers).await {
+            if !self.again_after(failure, request, report, timers) {
+                return match self.last_hope(down, request, (timers, true)).await {
                     Some(Ok(winner)) => self.take_over(winner, response, request, report),
                     Some(Err(Reason::DownstreamGone)) => Ending::Gone(Reason::DownstreamGone),
                     Some(Err(reason)) => Ending::Answer(reason, String::new()),
@@ -192,6 +192,9 @@ impl<'a> Attempts<'a> {
         timers: &mut Timers<'_>,
         report: &mut Report,
     ) -> Result<Established, Failed> {
+        if report.attempts == 1 && self.cluster.is_hopeless(|| timers.left()) {
+            return Err(Failed::Answer(Reason::DeadlineTooShort, String::new()));
+        }
         timers.attempt(self.action.retry.as_ref(), request);
         let picked = {
             let mut random = self.origin.worker.random.borrow_mut();

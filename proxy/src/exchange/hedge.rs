@@ -46,8 +46,14 @@ impl Attempts<'_> {
     /// Ready when one of the late attempts has a good answer. Those that failed, or have an answer for which another
     /// attempt would be made, are given up.
     pub(super) fn poll_rivals(&self, cx: &mut Context<'_>, request: &RequestHead) -> Poll<Winner> {
+        self.poll_late(cx, request, false)
+    }
+
+    /// The same; where any answer is better than none, the last one counts even if it is bad.
+    fn poll_late(&self, cx: &mut Context<'_>, request: &RequestHead, any: bool) -> Poll<Winner> {
         let mut rivals = self.rivals.borrow_mut();
         let mut place = 0;
+        let mut alone = rivals.len() == 1;
         while let Some(Rival { established, head }) = rivals.get_mut(place) {
             match established.link.poll_response(cx, &request.method, head) {
                 Poll::Pending => {
@@ -55,26 +61,31 @@ impl Attempts<'_> {
                     place += 1;
                 }
                 Poll::Ready(Ok(())) if head.is_interim() => {}
-                Poll::Ready(Ok(())) if !self.is_unwanted(head, request) => return Poll::Ready(Winner(place)),
-                Poll::Ready(Ok(()) | Err(_)) => drop(rivals.swap_remove(place)),
+                Poll::Ready(Ok(())) if (any && alone) || !self.is_unwanted(head, request) => {
+                    return Poll::Ready(Winner(place));
+                }
+                Poll::Ready(Ok(()) | Err(_)) => {
+                    drop(rivals.swap_remove(place));
+                    alone = rivals.len() == 1;
+                }
             }
         }
         Poll::Pending
     }
 
-    /// Waits for a late attempt when no other is made; `None` when none has a good answer.
+    /// Waits for a late attempt when no other is made; `None` when none has an answer, or a good one unless `any` will do.
     pub(super) async fn last_hope<D: Downstream>(
         &mut self,
         down: &mut D,
         request: &RequestHead,
-        timers: &mut Timers<'_>,
+        (timers, any): (&mut Timers<'_>, bool),
     ) -> Option<Result<Winner, Reason>> {
         if self.rivals.borrow().is_empty() {
             return None;
         }
         timers.response_begun();
         poll_fn(|cx| {
-            if let Poll::Ready(winner) = self.poll_rivals(cx, request) {
+            if let Poll::Ready(winner) = self.poll_late(cx, request, any) {
                 return Poll::Ready(Some(Ok(winner)));
             }
             if self.rivals.borrow().is_empty() {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use outrider_proto::envoy::config::cluster::v3 as pb;
 use outrider_proto::envoy::config::core::v3 as core;
 use outrider_proto::envoy::extensions::upstreams::http::v3 as upstream;
+use outrider_proto::outrider::shedding::v1::DeadlineShedding;
 use outrider_proto::{Fault, Path, unpack};
 use pb::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 
@@ -23,8 +24,11 @@ use super::tls::UpstreamTls;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Envoy's default of the upstream idle timeout.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-/// The only key in `typed_extension_protocol_options`.
+/// The keys in `typed_extension_protocol_options`.
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+const SHEDDING: &str = "outrider.shedding.v1.DeadlineShedding";
+/// Where nothing else is said: so many percent of the good answers came within the time that a request must have left.
+const SHED_PERCENTILE: u32 = 10;
 
 /// A compiled cluster.
 #[derive(Debug)]
@@ -51,6 +55,8 @@ pub struct Cluster {
     pub health_check: Option<HealthCheck>,
     /// When endpoints are ejected for what they did to requests.
     pub outliers: Option<OutlierDetection>,
+    /// A request is refused that has less time left than this percentile of its good answers take.
+    pub sheds: Option<u8>,
     /// Whether opaque connections end when their endpoint turns unwell.
     pub cuts_unwell: bool,
     /// How its endpoints are spoken to; plaintext without.
@@ -105,7 +111,7 @@ impl Cluster {
         if connect_timeout.is_zero() {
             path.fault_at("connect_timeout", "must be longer than 0");
         }
-        let http = http_options(value, path);
+        let (http, sheds) = extensions(value, path);
         let tls = value
             .transport_socket
             .as_ref()
@@ -122,6 +128,7 @@ impl Cluster {
             outliers: value.outlier_detection.as_ref().map(|outliers| {
                 path.field("outlier_detection", |path| OutlierDetection::from_proto(outliers, path))
             }),
+            sheds,
             cuts_unwell: value.close_connections_on_host_health_failure,
             protocol: http.protocol,
             http2: http.http2,
@@ -197,23 +204,45 @@ struct HttpOptions {
     max_requests_per_connection: Option<u32>,
 }
 
-fn http_options(value: &pb::Cluster, path: &mut Path) -> HttpOptions {
+fn extensions(value: &pb::Cluster, path: &mut Path) -> (HttpOptions, Option<u8>) {
     let mut options = HttpOptions {
         protocol: ProtocolChoice::Http1,
         http2: Http2Settings::default(),
         idle_timeout: Some(IDLE_TIMEOUT),
         max_requests_per_connection: None,
     };
+    let mut sheds = None;
     for (key, any) in &value.typed_extension_protocol_options {
         path.field("typed_extension_protocol_options", |path| {
-            path.key(key, |path| match unpack::<upstream::HttpProtocolOptions>(any) {
-                Some(found) if key == HTTP_OPTIONS => options = HttpOptions::from_proto(&found, path),
-                Some(_) => path.fault(format!("the key must be \"{HTTP_OPTIONS}\"")),
-                None => path.fault(format!("\"{}\" is not supported here", any.type_url)),
+            path.key(key, |path| {
+                let expected = if let Some(found) = unpack::<upstream::HttpProtocolOptions>(any) {
+                    options = HttpOptions::from_proto(&found, path);
+                    HTTP_OPTIONS
+                } else if let Some(found) = unpack::<DeadlineShedding>(any) {
+                    sheds = Some(percentile(&found, path));
+                    SHEDDING
+                } else {
+                    path.fault(format!("\"{}\" is not supported here", any.type_url));
+                    key
+                };
+                if key != expected {
+                    path.fault(format!("the key must be \"{expected}\""));
+                }
             });
         });
     }
-    options
+    (options, sheds)
+}
+
+fn percentile(value: &DeadlineShedding, path: &mut Path) -> u8 {
+    let said = value.percentile.unwrap_or(SHED_PERCENTILE);
+    match u8::try_from(said) {
+        Ok(percentile @ 1..=50) => percentile,
+        Ok(_) | Err(_) => {
+            path.fault_at("percentile", "must be from 1 to 50");
+            1
+        }
+    }
 }
 
 impl HttpOptions {

@@ -173,7 +173,7 @@ mod tests {
         let deaf = DnsSettings { respects_ttl: false, ..settings.clone() };
         let jittery = DnsSettings { jitter: seconds(2), ..settings.clone() };
         // The largest draw, but for 1 microsecond.
-        let draw = Duration::from_secs(24).as_micros() as u64 - 1;
+        let draw = 24_000_000 - 1;
         for (settings, ttl, failures, expected_ms) in [
             (&settings, Some(seconds(30)), 0, 30_000),
             (&settings, Some(seconds(30)), 1, 5000),

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
@@ -11,6 +12,7 @@ use tokio::time::Instant;
 
 use super::budget::Earned;
 use super::endpoint::EndpointState;
+use super::haste::Haste;
 use super::members::{Choice, Members};
 use super::outlier::{Cause, Charge, Outcome};
 use super::usage::{Permit, Resource, Usage, UsageRegistry};
@@ -140,6 +142,8 @@ pub struct ClusterState {
     original: RefCell<FxHashMap<SocketAddr, Rc<EndpointState>>>,
     local: Rc<LocalConnections>,
     earned: Earned,
+    /// How long its answers take, where a request without enough time is refused.
+    haste: Option<Box<Haste>>,
     buffers: Rc<BufferPool>,
     secured: Rc<Registry<Cutoff>>,
     /// How requests to it are recorded.
@@ -180,6 +184,7 @@ impl ClusterState {
             original: RefCell::default(),
             local: Rc::default(),
             earned: Earned::new(),
+            haste: config.sheds.map(|percentile| Box::new(Haste::new(percentile))),
             buffers,
             secured,
             series: RequestSeries::new(&config.name),
@@ -226,7 +231,28 @@ impl ClusterState {
     /// The time, where it is wanted of an attempt how long it took.
     #[must_use]
     pub fn stamp(&self) -> Option<Instant> {
-        matches!(self.config.balancing.balancer, Balancer::PeakEwma(_)).then(Instant::now)
+        let wanted = self.haste.is_some() || matches!(self.config.balancing.balancer, Balancer::PeakEwma(_));
+        wanted.then(Instant::now)
+    }
+
+    /// Whether a request with so much time left is refused.
+    #[must_use]
+    pub fn is_hopeless(&self, left: impl FnOnce() -> Option<Duration>) -> bool {
+        self.haste.as_ref().is_some_and(|haste| left().is_some_and(|left| haste.refuses(left)))
+    }
+
+    fn note_time(&self, endpoint: &EndpointState, outcome: Outcome, begun: Instant) {
+        let now = Instant::now();
+        let took = now.saturating_duration_since(begun);
+        if let Some(haste) = &self.haste
+            && (outcome.is_well() || outcome == Outcome::TimedOut)
+        {
+            haste.observe(took, outcome.is_well());
+        }
+        if let Balancer::PeakEwma(parameters) = &self.config.balancing.balancer {
+            let took = if outcome.is_well() { took } else { took.max(parameters.failure_penalty) };
+            endpoint.latency.observe(parameters, took, now);
+        }
     }
 
     /// Takes note of how an attempt went that began at the stamp; why its endpoint is ejected, if it is.
@@ -236,11 +262,8 @@ impl ClusterState {
         (outcome, begun): (Outcome, Option<Instant>),
         random: &mut fastrand::Rng,
     ) -> Option<Cause> {
-        if let (Balancer::PeakEwma(parameters), Some(begun)) = (&self.config.balancing.balancer, begun) {
-            let now = Instant::now();
-            let took = now.saturating_duration_since(begun);
-            let took = if outcome.is_well() { took } else { took.max(parameters.failure_penalty) };
-            endpoint.latency.observe(parameters, took, now);
+        if let Some(begun) = begun {
+            self.note_time(endpoint, outcome, begun);
         }
         let config = self.config.outliers.as_ref()?;
         let charge = Charge::new(config.split, outcome);
