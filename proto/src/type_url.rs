@@ -12,6 +12,8 @@ pub const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.Cluste
 pub const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 /// `outrider.identity.v1.RevocationList`
 pub const REVOCATIONS: &str = "type.googleapis.com/outrider.identity.v1.RevocationList";
+/// `outrider.fault.v1.FaultInjection`
+pub const FAULTS: &str = "type.googleapis.com/outrider.fault.v1.FaultInjection";
 
 /// Prefix of every type URL.
 pub const PREFIX: &str = "type.googleapis.com/";
@@ -21,6 +23,7 @@ pub const EXTENSIONS: &[&str] = &[
     "envoy.extensions.access_loggers.file.v3.FileAccessLog",
     "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
     "envoy.extensions.filters.http.adaptive_concurrency.v3.AdaptiveConcurrency",
+    "envoy.extensions.filters.http.fault.v3.HTTPFault",
     "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
     "envoy.extensions.filters.http.rbac.v3.RBAC",
     "envoy.extensions.filters.http.rbac.v3.RBACPerRoute",

@@ -1,6 +1,6 @@
 //! One HTTP exchange, top to bottom: what happens to a request between its head and the end of its response.
 //!
-//! normalise -> route -> authorize -> rate limits -> attempts -> answer -> record
+//! normalise -> route -> authorize and faults, as the filters stand -> rate limits -> attempts -> answer -> record
 //!
 //! The exchange runs on the task of the HTTP/1 connection or HTTP/2 stream that it belongs to; both bodies move
 //! on that task, without a channel.
@@ -10,6 +10,7 @@ pub mod attempt;
 mod authorize;
 mod client_cert;
 mod hedge;
+pub mod inject;
 mod limit;
 pub mod mirror;
 mod observe;
@@ -18,6 +19,7 @@ pub mod relay;
 pub mod replay;
 pub mod reply;
 pub mod report;
+mod routed;
 pub mod sticky;
 pub mod timers;
 
@@ -29,6 +31,7 @@ use crate::exchange::attempt::{Attempts, Ending};
 use crate::exchange::authorize::Oversight;
 use crate::exchange::relay::Relayed;
 use crate::exchange::report::Report;
+use crate::exchange::routed::Routed;
 use crate::exchange::sticky::Sticky;
 use crate::exchange::timers::{LazyTimer, Timers};
 use crate::http::downstream::Downstream;
@@ -37,8 +40,7 @@ use crate::http::message::{RequestHead, ResponseHead};
 use crate::http::path::{self, Normalized};
 use crate::identity::PeerIdentity;
 use crate::limit::pressure::Stage;
-use crate::model::route_table::VirtualHost;
-use crate::model::{ForwardAction, HttpChain, Route, RouteAction, RouteTable, Snapshot};
+use crate::model::{ForwardAction, HttpChain, RouteAction, Snapshot};
 use crate::observe::Reason;
 use crate::policy::Standing;
 use crate::upstream::ClusterState;
@@ -89,31 +91,6 @@ pub enum Outcome {
     Broken,
 }
 
-/// A route with what else was decided about the request.
-struct Routed<'a> {
-    table: &'a RouteTable,
-    host: &'a VirtualHost,
-    route: &'a Arc<Route>,
-    /// Decides among the route's clusters.
-    draw: u64,
-}
-
-impl Routed<'_> {
-    /// Whether the request goes on as something else than what was decided about.
-    fn changes_request(&self) -> bool {
-        let (weighted, rewrites) = match &self.route.action {
-            RouteAction::Forward(action) => {
-                let rewrites = action.rewrite.is_some() || action.host.is_some();
-                (action.cluster.pick(self.draw).1, rewrites)
-            }
-            RouteAction::Redirect(_) | RouteAction::Direct(_) => (None, false),
-        };
-        let changes = [&self.route.request_headers, &self.host.request_headers, &self.table.request_headers];
-        let weighted = weighted.map(|entry| &entry.request_headers);
-        rewrites || changes.into_iter().chain(weighted).any(|changes| !changes.is_empty())
-    }
-}
-
 /// Answers one request; the response's head is empty before.
 pub async fn serve<D: Downstream>(
     down: &mut D,
@@ -160,8 +137,14 @@ async fn answer<D: Downstream>(
     let selected = table.select(request, origin.worker.draw());
     let routed = selected.map(|(host, route)| Routed { table, host, route, draw: origin.worker.draw() });
     report.route = routed.as_ref().map(|routed| Arc::clone(routed.route));
-    if !origin.chain.policies.is_empty() && !authorize::decide(request, origin, routed.as_ref(), report) {
-        return reply::local(down, request, response, (Reason::AuthorizationDenied, None), report).await;
+    let leased = snapshot.faults.as_deref();
+    let stopped = if chain.faults.is_empty() && leased.is_none() {
+        authorize::stop(request, origin, routed.as_ref(), report)
+    } else {
+        Box::pin(inject::pass(down, request, (&mut *timer, origin), (routed.as_ref(), leased), report)).await
+    };
+    if let Some(stop) = stopped {
+        return Box::pin(inject::stop(down, request, response, (stop, None), report)).await;
     }
     if (!origin.chain.limits.is_empty() || origin.chain.concurrency.is_some())
         && let Some(over) = limit::over(request, origin, routed.as_ref(), report)
@@ -218,6 +201,11 @@ async fn forward<D: Downstream>(
     let ending = attempts.run(down, request, response, &mut timers, report).await;
     match ending {
         Ending::Response(mut exchange) => {
+            if !inject::hold(down, request, report).await {
+                report.ended(Reason::DownstreamGone);
+                down.abort();
+                return Outcome::Broken;
+            }
             attempts.sticky.answer(response);
             prepare::response(response, routed, weighted, request, origin, report);
             let relayed =

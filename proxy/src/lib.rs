@@ -11,6 +11,7 @@ pub mod control;
 pub mod detect;
 pub mod drain;
 pub mod exchange;
+pub mod fault;
 pub mod http;
 pub mod identity;
 pub mod limit;

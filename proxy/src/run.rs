@@ -56,6 +56,9 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
             tokio::spawn(overload::watch(overload, pressure, workers.own_shard().clone()));
         }
         let mut control = Control::new(workers, settings.workers, messages.clone());
+        if !settings.faults {
+            control.opt_out_of_faults();
+        }
         let loaded = control.load(std::mem::take(&mut bootstrap.resources));
         loaded.map_err(|faults| bootstrap::lines(&settings.config, &faults))?;
         let state = SharedState::default();

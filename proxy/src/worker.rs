@@ -1,6 +1,7 @@
 //! What one worker owns: nothing in it is shared with another worker but what says so.
 
 mod egress;
+mod rooms;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use crate::fault::{FaultSet, Leased};
 use crate::http::heads::HeadPool;
 use crate::identity::Revoked;
 use crate::limit::pressure::Pressure;
@@ -16,13 +18,16 @@ use crate::model::{RouteTable, Snapshot};
 use crate::observe::Reason;
 use crate::observe::access_log::{AccessLogger, LogQueue};
 use crate::observe::metrics::{Labels, Shard};
-use crate::observe::series::{CONNECTIONS_CUT, EgressSeries, PolicySeries, ReasonSeries, RequestSeries};
+use crate::observe::series::{
+    CONNECTIONS_CUT, EgressSeries, FAULTS, FAULTS_OVERFLOW, PolicySeries, ReasonSeries, RequestSeries,
+};
 use crate::policy::egress::Surroundings;
 use crate::policy::{Decision, Standing};
 use crate::transport::{BufferPool, Registry};
 use crate::upstream::Clusters;
 use crate::upstream::usage::UsageRegistry;
 use egress::Throttle;
+use rooms::Rooms;
 
 /// The state of one worker thread.
 #[derive(Debug)]
@@ -31,6 +36,8 @@ pub struct Worker {
     pub buffers: Rc<BufferPool>,
     /// Message heads.
     pub heads: HeadPool,
+    /// Room for requests under way.
+    pub rooms: Rc<Rooms>,
     /// Upstream state.
     pub clusters: Clusters,
     /// Its metrics; the exporter reads them.
@@ -87,6 +94,7 @@ impl Worker {
             clusters: Clusters::new(usage, Rc::clone(&buffers), local_cluster),
             buffers,
             heads: HeadPool::default(),
+            rooms: Rc::default(),
             metrics,
             logger: AccessLogger::new(logs),
             no_cluster: RequestSeries::default(),
@@ -109,6 +117,24 @@ impl Worker {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.snapshot.borrow())
+    }
+
+    /// The faults in force, if there is anything to be looked at.
+    #[must_use]
+    pub fn faults(&self) -> Option<Arc<FaultSet>> {
+        self.snapshot.borrow().faults.clone()
+    }
+
+    /// Counts what a fault does.
+    pub fn count_fault(&self, name: &str, effect: &str) {
+        let labels = Labels::none().with("fault", name).with("effect", effect);
+        self.metrics.counter(FAULTS, &labels).add(1);
+    }
+
+    /// Counts a fault that a cap held back.
+    pub fn count_held_back(&self, fault: &Leased) {
+        let labels = Labels::none().with("fault", &fault.name);
+        self.metrics.counter(FAULTS_OVERFLOW, &labels).add(1);
     }
 
     /// Takes over a new configuration.

@@ -11,9 +11,9 @@ const MAX_LINES: usize = 460;
 const LAYERS: &[&[&str]] = &[
     &["sys", "drain", "detect", "redirect"],
     &["transport", "identity"],
-    // A log line needs a request's head, a header change needs a format, a policy or a limit asks for a header:
-    // messages, model, policies, limits and records know each other.
-    &["http", "observe", "model", "policy", "limit"],
+    // A log line needs a request's head, a header change needs a format, a policy, a fault or a limit asks for a header:
+    // messages, model, policies, faults, limits and records know each other.
+    &["http", "observe", "model", "policy", "fault", "limit"],
     &["route", "retry"],
     // A picker chooses among endpoints, and a cluster holds a picker.
     &["balance", "upstream"],

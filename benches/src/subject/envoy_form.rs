@@ -1,4 +1,4 @@
-//! Envoy's YAML, which Envoy and Outrider read alike.
+//! Envoy's configuration, which Envoy and Outrider read alike. Written here as YAML, for people's eyes.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;

@@ -40,6 +40,13 @@ pub(super) struct Serve {
     /// The directory of YAML files with the mesh's objects; it is watched.
     #[arg(long, value_name = "DIR")]
     pub(super) config_dir: Option<PathBuf>,
+    /// The mesh's objects are those of the Kubernetes API: of the cluster that this runs in, or of the one that
+    /// `KUBECONFIG` names. Service accounts prove who they are by their tokens.
+    #[arg(long, conflicts_with = "config_dir")]
+    pub(super) kubernetes: bool,
+    /// As `--kubernetes`, with this file in place of `KUBECONFIG`.
+    #[arg(long, value_name = "FILE", conflicts_with = "config_dir")]
+    pub(super) kubeconfig: Option<PathBuf>,
     /// Where proxies connect to: ADS and identities.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15012")]
     pub(super) address: SocketAddr,
@@ -74,6 +81,8 @@ pub(super) struct Serve {
     /// How long an endpoint stays that has registered itself and has lost its stream, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(super) grace_s: u64,
+    #[command(flatten)]
+    pub(super) webhook: super::webhook::Arguments,
     /// error, warn, info, debug, trace or off.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(super) log_level: String,

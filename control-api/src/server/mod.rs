@@ -1,8 +1,10 @@
 //! The control server's command line, and the server from start to end.
 
 mod arguments;
+mod cluster;
 mod kept;
 mod run;
+mod webhook;
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};

@@ -72,7 +72,8 @@ pub async fn serve(transport: Transport, origin: Origin, drain: Drain) {
 
 struct Streams {
     connection: Connection<Transport, Bytes>,
-    tasks: JoinSet<()>,
+    /// A stream that wants the whole connection to end says so, and lives until it has: its own reset would come first.
+    tasks: JoinSet<Option<Box<H2Server>>>,
     origin: Rc<Origin>,
     opened: Instant,
     accepted: u32,
@@ -117,7 +118,7 @@ impl Streams {
         // Streams that are still open have lost their connection; they notice, record it, and are waited for.
         drop(self.connection);
         while let Some(done) = self.tasks.join_next().await {
-            account(&self.origin, &done);
+            account(&self.origin, done);
         }
     }
 
@@ -147,7 +148,11 @@ impl Streams {
                 Poll::Pending => {}
             }
             while let Poll::Ready(Some(done)) = self.tasks.poll_join_next(cx) {
-                account(&self.origin, &done);
+                let last = account(&self.origin, done);
+                if let Some(code) = last.as_ref().and_then(|server| server.goodbye()) {
+                    self.connection.abrupt_shutdown(code);
+                    cx.waker().wake_by_ref();
+                }
                 *idle_since = Instant::now();
             }
             if !draining && begun.as_mut().poll(cx).is_ready() {
@@ -168,10 +173,14 @@ impl Streams {
     }
 }
 
-fn account(origin: &Origin, done: &Result<(), tokio::task::JoinError>) {
+fn account(
+    origin: &Origin,
+    done: Result<Option<Box<H2Server>>, tokio::task::JoinError>,
+) -> Option<Box<H2Server>> {
     if done.as_ref().is_err_and(tokio::task::JoinError::is_panic) {
         origin.worker.metrics.counter(PANICS, &Labels::none()).add(1);
     }
+    done.ok().flatten()
 }
 
 async fn stream(
@@ -179,7 +188,7 @@ async fn stream(
     recv: h2::RecvStream,
     respond: SendResponse<Bytes>,
     origin: Rc<Origin>,
-) {
+) -> Option<Box<H2Server>> {
     let mut heads = origin.worker.heads.lend();
     let ended = recv.is_end_stream();
     let converted = convert::request_in(&request, ended, origin.chain.max_headers, &mut heads.request);
@@ -189,13 +198,15 @@ async fn stream(
         Ok(()) => {
             let mut timer = LazyTimer::default();
             let outcome = Box::pin(exchange::serve(&mut server, &mut heads, &mut timer, &origin)).await;
-            if outcome == Outcome::Broken && !server.is_sent_whole() {
+            let abandoned = outcome == Outcome::Broken && !server.is_sent_whole();
+            if abandoned && server.goodbye().is_none() {
                 server.abort();
             }
         }
         Err(error) => refuse(&mut server, &mut heads, error, &origin).await,
     }
     origin.worker.heads.give_back(heads);
+    server.goodbye().is_some().then(|| Box::new(server))
 }
 
 async fn refuse(

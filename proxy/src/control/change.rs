@@ -7,10 +7,12 @@ use outrider_proto::envoy::config::endpoint::v3 as pb_endpoint;
 use outrider_proto::envoy::config::listener::v3 as pb_listener;
 use outrider_proto::envoy::config::route::v3 as pb_route;
 use outrider_proto::envoy::extensions::transport_sockets::tls::v3 as pb_tls;
+use outrider_proto::outrider::fault::v1 as pb_fault;
 use outrider_proto::outrider::identity::v1 as pb_identity;
 use tokio::time::Instant;
 
 use crate::identity::Revoked;
+use crate::model::injection::Injection;
 use crate::model::tls::Secret;
 use crate::model::{Cluster, EndpointSet, Listener, RouteTable};
 
@@ -41,6 +43,8 @@ pub enum Resource {
     Secret(pb_tls::Secret, Secret),
     /// Who is cut off.
     Revocations(pb_identity::RevocationList, Revoked),
+    /// A fault on a lease, or what holds faults back.
+    Faults(pb_fault::FaultInjection, Injection),
 }
 
 /// The kinds of resources.
@@ -58,6 +62,8 @@ pub enum Kind {
     Secret,
     /// Lists of who is cut off.
     Revocations,
+    /// Faults on leases, and what holds them back.
+    Faults,
 }
 
 impl Change {
@@ -84,6 +90,7 @@ impl Change {
                 Resource::Endpoints(..) => Kind::Endpoints,
                 Resource::Secret(..) => Kind::Secret,
                 Resource::Revocations(..) => Kind::Revocations,
+                Resource::Faults(..) => Kind::Faults,
             },
             Self::Extend(kind, ..) | Self::Remove(kind, _) => *kind,
         }
@@ -100,6 +107,7 @@ impl Change {
                 Resource::Endpoints(message, _) => &message.cluster_name,
                 Resource::Secret(_, secret) => &secret.name,
                 Resource::Revocations(message, _) => &message.name,
+                Resource::Faults(message, _) => &message.name,
             },
             Self::Extend(_, name, _) | Self::Remove(_, name) => name,
         }
@@ -115,7 +123,8 @@ impl Change {
                 | Resource::Routes(..)
                 | Resource::Endpoints(..)
                 | Resource::Secret(..)
-                | Resource::Revocations(..) => None,
+                | Resource::Revocations(..)
+                | Resource::Faults(..) => None,
             },
             Self::Extend(..) | Self::Remove(..) => None,
         }

@@ -135,6 +135,11 @@ impl Control {
         }
     }
 
+    /// The workload wants no faults, whatever comes.
+    pub const fn opt_out_of_faults(&mut self) {
+        self.store.opt_out_of_faults();
+    }
+
     /// Takes over the resources of the start-up file. What came from it before and is not in it now is gone.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! All resources, where they came from, and the snapshot that they make together.
 
+mod faults;
 mod kept;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use super::dns::Resolved;
 use crate::identity::Revoked;
 use crate::model::tls::{CertificateSource, Secret, SecretKind, TlsSettings, TrustSource};
 use crate::model::{Cluster, ClusterEntry, Discovery, EndpointSet, Listener, RouteTable, Snapshot};
+use faults::Faults;
 use kept::{Kept, Resources, lapsed, put};
 
 /// How long a resource that others refer to is waited for before it counts as missing (xDS: 15 s).
@@ -37,6 +39,7 @@ pub struct Store {
     endpoints: Resources<pb_endpoint::ClusterLoadAssignment, EndpointSet>,
     secrets: Resources<pb_tls::Secret, Secret>,
     revocations: Resources<pb_identity::RevocationList, Revoked>,
+    faults: Faults,
     /// Endpoints of names, by cluster.
     resolved: BTreeMap<Arc<str>, Arc<EndpointSet>>,
     /// Since when a resource that is referred to is missing; for a cluster, the addresses of its names.
@@ -71,10 +74,16 @@ impl Store {
                     Resource::Routes(..)
                     | Resource::Endpoints(..)
                     | Resource::Secret(..)
-                    | Resource::Revocations(..) => {}
+                    | Resource::Revocations(..)
+                    | Resource::Faults(..) => {}
                 }
             }
         }
+    }
+
+    /// The workload wants no faults, whatever comes.
+    pub const fn opt_out_of_faults(&mut self) {
+        self.faults.opt_out();
     }
 
     /// Applies one change.
@@ -132,6 +141,7 @@ impl Store {
                 let name: Arc<str> = message.name.as_str().into();
                 put(&mut self.revocations, name, &message, compiled, (expires, false));
             }
+            Resource::Faults(message, compiled) => return self.faults.set(&message, compiled, expires),
         }
         Ok(())
     }
@@ -144,6 +154,7 @@ impl Store {
             Kind::Routes => self.routes.get_mut(name).map(|kept| &mut kept.expires),
             Kind::Secret => self.secrets.get_mut(name).map(|kept| &mut kept.expires),
             Kind::Revocations => self.revocations.get_mut(name).map(|kept| &mut kept.expires),
+            Kind::Faults => self.faults.extend(name, expires),
         };
         if let Some(slot) = slot {
             *slot = expires;
@@ -170,6 +181,7 @@ impl Store {
             Kind::Revocations => {
                 self.revocations.remove(name);
             }
+            Kind::Faults => self.faults.remove(name),
         }
     }
 
@@ -197,6 +209,7 @@ impl Store {
         expired.extend(lapsed(Kind::Endpoints, &self.endpoints, now));
         expired.extend(lapsed(Kind::Secret, &self.secrets, now));
         expired.extend(lapsed(Kind::Revocations, &self.revocations, now));
+        expired.extend(self.faults.lapsed(now));
         for (kind, name) in &expired {
             tracing::info!(?kind, %name, "the resource's TTL has run out");
             self.remove(*kind, name);
@@ -264,7 +277,7 @@ impl Store {
         self.lapsed_routes.retain(|name| wanted.routes.contains(name));
         self.resolved.retain(|name, _| self.clusters.contains_key(name));
         self.note_missing(&wanted);
-        let mut snapshot = Snapshot { version, ..Snapshot::default() };
+        let mut snapshot = Snapshot { version, faults: self.faults.in_force(), ..Snapshot::default() };
         for (name, kept) in &self.clusters {
             let ready = match &kept.compiled.discovery {
                 Discovery::Eds(eds) => {
@@ -310,6 +323,7 @@ impl Store {
             listeners: snapshot.listeners.clone(),
             clusters: snapshot.clusters.clone(),
             route_tables: snapshot.route_tables.clone(),
+            faults: None,
         });
         snapshot
     }
@@ -327,7 +341,7 @@ impl Store {
             Kind::Routes => wanted.routes.contains(name) && !routes.contains_key(name),
             Kind::Endpoints => wanted.endpoints.contains(name) && !endpoints.contains_key(name),
             Kind::Cluster => unresolved.contains(name),
-            Kind::Listener | Kind::Secret | Kind::Revocations => false,
+            Kind::Listener | Kind::Secret | Kind::Revocations | Kind::Faults => false,
         };
         self.missing.retain(|(kind, name), _| needed(*kind, name));
         let now = Instant::now();
@@ -424,7 +438,9 @@ fn secrets_of(settings: &TlsSettings) -> impl Iterator<Item = Arc<str>> + use<> 
 const fn patience(kind: Kind) -> Duration {
     match kind {
         Kind::Cluster => UNRESOLVED_AFTER,
-        Kind::Endpoints | Kind::Listener | Kind::Routes | Kind::Secret | Kind::Revocations => MISSING_AFTER,
+        Kind::Endpoints | Kind::Listener | Kind::Routes | Kind::Secret | Kind::Revocations | Kind::Faults => {
+            MISSING_AFTER
+        }
     }
 }
 

@@ -4,19 +4,21 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
 use super::hedge::{Rival, Winner};
+use super::inject::{self, attempt::Shapers};
 use super::mirror::Mirrors;
 use super::replay::Replay;
 use super::report::Report;
 use super::sticky::Sticky;
 use super::timers::Timers;
 use super::{Origin, Routed};
+use crate::fault::Plan;
+use crate::fault::shape::poll_pump;
 use crate::http::body::{BodySink as _, Discard, Pump, PumpError, SourceError};
 use crate::http::downstream::Downstream;
 use crate::http::message::{BodyLength, RequestHead, ResponseHead, Version};
@@ -44,11 +46,17 @@ pub struct Established {
     pub pump: Pump,
     /// What the body is read through.
     pub replay: Replay,
+    /// How the bodies of request and response go, where a fault has to do with it.
+    pub shapers: Shapers,
     _active: ActiveGuard,
 }
 
 /// What all attempts together came to.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives for a moment on the stack; a box would be an allocation per request"
+)]
 pub enum Ending {
     /// A response that is to be passed on.
     Response(Established),
@@ -131,7 +139,7 @@ impl<'a> Attempts<'a> {
                 request.headers.set(b"x-envoy-attempt-count", count.format(report.attempts).as_bytes());
             }
             let (failure, reason, detail) = match self.once(down, request, response, timers, report).await {
-                Ok(established) => {
+                Ok(mut established) => {
                     if !self.again_instead(response, &established.replay, request, report, timers) {
                         if self.is_unwanted(response, request)
                             && let Some(Ok(winner)) = self.last_hope(down, request, (timers, false)).await
@@ -143,6 +151,7 @@ impl<'a> Attempts<'a> {
                     }
                     self.tried.extend(report.upstream);
                     let pause = self.pause(Some(response));
+                    established.shapers.give_back(report);
                     self.replay = Some(self.discard(established).await);
                     if let Some(winner) = self.wait(pause, request, timers).await {
                         return self.take_over(winner, response, request, report);
@@ -231,7 +240,9 @@ impl<'a> Attempts<'a> {
         (timers, report): (&mut Timers<'_>, &mut Report),
     ) -> Result<Established, Failed> {
         let active = endpoint.begin();
-        let mut link = self.connect(endpoint, down, request, timers).await?;
+        let at = endpoint.address();
+        let mut plan = inject::attempt::choose(self.origin, request, (self.routed, self.cluster), at, report);
+        let mut link = self.connect(endpoint, down, request, (timers, plan.as_deref())).await?;
         if let Err(error) = link.send_head(request) {
             return Err(failed(error));
         }
@@ -246,11 +257,13 @@ impl<'a> Attempts<'a> {
         if !needs_replay {
             replay.stop_keeping();
         }
+        let shapers = Shapers::take(plan.as_deref_mut(), report);
         let mut established = Established {
             link,
             endpoint: Rc::clone(endpoint),
             pump: Pump::default(),
             replay,
+            shapers,
             _active: active,
         };
         let failed = poll_fn(|cx| match self.poll_rivals(cx, request) {
@@ -260,9 +273,20 @@ impl<'a> Attempts<'a> {
         .await;
         report.received_bytes = established.pump.bytes();
         match failed {
-            Ok(()) => Ok(established),
+            Ok(()) => {
+                if let Some(pause) = plan.as_ref().and_then(|plan| plan.hold.as_ref()) {
+                    let held = Box::pin(inject::attempt::hold(pause, request, timers)).await;
+                    if let Err(reason) = held {
+                        established.shapers.give_back(report);
+                        self.replay = Some(established.replay);
+                        return Err(late(reason));
+                    }
+                }
+                Ok(established)
+            }
             Err(failed) => {
-                self.set_aside(established, &failed);
+                established.shapers.give_back(report);
+                self.set_aside(established, &failed, plan.is_none());
                 Err(failed)
             }
         }
@@ -274,13 +298,17 @@ impl<'a> Attempts<'a> {
         endpoint: &Rc<EndpointState>,
         down: &mut D,
         request: &RequestHead,
-        timers: &mut Timers<'_>,
+        (timers, plan): (&mut Timers<'_>, Option<&Plan>),
     ) -> Result<UpstreamLink, Failed> {
         let protocol = protocol(self.cluster, request);
-        if let Some(link) = pool::acquire_idle(endpoint, protocol) {
+        if plan.is_none()
+            && let Some(link) = pool::acquire_idle(endpoint, protocol)
+        {
             return Ok(link);
         }
-        let mut acquiring = pin!(pool::acquire(self.cluster, endpoint, protocol, self.action.priority));
+        let ours = (self.cluster, self.action.priority);
+        // Boxed: most requests find a connection, and should not hold the room for making one.
+        let mut acquiring = Box::pin(inject::attempt::acquire(plan, ours, endpoint, protocol));
         let bodiless = request.body == BodyLength::Empty;
         let acquired = poll_fn(|cx| {
             if let Poll::Ready(acquired) = acquiring.as_mut().poll(cx) {
@@ -343,7 +371,7 @@ fn poll_head<D: Downstream>(
     response: &mut ResponseHead,
     (established, timers): (&mut Established, &mut Timers<'_>),
 ) -> Poll<Result<(), Failed>> {
-    let Established { link, pump, replay, .. } = established;
+    let Established { link, pump, replay, shapers, .. } = established;
     // A tunnel's bytes may not be sent before the upstream has agreed to it.
     let waits_for_tunnel = !request.upgrade.is_empty();
     if waits_for_tunnel {
@@ -351,7 +379,7 @@ fn poll_head<D: Downstream>(
         timers.request_complete();
     } else if !pump.is_done() {
         let before = pump.bytes();
-        match pump.poll(cx, &mut replay.source(down), link) {
+        match poll_pump(&mut shapers.request, pump, cx, &mut replay.source(down), link) {
             Poll::Ready(Ok(())) => timers.request_complete(),
             Poll::Ready(Err(PumpError::Source(error))) => return Poll::Ready(Err(bad_body(&error))),
             // The upstream may have answered before it stopped reading: the answer is looked for below.
@@ -391,6 +419,7 @@ fn late(reason: Reason) -> Failed {
 fn bad_body(error: &SourceError) -> Failed {
     match error {
         SourceError::Malformed(_) => Failed::Answer(Reason::BadRequest, error.to_string()),
+        SourceError::Injected => Failed::Gone(Reason::FaultInjected),
         SourceError::Truncated | SourceError::Reset(_) | SourceError::Io(_) => {
             Failed::Gone(Reason::DownstreamGone)
         }

@@ -4,24 +4,38 @@
 //! forwarded, and before anything is done for the request.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::task::{Context, Poll};
 
+use super::inject::Stop;
 use super::report::Report;
 use super::{Origin, Routed};
 use crate::http::message::RequestHead;
 use crate::model::RouteAction;
+use crate::model::overrides::FilterOverrides;
 use crate::model::rbac::HttpPolicies;
 use crate::policy::{Filter, Subject};
 
-/// Whether the request may go on; records what the policies say.
-pub(super) fn decide(
+/// What stops the request on a chain that has no faults, if anything does.
+pub(super) fn stop(
     request: &RequestHead,
     origin: &Origin,
     routed: Option<&Routed<'_>>,
     report: &mut Report,
+) -> Option<Stop> {
+    let all = 0..origin.chain.policies.len();
+    (!all.is_empty() && !decide(request, origin, routed, (all, report))).then_some(Stop::Denied)
+}
+
+/// Whether these of the chain's filters let the request go on; records what the policies say.
+pub(super) fn decide(
+    request: &RequestHead,
+    origin: &Origin,
+    routed: Option<&Routed<'_>>,
+    (filters, report): (Range<usize>, &mut Report),
 ) -> bool {
     let subject = subject(request, origin, report.client());
-    for policies in &origin.chain.policies {
+    for policies in origin.chain.policies.get(filters).unwrap_or_default() {
         let decision = filter(policies, routed).decide(&subject);
         origin.worker.count_decision(&decision);
         report.authorized.add(&decision);
@@ -75,32 +89,39 @@ impl<'a> Oversight<'a> {
         let standing = &self.origin.standing;
         if self.seen != standing.changes() {
             self.seen = standing.changes();
-            if !self.still_allows(self.asked.as_deref().unwrap_or(request)) {
+            let asked = self.asked.as_deref().unwrap_or(request);
+            if !still_allows(asked, self.origin, self.draw, self.client) {
                 return Poll::Ready(());
             }
         }
         standing.wait(&mut self.place, cx.waker());
         Poll::Pending
     }
+}
 
-    fn still_allows(&self, request: &RequestHead) -> bool {
-        let worker = &self.origin.worker;
-        let Some(chain) = self.origin.standing.http() else { return false };
-        let snapshot = worker.snapshot();
-        let table = snapshot.routes(&chain);
-        let routed = table.and_then(|table| {
-            let (host, route) = table.select(request, self.draw)?;
-            Some(Routed { table, host, route, draw: self.draw })
-        });
-        let subject = subject(request, self.origin, self.client);
-        chain.policies.iter().all(|policies| {
-            let decision = filter(policies, routed.as_ref()).decide(&subject);
-            if !decision.is_allowed() {
-                worker.count_decision(&decision);
-            }
-            decision.is_allowed()
-        })
-    }
+/// Whether what holds now still allows a request that was let in before.
+pub(super) fn still_allows(
+    request: &RequestHead,
+    origin: &Origin,
+    draw: u64,
+    client: Option<SocketAddr>,
+) -> bool {
+    let worker = &origin.worker;
+    let Some(chain) = origin.standing.http() else { return false };
+    let snapshot = worker.snapshot();
+    let table = snapshot.routes(&chain);
+    let routed = table.and_then(|table| {
+        let (host, route) = table.select(request, draw)?;
+        Some(Routed { table, host, route, draw })
+    });
+    let subject = subject(request, origin, client);
+    chain.policies.iter().all(|policies| {
+        let decision = filter(policies, routed.as_ref()).decide(&subject);
+        if !decision.is_allowed() {
+            worker.count_decision(&decision);
+        }
+        decision.is_allowed()
+    })
 }
 
 impl Drop for Oversight<'_> {
@@ -111,17 +132,21 @@ impl Drop for Oversight<'_> {
 
 /// The filter's own settings, or what the most specific level says in their place.
 fn filter<'a>(policies: &'a HttpPolicies, routed: Option<&Routed<'a>>) -> &'a Filter {
-    let Some(routed) = routed else { return &policies.filter };
+    let said = levels(routed).into_iter().flatten().find_map(|overrides| overrides.policies(&policies.name));
+    said.unwrap_or(&policies.filter)
+}
+
+/// What is said to filters, the most specific first.
+pub(super) fn levels<'a>(routed: Option<&Routed<'a>>) -> [Option<&'a FilterOverrides>; 4] {
+    let Some(routed) = routed else { return [None; 4] };
     let weighted = match &routed.route.action {
         RouteAction::Forward(action) => action.cluster.pick(routed.draw).1,
         RouteAction::Redirect(_) | RouteAction::Direct(_) => None,
     };
-    let levels = [
+    [
         weighted.map(|entry| &entry.filters),
         Some(&routed.route.filters),
         Some(&routed.host.filters),
         Some(&routed.table.filters),
-    ];
-    let said = levels.into_iter().flatten().find_map(|overrides| overrides.find(&policies.name));
-    said.unwrap_or(&policies.filter)
+    ]
 }

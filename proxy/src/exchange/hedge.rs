@@ -32,12 +32,13 @@ pub(super) struct Rival {
 pub(super) struct Winner(usize);
 
 impl Attempts<'_> {
-    /// Keeps what is needed of an attempt that has failed, or all of it if it was only late.
-    pub(super) fn set_aside(&mut self, mut established: Established, failed: &Failed) {
+    /// Keeps what is needed of an attempt that has failed, or all of it if it was only late and may be waited for: one that
+    /// a fault was put upon may not, because the fault ends with it.
+    pub(super) fn set_aside(&mut self, mut established: Established, failed: &Failed, may_wait: bool) {
         let nothing = Replay::new(false, Mirrors::default(), Rc::clone(&self.origin.worker.buffers));
         let replay = std::mem::replace(&mut established.replay, nothing);
         let late = matches!(failed, Failed::Attempt(_, Reason::PerTryTimeout, _));
-        if late && self.action.hedge && established.pump.is_done() && replay.is_possible() {
+        if late && may_wait && self.action.hedge && established.pump.is_done() && replay.is_possible() {
             self.rivals.borrow_mut().push(Rival { established, head: ResponseHead::default() });
         }
         self.replay = Some(replay);

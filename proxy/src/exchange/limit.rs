@@ -102,7 +102,7 @@ pub(super) fn over<'a>(
         return Some(Over::Concurrency(gradient.settings().status));
     }
     let (gradient, draw) = (Arc::clone(gradient), origin.worker.draw());
-    report.place = Some(Place { gradient, began: report.started, draw, whole: false });
+    report.place = Some(Place { gradient, began: now, draw, whole: false });
     None
 }
 

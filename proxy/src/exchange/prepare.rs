@@ -4,7 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::report::Report;
-use super::{Origin, Routed, client_cert};
+use super::{Origin, Routed, client_cert, inject};
+use crate::fault::filter::CONTROL_PREFIX;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::model::ForwardAction;
 use crate::model::headers::{HeaderChanges, Values};
@@ -37,11 +38,22 @@ pub(super) fn request(request: &mut RequestHead, origin: &Origin) -> Result<(), 
         request.authority.truncate(host_len);
     }
     // Whatever steers a proxy must come from its own configuration, and an identity from a certificate.
-    request.headers.retain(|name, _| !(name.starts_with(b"x-envoy-") || name.starts_with(b"x-outrider-")));
+    let steers_faults = may_steer_faults(origin);
+    request.headers.retain(|name, _| {
+        let steers = name.starts_with(b"x-envoy-") || name.starts_with(b"x-outrider-");
+        !steers || (steers_faults && name.starts_with(CONTROL_PREFIX))
+    });
     client_cert::forward(request, origin);
     forwarded(request, origin);
     request_id(request, origin);
     Ok(())
+}
+
+/// Whether the client may say which faults it wants: where a filter is there to hear it, and at the edge of the mesh only
+/// to a client with an identity. What a request asks for is never more than the filter's own share.
+fn may_steer_faults(origin: &Origin) -> bool {
+    let inside = || !origin.chain.use_remote_address || origin.standing.facts.identity().is_some();
+    !origin.chain.faults.is_empty() && inside()
 }
 
 /// `x-forwarded-for` and `x-forwarded-proto`.
@@ -152,6 +164,7 @@ pub(super) fn response(
     report: &Report,
 ) {
     change_response(response, routed, weighted.map(|entry| &entry.response_headers), request, report);
+    inject::mark(response, report);
     if origin.chain.request_id_in_response
         && let Some(id) = request.headers.first(b"x-request-id")
     {

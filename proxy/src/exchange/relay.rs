@@ -6,9 +6,12 @@ use std::task::{Context, Poll};
 use http::StatusCode;
 
 use super::attempt::Established;
+use super::inject;
 use super::report::Report;
 use super::timers::Timers;
-use crate::http::body::{BodySink as _, Pump, PumpError};
+use crate::fault::Shaper;
+use crate::fault::shape::poll_pump;
+use crate::http::body::{BodySink as _, Pump, PumpError, SourceError};
 use crate::http::downstream::Downstream;
 use crate::http::message::{BodyLength, RequestHead, ResponseHead};
 use crate::observe::Reason;
@@ -56,7 +59,11 @@ pub async fn response<D: Downstream>(
         upstream.pump = Pump::done();
     }
     let mut pump = Pump::default();
-    let ended = poll_fn(|cx| poll_relay(cx, (down, request), upstream, (&mut pump, tunnel), timers)).await;
+    let whole = inject::shaper(&mut report.injected);
+    let mut shaper = upstream.shapers.response.take().or(whole);
+    let ended =
+        poll_fn(|cx| poll_relay(cx, (down, request), upstream, (&mut pump, tunnel, &mut shaper), timers))
+            .await;
     report.sent_bytes = pump.bytes();
     report.received_bytes = report.received_bytes.max(upstream.pump.bytes());
     match ended {
@@ -83,23 +90,29 @@ fn poll_relay<D: Downstream>(
     cx: &mut Context<'_>,
     (down, request): (&mut D, &RequestHead),
     upstream: &mut Established,
-    (pump, tunnel): (&mut Pump, bool),
+    (pump, tunnel, shaper): (&mut Pump, bool, &mut Option<Box<Shaper>>),
     timers: &mut Timers<'_>,
 ) -> Poll<Result<(), Reason>> {
-    let Established { link, pump: request_pump, replay, .. } = upstream;
+    let Established { link, pump: request_pump, replay, shapers, .. } = upstream;
     let before = (request_pump.bytes(), pump.bytes());
     if !request_pump.is_done() {
-        match request_pump.poll(cx, &mut replay.source(down), link) {
+        match poll_pump(&mut shapers.request, request_pump, cx, &mut replay.source(down), link) {
             Poll::Ready(Ok(())) => timers.request_complete(),
+            Poll::Ready(Err(PumpError::Source(SourceError::Injected))) => {
+                return Poll::Ready(Err(Reason::FaultInjected));
+            }
             Poll::Ready(Err(PumpError::Source(_))) => return Poll::Ready(Err(Reason::DownstreamGone)),
             // The upstream needs no more of the request; its response goes on.
             Poll::Ready(Err(PumpError::Sink(_))) | Poll::Pending => {}
         }
     }
     if !pump.is_done() {
-        match pump.poll(cx, link, down) {
+        match poll_pump(shaper, pump, cx, link, down) {
             Poll::Ready(Ok(())) if !tunnel => return Poll::Ready(Ok(())),
             Poll::Ready(Ok(())) | Poll::Pending => {}
+            Poll::Ready(Err(PumpError::Source(SourceError::Injected))) => {
+                return Poll::Ready(Err(Reason::FaultInjected));
+            }
             Poll::Ready(Err(PumpError::Source(_))) => return Poll::Ready(Err(Reason::UpstreamBodyFailed)),
             Poll::Ready(Err(PumpError::Sink(_))) => return Poll::Ready(Err(Reason::DownstreamGone)),
         }

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::report::Report;
 use super::{Outcome, Routed};
+use crate::fault::shape::poll_pump;
 use crate::http::body::{Pump, Whole};
 use crate::http::downstream::Downstream;
 use crate::http::message::{BodyLength, RequestHead, ResponseHead};
@@ -195,6 +196,7 @@ pub(super) async fn send_body<D: Downstream>(
     if let Some(routed) = routed {
         super::prepare::local_response(response, routed, request, report);
     }
+    super::inject::mark(response, report);
     report.status = response.status.as_u16();
     let length = body.len() as u64;
     let bodiless = request.method == Method::HEAD || crate::http::h1::write::is_bodiless(response.status);
@@ -205,7 +207,9 @@ pub(super) async fn send_body<D: Downstream>(
         return Outcome::Broken;
     }
     let (mut pump, mut source) = (Pump::default(), Whole(if bodiless { Bytes::new() } else { body }));
-    let sent = timeout(report.patience, poll_fn(|cx| pump.poll(cx, &mut source, down))).await;
+    let mut shaper = super::inject::shaper(&mut report.injected);
+    let sent = poll_fn(|cx| poll_pump(&mut shaper, &mut pump, cx, &mut source, down));
+    let sent = timeout(report.patience, sent).await;
     report.sent_bytes = pump.bytes();
     match sent {
         Ok(Ok(())) => Outcome::Complete,

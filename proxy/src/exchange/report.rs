@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::Origin;
 use super::limit::Place;
+use super::{Origin, inject};
+use crate::fault::Injected;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::limit::rate::Quota;
 use crate::model::Route;
@@ -49,6 +50,8 @@ pub struct Report {
     pub reason: Option<Reason>,
     /// What policies have said.
     pub authorized: Authorized,
+    /// What was done to it on purpose; `None` as long as nothing was.
+    pub injected: Option<Box<Injected>>,
     /// The place among the requests at a time, where there is a limit on them.
     pub(super) place: Option<Place>,
     /// What the client is told of limits on rates.
@@ -79,11 +82,17 @@ impl Report {
             flags: Flags::NONE,
             reason: None,
             authorized: Authorized::default(),
+            injected: None,
             place: None,
             quota: None,
             received_bytes: 0,
             sent_bytes: 0,
         }
+    }
+
+    /// What was done to it on purpose.
+    pub fn injected(&mut self) -> &mut Injected {
+        self.injected.get_or_insert_default()
     }
 
     /// The client's address, as far as it can be trusted.
@@ -117,6 +126,7 @@ impl Report {
             reason: self.reason.map(Reason::code),
             peer: origin.standing.facts.identity(),
             authorized: Some(&self.authorized),
+            faults: inject::names(self),
             received_bytes: self.received_bytes,
             sent_bytes: self.sent_bytes,
             upstream: self.upstream,

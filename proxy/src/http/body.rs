@@ -35,6 +35,9 @@ pub enum SourceError {
     /// The connection failed.
     #[error("connection failed while reading the body")]
     Io(#[source] io::Error),
+    /// It was ended on purpose.
+    #[error("a fault ends the body")]
+    Injected,
 }
 
 /// Why a body cannot be sent on.

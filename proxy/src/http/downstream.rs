@@ -25,4 +25,18 @@ pub trait Downstream: BodySource + BodySink {
 
     /// Ends the exchange so that the client cannot take what it has for a whole response.
     fn abort(&mut self);
+
+    /// Ends the exchange, or its connection, without an answer.
+    fn break_off(&mut self, how: BreakOff);
+}
+
+/// How an exchange ends without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BreakOff {
+    /// The HTTP/2 stream is reset with this code; an HTTP/1 connection is reset.
+    Stream(u32),
+    /// The HTTP/2 connection is ended with this code; an HTTP/1 connection is reset.
+    GoAway(u32),
+    /// The connection is closed in order.
+    Close,
 }

@@ -9,11 +9,12 @@ use outrider_proto::envoy::extensions::filters::network::http_connection_manager
 use pb::http_connection_manager::{CodecType, PathWithEscapedSlashesAction, RouteSpecifier, StripPortMode};
 
 use super::access_log::{self, AccessLog};
-use super::http_filters::{Filters, check_overrides, filters};
+use super::http_filters::{check_overrides, filters};
 use super::parse;
 use super::rate_limit::HttpLimit;
 use super::rbac::HttpPolicies;
 use super::route_table::RouteTable;
+use crate::fault::HttpFaults;
 use crate::http::path::{EscapedSlashes, PathOptions};
 use crate::limit::gradient::Gradient;
 
@@ -63,6 +64,8 @@ pub struct HttpChain {
     pub routes: RouteSource,
     /// Authorization, in the order of the filters: all of them must allow.
     pub policies: Vec<HttpPolicies>,
+    /// Fault filters, in their order.
+    pub faults: Vec<HttpFaults>,
     /// Limits on the rate of requests, in the order of the filters.
     pub limits: Vec<HttpLimit>,
     /// Limit on requests at a time.
@@ -212,9 +215,9 @@ impl HttpChain {
     pub(super) fn from_proto(value: &pb::HttpConnectionManager, path: &mut Path) -> Option<Self> {
         let stat_prefix = parse::required(&value.stat_prefix, "stat_prefix", path);
         let routes = routes(value, path);
-        let Filters { policies, limits, concurrency } = filters(&value.http_filters, path);
+        let filters = filters(&value.http_filters, path);
         if let Some(RouteSource::Inline(table)) = &routes {
-            check_overrides(table, (&policies, &limits), path);
+            check_overrides(table, &filters, path);
         }
         let default_options = core::HttpProtocolOptions::default();
         let common = value.common_http_protocol_options.as_ref().unwrap_or(&default_options);
@@ -270,9 +273,10 @@ impl HttpChain {
             strip_port: matches!(value.strip_port_mode, Some(StripPortMode::StripAnyHostPort(true))),
             stat_prefix: stat_prefix?,
             routes: routes?,
-            policies,
-            limits,
-            concurrency: concurrency.map(Arc::new),
+            policies: filters.policies,
+            faults: filters.faults,
+            limits: filters.limits,
+            concurrency: filters.concurrency.map(Arc::new),
         })
     }
 

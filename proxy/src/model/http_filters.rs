@@ -1,16 +1,19 @@
 //! The filters of an HTTP chain.
 
 use outrider_proto::envoy::extensions::filters::http::adaptive_concurrency::v3::AdaptiveConcurrency;
+use outrider_proto::envoy::extensions::filters::http::fault::v3::HttpFault;
 use outrider_proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use outrider_proto::envoy::extensions::filters::http::rbac::v3::Rbac;
 use outrider_proto::envoy::extensions::filters::http::router::v3::Router;
 use outrider_proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use outrider_proto::{Path, unpack};
 
+use super::overrides::FilterKind;
 use super::rate_limit::{self, HttpLimit};
 use super::rbac::{self, HttpPolicies};
 use super::route_table::RouteTable;
-use super::{concurrency, parse};
+use super::{concurrency, fault, parse};
+use crate::fault::HttpFaults;
 use crate::limit::gradient::Gradient;
 
 /// What stands before the router.
@@ -18,6 +21,8 @@ use crate::limit::gradient::Gradient;
 pub(super) struct Filters {
     /// Authorization.
     pub(super) policies: Vec<HttpPolicies>,
+    /// Faults, each of which knows how many policies stand before it.
+    pub(super) faults: Vec<HttpFaults>,
     /// Limits on rates.
     pub(super) limits: Vec<HttpLimit>,
     /// A limit on requests at a time.
@@ -38,6 +43,12 @@ pub(super) fn filters(filters: &[pb::HttpFilter], path: &mut Path) -> Filters {
             if let Some(value) = unpack::<Rbac>(any) {
                 let filter = path.field("typed_config", |path| rbac::http_filter(&value, path));
                 found.policies.extend(name.map(|name| HttpPolicies { name, filter }));
+                if is_last {
+                    path.fault("the router must be the last filter");
+                }
+            } else if let Some(value) = unpack::<HttpFault>(any) {
+                let filter = path.field("typed_config", |path| fault::http_filter(&value, path));
+                found.faults.extend(name.map(|name| HttpFaults::new(name, filter, found.policies.len())));
                 if is_last {
                     path.fault("the router must be the last filter");
                 }
@@ -67,19 +78,20 @@ pub(super) fn filters(filters: &[pb::HttpFilter], path: &mut Path) -> Filters {
 }
 
 /// What the listener's own routes say to filters must be heard by one.
-pub(super) fn check_overrides(
-    table: &RouteTable,
-    (policies, limits): (&[HttpPolicies], &[HttpLimit]),
-    path: &mut Path,
-) {
-    for (name, is_limit) in table.filter_names() {
-        let heard = if is_limit {
-            limits.iter().any(|filter| &*filter.name == name)
-        } else {
-            policies.iter().any(|filter| &*filter.name == name)
+pub(super) fn check_overrides(table: &RouteTable, filters: &Filters, path: &mut Path) {
+    for (name, kind) in table.filter_names() {
+        let (heard, about) = match kind {
+            FilterKind::Policies => (filters.policies.iter().any(|filter| &*filter.name == name), ""),
+            FilterKind::Faults => {
+                (filters.faults.iter().any(|filter| &*filter.name == name), " about faults")
+            }
+            FilterKind::Limit => {
+                (filters.limits.iter().any(|filter| &*filter.name == name), " about rate limits")
+            }
         };
         if !heard {
-            let reason = format!("typed_per_filter_config names \"{name}\", which is none of http_filters");
+            let reason =
+                format!("typed_per_filter_config names \"{name}\", which is none of http_filters{about}");
             path.fault_at("route_config", reason);
         }
     }

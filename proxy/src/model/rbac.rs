@@ -1,21 +1,16 @@
 //! Authorization filters: the rules of HTTP requests, of connections, and of single routes.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use outrider_proto::Path;
 use outrider_proto::envoy::config::core::v3 as core;
 use outrider_proto::envoy::config::rbac::v3 as pb;
-use outrider_proto::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use outrider_proto::envoy::extensions::filters::http::rbac::v3 as http;
 use outrider_proto::envoy::extensions::filters::network::rbac::v3 as network;
 use outrider_proto::envoy::r#type::matcher::v3 as matcher;
-use outrider_proto::{Path, unpack};
-use prost_types::Any;
 
 use super::matcher::{HeaderMatcher, StringMatcher};
 use super::parse;
-use super::rate_limit;
-use crate::limit::RateLimit;
 use crate::policy::{Action, Filter, IpRange, Policy, PolicySet, Rule};
 
 /// Policies of one set.
@@ -32,75 +27,14 @@ pub struct HttpPolicies {
     pub filter: Filter,
 }
 
-/// Settings of filters for a route, a virtual host, a route configuration or a weighted cluster, by filter name.
-#[derive(Debug, Default)]
-pub struct FilterOverrides(Vec<(Box<str>, Override)>);
-
-/// What is said to a filter.
-#[derive(Debug)]
-enum Override {
-    Policies(Filter),
-    Limit(Box<RateLimit>),
-}
-
-impl FilterOverrides {
-    pub(super) fn from_proto(value: &HashMap<String, Any>, path: &mut Path) -> Self {
-        let mut sorted: Vec<_> = value.iter().collect();
-        sorted.sort_by_key(|(name, _)| *name);
-        let overrides = sorted.into_iter().filter_map(|(name, any)| {
-            path.field("typed_per_filter_config", |path| {
-                path.key(name, |path| Some((name.as_str().into(), Override::from_proto(any, path)?)))
-            })
-        });
-        Self(overrides.collect())
-    }
-
-    /// What is said to the authorization filter of this name.
-    #[must_use]
-    pub fn find(&self, name: &str) -> Option<&Filter> {
-        self.0.iter().find_map(|(known, said)| match said {
-            Override::Policies(filter) if &**known == name => Some(filter),
-            Override::Policies(_) | Override::Limit(_) => None,
-        })
-    }
-
-    /// What is said to the rate limit of this name.
-    #[must_use]
-    pub fn limit(&self, name: &str) -> Option<&RateLimit> {
-        self.0.iter().find_map(|(known, said)| match said {
-            Override::Limit(limit) if &**known == name => Some(&**limit),
-            Override::Policies(_) | Override::Limit(_) => None,
-        })
-    }
-
-    /// The names of the filters that something is said to, and whether these are rate limits.
-    pub fn names(&self) -> impl Iterator<Item = (&str, bool)> {
-        self.0.iter().map(|(name, said)| (&**name, matches!(said, Override::Limit(_))))
-    }
-}
-
-impl Override {
-    fn from_proto(any: &Any, path: &mut Path) -> Option<Self> {
-        if let Some(value) = unpack::<http::RbacPerRoute>(any) {
-            return Some(Self::Policies(per_route(&value, path)));
-        }
-        if let Some(value) = unpack::<LocalRateLimit>(any) {
-            return rate_limit::requests(&value, path).map(|limit| Self::Limit(Box::new(limit)));
-        }
-        path.refuse(format!(
-            "\"{}\" is not what a route can say to a filter; for authorization it is RBACPerRoute, for a rate limit LocalRateLimit",
-            any.type_url
-        ))
-    }
-}
-
 /// The filter of HTTP requests.
 pub(super) fn http_filter(value: &http::Rbac, path: &mut Path) -> Filter {
     let sets = Sets { rules: value.rules.as_ref(), shadow: value.shadow_rules.as_ref() };
     sets.compile(Scope::Http, (&value.rules_stat_prefix, &value.shadow_rules_stat_prefix), path)
 }
 
-fn per_route(value: &http::RbacPerRoute, path: &mut Path) -> Filter {
+/// What a route says to it.
+pub(super) fn per_route(value: &http::RbacPerRoute, path: &mut Path) -> Filter {
     match &value.rbac {
         Some(rbac) => path.field("rbac", |path| http_filter(rbac, path)),
         None => Filter::default(),

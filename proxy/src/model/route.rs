@@ -12,8 +12,8 @@ use regex::bytes::Regex;
 
 use super::headers::HeaderChanges;
 use super::matcher::{Case, HeaderMatcher, QueryMatcher, full_regex};
+use super::overrides::{FilterKind, FilterOverrides};
 use super::parse::Share;
-use super::rbac::FilterOverrides;
 use super::retry::RetryPolicy;
 use super::route_index::PathKey;
 use crate::http::message::RequestHead;
@@ -112,7 +112,7 @@ impl Route {
     }
 
     /// The names of the filters that something is said to, by the route or one of its weighted clusters.
-    pub(super) fn filter_names(&self) -> impl Iterator<Item = (&str, bool)> {
+    pub(super) fn filter_names(&self) -> impl Iterator<Item = (&str, FilterKind)> {
         let entries = match &self.action {
             RouteAction::Forward(action) => action.cluster.entries(),
             RouteAction::Redirect(_) | RouteAction::Direct(_) => &[],

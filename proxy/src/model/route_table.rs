@@ -8,8 +8,8 @@ use outrider_proto::{Fault, Path};
 use rustc_hash::FxHashMap;
 
 use super::headers::HeaderChanges;
+use super::overrides::{FilterKind, FilterOverrides};
 use super::parse;
-use super::rbac::FilterOverrides;
 use super::retry::RetryPolicy;
 use super::route::{Route, RouteAction};
 use super::route_index::RouteIndex;
@@ -157,8 +157,9 @@ impl RouteTable {
         self.clusters().filter(|_| self.validate_clusters).find(|name| !exists(name))
     }
 
-    /// The names of the filters that something is said to, at any level; one may come several times.
-    pub fn filter_names(&self) -> impl Iterator<Item = (&str, bool)> {
+    /// The names of the filters that something is said to, at any level, and which kind hears it; one may come several
+    /// times.
+    pub fn filter_names(&self) -> impl Iterator<Item = (&str, FilterKind)> {
         let hosts = self.hosts.iter().flat_map(|host| {
             let routes = host.routes.iter().flat_map(|route| route.filter_names());
             host.filters.names().chain(routes)

@@ -9,6 +9,7 @@ use super::endpoint::EndpointSet;
 use super::http_chain::{HttpChain, RouteSource};
 use super::listener::Listener;
 use super::route_table::RouteTable;
+use crate::fault::FaultSet;
 
 /// What is published to the workers. Parts that did not change are the same `Arc`s as before.
 #[derive(Debug, Default)]
@@ -21,6 +22,8 @@ pub struct Snapshot {
     pub clusters: FxHashMap<Arc<str>, ClusterEntry>,
     /// Route configurations that listeners name.
     pub route_tables: FxHashMap<Arc<str>, Arc<RouteTable>>,
+    /// Faults on leases; `None` where there is nothing to be looked at.
+    pub faults: Option<Arc<FaultSet>>,
 }
 
 /// A cluster and the endpoints that it has now.

@@ -8,8 +8,8 @@ use outrider_proto::envoy::extensions::filters::network::tcp_proxy::v3 as pb;
 
 use super::access_log::{self, AccessLog};
 use super::headers::HeaderChanges;
+use super::overrides::FilterOverrides;
 use super::parse;
-use super::rbac::FilterOverrides;
 use super::route::{ClusterChoice, WeightedEntry};
 
 /// Envoy's default of `idle_timeout`.

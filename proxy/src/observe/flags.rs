@@ -40,6 +40,7 @@ flags! {
     UPE 21 "UPE" "The upstream broke the protocol.";
     NC 22 "NC" "The cluster does not exist.";
     OM 23 "OM" "The proxy is short of a resource.";
+    FS 24 "FS" "A fault changed how the bytes went: slower, not as they were, or not to their end. Not one of Envoy's.";
 }
 
 impl Flags {
@@ -87,9 +88,9 @@ mod tests {
     }
 
     #[test]
-    fn the_short_names_are_envoys() {
+    fn the_short_names_are_envoys_and_ours_come_last() {
         let all = Flags::ALL.iter().fold(Flags::NONE, |all, (flag, _)| all.with(*flag));
-        let names = "LH,UH,UT,LR,UR,UF,UC,UO,NR,DI,FI,RL,UAEX,RLSE,DC,URX,SI,IH,DPE,UMSDR,DT,UPE,NC,OM";
+        let names = "LH,UH,UT,LR,UR,UF,UC,UO,NR,DI,FI,RL,UAEX,RLSE,DC,URX,SI,IH,DPE,UMSDR,DT,UPE,NC,OM,FS";
         assert_eq!(all.to_string(), names);
     }
 }

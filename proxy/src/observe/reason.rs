@@ -105,6 +105,7 @@ reasons! {
     AuthorizationDenied "authorization_denied" 403 UAEX Policy Never "Access denied: a policy denies it, or none allows it." "Look at the policy that the access log and outrider_authz_denied_total name.";
     PolicyChanged "policy_changed" 403 UAEX Policy Never "The policies have changed and no longer allow what they had let in. Only in logs and metrics." "Look at the policy that the access log and outrider_authz_denied_total name.";
     IdentityRevoked "identity_revoked" 403 UAEX Policy Never "The peer's identity was revoked; its connections were closed. Only in logs and metrics." "Find out why it was revoked; give the workload a new identity.";
+    FaultInjected "fault_injected" 503 FI Policy Again "A fault was injected on purpose." "Look at the fault that the access log, the outrider-fault header and outrider_faults_total name.";
     EgressRefused "egress_refused" 403 UAEX Policy Never "The egress guard refuses the destination." "Look at the event in the log; allow the destination in the EgressGuard where it is wanted.";
     NoOriginalDestination "no_original_destination" 503 UH Configuration Never "The cluster goes where the connection was going, but it was not redirected here: it would come back for ever." "Connect through the redirection, or route it to a cluster with endpoints.";
     ConnectNotRouted "connect_not_routed" 404 NR Downstream Never "CONNECT and TRACE are not forwarded." "Talk to the service directly.";

@@ -187,6 +187,20 @@ pub const AUTHZ_DENIED: Family = Family {
     kind: Kind::Counter,
     labels: &["policy", "mode"],
 };
+/// `outrider_faults_total`
+pub const FAULTS: Family = Family {
+    name: "outrider_faults_total",
+    help: "Faults injected on purpose, by name and what they do.",
+    kind: Kind::Counter,
+    labels: &["fault", "effect"],
+};
+/// `outrider_faults_overflow_total`
+pub const FAULTS_OVERFLOW: Family = Family {
+    name: "outrider_faults_overflow_total",
+    help: "Faults not injected because as many were at work as there may be.",
+    kind: Kind::Counter,
+    labels: &["fault"],
+};
 /// `outrider_connections_cut_total`
 pub const CONNECTIONS_CUT: Family = Family {
     name: "outrider_connections_cut_total",
@@ -226,6 +240,8 @@ pub const ALL: &[Family] = &[
     RATE_LIMITED,
     AUTHZ_ALLOWED,
     AUTHZ_DENIED,
+    FAULTS,
+    FAULTS_OVERFLOW,
     CONNECTIONS_CUT,
     TCP_OPENED,
     TCP_CLOSED,

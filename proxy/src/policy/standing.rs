@@ -9,6 +9,7 @@ use std::task::Waker;
 
 use super::egress::{Destination, Mode, Passage, Surroundings};
 use super::rule::Subject;
+use crate::fault::FaultSet;
 use crate::identity::{PeerIdentity, Revoked};
 use crate::model::filter_chain::ChainQuery;
 use crate::model::{ChainProtocol, FilterChain, HttpChain, Listener};
@@ -26,6 +27,8 @@ pub struct Standing {
     changes: Cell<u32>,
     waiting: RefCell<Vec<Place>>,
     ended: Cell<Option<Reason>>,
+    /// Its number among the connections that faults were looked for; 0 as long as it has none.
+    number: Cell<u64>,
     /// Where an opaque connection has led.
     reached: Cell<Option<Destination>>,
 }
@@ -136,6 +139,7 @@ impl Standing {
             changes: Cell::new(0),
             waiting: RefCell::default(),
             ended: Cell::new(None),
+            number: Cell::new(0),
             reached: Cell::new(None),
         }
     }
@@ -193,6 +197,15 @@ impl Standing {
         self.ended.set(Some(reason));
         self.cutoff.cut();
         true
+    }
+
+    /// Its number where faults are drawn by connection.
+    #[must_use]
+    pub fn number(&self, faults: &FaultSet) -> u64 {
+        if self.number.get() == 0 {
+            self.number.set(faults.next_connection());
+        }
+        self.number.get()
     }
 
     /// Why it was ended, if it was.

@@ -1,5 +1,6 @@
 //! Opaque connections: chosen by listener and chain, passed on as they are.
 
+mod fault;
 mod relay;
 
 use std::future::poll_fn;
@@ -26,6 +27,7 @@ use crate::upstream::outlier::Outcome;
 use crate::upstream::pool::{self, AcquireError};
 use crate::upstream::{ClusterState, EndpointState};
 use crate::worker::Worker;
+use fault::{Met, Notes};
 use relay::Relay;
 
 /// What is known of an opaque connection.
@@ -68,27 +70,36 @@ struct Upstream {
 }
 
 /// Passes a connection on, to its end.
-pub async fn serve(transport: Transport, chain: &Arc<TcpChain>, target: Target, worker: &Rc<Worker>) {
+pub async fn serve(mut transport: Transport, chain: Arc<TcpChain>, target: Target, worker: Rc<Worker>) {
+    let (chain, worker) = (&*chain, &worker);
     let (name, _) = chain.cluster.pick(worker.draw());
     let series = Series::open(worker, chain, name, target.direction);
     let (started, started_at) = (Instant::now(), SystemTime::now());
     let (local, remote) = (transport.local(), transport.peer());
     let (mut attempts, mut bytes, mut address) = (0, (0, 0), None);
-    let connected = match worker.clusters.find(name) {
-        Some(cluster) => connect(&cluster, chain, &target, worker, &mut attempts).await,
-        None => Err(Reason::ClusterNotFound),
+    let mut notes = Notes::default();
+    let connected = match Box::pin(fault::meet(&mut transport, (&target, name), worker, &mut notes)).await {
+        Ok(()) => match worker.clusters.find(name) {
+            Some(cluster) => connect(&cluster, chain, &target, worker, (&mut attempts, &mut notes)).await,
+            None => Err(Reason::ClusterNotFound),
+        },
+        Err(reason) => Err(reason),
     };
     let reason = match connected {
         Ok(upstream) => {
             address = Some(upstream.address);
             let mut relay =
                 Relay::new(transport, upstream.transport, chain.idle_timeout, Rc::clone(&worker.buffers));
+            relay.shape(notes.injected.request.take(), notes.injected.response.take());
             let ended = poll_fn(|cx| relay.poll(cx)).await;
             bytes = relay.bytes();
             ended.err()
         }
         Err(reason) => {
-            transport.reset_on_close();
+            // How a fault ends a connection is its own affair.
+            if reason != Reason::FaultInjected {
+                transport.reset_on_close();
+            }
             Some(reason)
         }
     };
@@ -99,7 +110,8 @@ pub async fn serve(transport: Transport, chain: &Arc<TcpChain>, target: Target, 
     let record = Record {
         start: started_at,
         duration: started.elapsed(),
-        flags: reason.map_or(Flags::NONE, Reason::flag),
+        flags: notes.flags.with(reason.map_or(Flags::NONE, Reason::flag)),
+        faults: &notes.injected.names,
         reason: reason.map(Reason::code),
         peer: target.standing.facts.identity(),
         received_bytes: bytes.0,
@@ -122,7 +134,7 @@ async fn connect(
     chain: &TcpChain,
     target: &Target,
     worker: &Worker,
-    attempts: &mut u32,
+    (attempts, notes): (&mut u32, &mut Notes),
 ) -> Result<Upstream, Reason> {
     let mut tried = Vec::new();
     loop {
@@ -132,7 +144,16 @@ async fn connect(
         let endpoint = picked.ok_or(Reason::NoHealthyUpstream)?;
         worker.may_reach(&target.standing, cluster, &endpoint)?;
         let (active, begun) = (endpoint.begin(), cluster.stamp());
-        match pool::open_opaque(cluster, &endpoint).await {
+        let met = Box::pin(fault::meet_attempt((target, cluster), endpoint.address(), worker, notes)).await;
+        let opened = match met {
+            Ok(()) => pool::open_opaque(cluster, &endpoint).await,
+            Err(Met::Failed(error)) => Err(AcquireError::Connect(error)),
+            Err(Met::Ended) => {
+                observe(cluster, &endpoint, (Outcome::Connected, begun), worker);
+                return Err(Reason::FaultInjected);
+            }
+        };
+        match opened {
             Ok((mut transport, place)) => {
                 if cluster.config().cuts_unwell {
                     endpoint.ends_with_health(transport.cutoff());

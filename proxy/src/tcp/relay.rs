@@ -10,6 +10,8 @@ use tokio::io::AsyncWrite as _;
 use tokio::time::Instant;
 
 use crate::exchange::timers::LazyTimer;
+use crate::fault::Shaper;
+use crate::fault::shape::Grant;
 use crate::observe::Reason;
 use crate::transport::{Buffer, BufferPool, Transport};
 
@@ -31,6 +33,10 @@ struct Direction {
     buffer: Buffer,
     state: State,
     bytes: u64,
+    /// How the bytes go, where a fault has to do with it.
+    shaper: Option<Box<Shaper>>,
+    /// A fault has ended it.
+    cut: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +68,12 @@ impl Relay {
         }
     }
 
+    /// Sets how the bytes from the client and those to it go.
+    pub(super) fn shape(&mut self, upward: Option<Box<Shaper>>, downward: Option<Box<Shaper>>) {
+        self.upward.shaper = upward;
+        self.downward.shaper = downward;
+    }
+
     /// Bytes from the client and to it.
     #[must_use]
     pub(super) const fn bytes(&self) -> (u64, u64) {
@@ -81,6 +93,9 @@ impl Relay {
             (_, Poll::Ready(Err(_))) => return Poll::Ready(Err(self.reset(Reason::UpstreamBodyFailed))),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(Ok(())),
             _ => {}
+        }
+        if [&self.upward, &self.downward].iter().any(|way| way.cut && way.state == State::Done) {
+            return Poll::Ready(Err(Reason::FaultInjected));
         }
         if self.bytes() != before {
             self.last_activity = Instant::now();
@@ -127,12 +142,30 @@ impl Direction {
                 }
                 State::Moving => {
                     let was_full = self.buffer.is_full();
-                    let count = ready!(Pin::new(&mut *to).poll_write(cx, self.buffer.unread()))?;
+                    let mut unread = self.buffer.unread();
+                    if let Some(shaper) = &mut self.shaper {
+                        match shaper.poll_grant(cx, unread.len()) {
+                            Poll::Ready(Grant::Bytes(_)) => unread = shaper.altered(unread),
+                            Poll::Ready(Grant::Cut) => {
+                                self.cut = true;
+                                self.state = State::Ending;
+                                continue;
+                            }
+                            Poll::Pending => {
+                                ready!(Pin::new(&mut *to).poll_flush(cx))?;
+                                return Poll::Pending;
+                            }
+                        }
+                    }
+                    let count = ready!(Pin::new(&mut *to).poll_write(cx, unread))?;
                     if count == 0 {
                         return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                     }
                     self.bytes = self.bytes.saturating_add(count as u64);
                     self.buffer.consume(count);
+                    if let Some(shaper) = &mut self.shaper {
+                        shaper.went(count);
+                    }
                     if was_full {
                         self.buffer.enlarge_if_empty(pool);
                     }

@@ -13,8 +13,9 @@ use tokio::time::Instant;
 use super::client::{H1Client, StreamGuard};
 use super::clusters::ClusterState;
 use super::endpoint::EndpointState;
+use super::injected::InjectedExchange;
 use crate::http::MAX_HEADERS;
-use crate::http::body::{BodySink, BodySource, Chunk, SinkError, SourceError};
+use crate::http::body::{BodySink, BodySource, Chunk, Discard, SinkError, SourceError};
 use crate::http::h1::{response, write};
 use crate::http::h2::{H2Link, convert};
 use crate::http::headers::Headers;
@@ -54,6 +55,8 @@ pub enum UpstreamLink {
     H1(H1Exchange),
     /// A stream of an HTTP/2 connection.
     H2(Box<H2Exchange>),
+    /// A fault in their place.
+    Injected(InjectedExchange),
 }
 
 /// An exchange on an HTTP/1 connection.
@@ -119,6 +122,7 @@ impl UpstreamLink {
                 Ok(())
             }
             Self::H2(exchange) => exchange.send_head(head),
+            Self::Injected(_) => Ok(()),
         }
     }
 
@@ -136,6 +140,7 @@ impl UpstreamLink {
         match self {
             Self::H1(exchange) => exchange.poll_response(cx, method, head),
             Self::H2(exchange) => exchange.poll_response(cx, method, head),
+            Self::Injected(exchange) => exchange.poll_response(cx, head),
         }
     }
 
@@ -281,7 +286,7 @@ fn upstream_error(error: h2::Error) -> UpstreamError {
 
 /// Delegates to whichever link it is.
 macro_rules! each {
-    ($self:expr, $link:ident => $call:expr) => {
+    ($self:expr, $link:ident => $call:expr, $injected:expr) => {
         match $self {
             UpstreamLink::H1(exchange) => {
                 let $link = exchange.client.link();
@@ -291,34 +296,37 @@ macro_rules! each {
                 let $link = &mut exchange.link;
                 $call
             }
+            UpstreamLink::Injected(_) => $injected,
         }
     };
 }
 
 impl BodySource for UpstreamLink {
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Chunk, SourceError>> {
-        each!(self, link => link.poll_chunk(cx))
+        each!(self, link => link.poll_chunk(cx), Poll::Ready(Ok(Chunk::End)))
     }
 
     fn chunk(&self) -> &[u8] {
         match self {
             Self::H1(exchange) => exchange.client.link_ref().chunk(),
             Self::H2(exchange) => exchange.link.chunk(),
+            Self::Injected(_) => &[],
         }
     }
 
     fn consume(&mut self, count: usize) {
-        each!(self, link => link.consume(count));
+        each!(self, link => link.consume(count), ());
     }
 
     fn take_bytes(&mut self) -> Bytes {
-        each!(self, link => link.take_bytes())
+        each!(self, link => link.take_bytes(), Bytes::new())
     }
 
     fn ends_with_chunk(&self) -> bool {
         match self {
             Self::H1(exchange) => exchange.client.link_ref().ends_with_chunk(),
             Self::H2(exchange) => exchange.link.ends_with_chunk(),
+            Self::Injected(_) => true,
         }
     }
 
@@ -326,6 +334,7 @@ impl BodySource for UpstreamLink {
         match self {
             Self::H1(exchange) => exchange.client.link_ref().trailers(),
             Self::H2(exchange) => exchange.link.trailers(),
+            Self::Injected(_) => None,
         }
     }
 }
@@ -336,14 +345,14 @@ impl BodySink for UpstreamLink {
         cx: &mut Context<'_>,
         source: &mut S,
     ) -> Poll<Result<usize, SinkError>> {
-        each!(self, link => link.poll_send(cx, source))
+        each!(self, link => link.poll_send(cx, source), Discard.poll_send(cx, source))
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>, trailers: Option<&Headers>) -> Poll<Result<(), SinkError>> {
-        each!(self, link => link.poll_end(cx, trailers))
+        each!(self, link => link.poll_end(cx, trailers), Poll::Ready(Ok(())))
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SinkError>> {
-        each!(self, link => link.poll_flush(cx))
+        each!(self, link => link.poll_flush(cx), Poll::Ready(Ok(())))
     }
 }

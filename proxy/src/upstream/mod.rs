@@ -10,6 +10,7 @@ pub mod connect;
 pub mod endpoint;
 pub mod haste;
 pub mod host;
+pub mod injected;
 pub mod link;
 pub mod members;
 pub mod outlier;

@@ -20,6 +20,7 @@ pub const fn url(kind: Kind) -> &'static str {
         Kind::Routes => type_url::ROUTE,
         Kind::Secret => type_url::SECRET,
         Kind::Revocations => type_url::REVOCATIONS,
+        Kind::Faults => type_url::FAULTS,
     }
 }
 
@@ -83,6 +84,12 @@ pub fn resource(kind: Kind, wrapped: &pb::Resource) -> Result<Resource, Vec<Faul
             let name = message.name.clone();
             crate::model::revocation::compile(&message)
                 .map(|compiled| (Resource::Revocations(message, compiled), name))?
+        }
+        Kind::Faults => {
+            let message: outrider_proto::outrider::fault::v1::FaultInjection = strict::decode(bytes)?;
+            let name = message.name.clone();
+            crate::model::injection::compile(&message)
+                .map(|compiled| (Resource::Faults(message, compiled), name))?
         }
     };
     if name != wrapped.name {

@@ -17,8 +17,15 @@ use crate::control::store::{Change, Kind};
 use crate::model::bootstrap::AdsSource;
 
 /// The kinds in the order in which they are asked for: make before break.
-pub(super) const KINDS: [Kind; 6] =
-    [Kind::Revocations, Kind::Secret, Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::Routes];
+pub(super) const KINDS: [Kind; 7] = [
+    Kind::Revocations,
+    Kind::Secret,
+    Kind::Cluster,
+    Kind::Endpoints,
+    Kind::Listener,
+    Kind::Routes,
+    Kind::Faults,
+];
 /// gRPC code of a refusal.
 const INVALID_ARGUMENT: i32 = 3;
 /// Longest refusal, in bytes; more faults are left unsaid.
@@ -83,7 +90,7 @@ impl Session {
             let wildcard = match kind {
                 Kind::Cluster => self.source.clusters,
                 Kind::Listener => self.source.listeners,
-                Kind::Revocations => true,
+                Kind::Revocations | Kind::Faults => true,
                 Kind::Endpoints | Kind::Routes | Kind::Secret => false,
             };
             if wildcard || !names.is_empty() {
@@ -164,7 +171,9 @@ impl Session {
 
     fn receive_one(&self, kind: Kind, wrapped: &pb::Resource, now: Instant, update: &mut Update) {
         let asked_for = match kind {
-            Kind::Cluster | Kind::Listener | Kind::Revocations => self.subscribed.contains_key(&kind),
+            Kind::Cluster | Kind::Listener | Kind::Revocations | Kind::Faults => {
+                self.subscribed.contains_key(&kind)
+            }
             Kind::Endpoints | Kind::Routes | Kind::Secret => {
                 self.subscribed.get(&kind).is_some_and(|names| names.contains(wrapped.name.as_str()))
             }
@@ -258,7 +267,7 @@ fn names(kind: Kind, wanted: &Wanted) -> BTreeSet<Arc<str>> {
         Kind::Endpoints => wanted.endpoints.clone(),
         Kind::Routes => wanted.routes.clone(),
         Kind::Secret => wanted.secrets.clone(),
-        Kind::Cluster | Kind::Listener | Kind::Revocations => BTreeSet::new(),
+        Kind::Cluster | Kind::Listener | Kind::Revocations | Kind::Faults => BTreeSet::new(),
     }
 }
 

@@ -9,7 +9,7 @@ use super::link::H1Link;
 use super::request::{HeadError, HeadLimits, Progress, RequestParser};
 use super::write::{self, Wire};
 use crate::http::body::{BodySink, BodySource, Chunk, SinkError, SourceError};
-use crate::http::downstream::Downstream;
+use crate::http::downstream::{BreakOff, Downstream};
 use crate::http::headers::Headers;
 use crate::http::message::{BodyLength, RequestHead, ResponseHead, Version};
 
@@ -190,6 +190,13 @@ impl Downstream for H1Server {
         self.aborted = true;
         self.keep_alive = false;
         self.link.transport().reset_on_close();
+    }
+
+    fn break_off(&mut self, how: BreakOff) {
+        match how {
+            BreakOff::Stream(_) | BreakOff::GoAway(_) => self.abort(),
+            BreakOff::Close => self.keep_alive = false,
+        }
     }
 }
 

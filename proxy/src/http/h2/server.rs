@@ -9,7 +9,7 @@ use h2::{Reason, RecvStream};
 use super::convert;
 use super::link::{H2Link, sink_error};
 use crate::http::body::{BodySink, BodySource, Chunk, SinkError, SourceError};
-use crate::http::downstream::Downstream;
+use crate::http::downstream::{BreakOff, Downstream};
 use crate::http::headers::Headers;
 use crate::http::message::{BodyLength, ResponseHead};
 
@@ -18,13 +18,21 @@ use crate::http::message::{BodyLength, ResponseHead};
 pub struct H2Server {
     link: H2Link,
     respond: SendResponse<Bytes>,
+    /// With which code the whole connection is to end.
+    goodbye: Option<Reason>,
 }
 
 impl H2Server {
     /// A stream whose head has been read.
     #[must_use]
     pub fn new(recv: RecvStream, respond: SendResponse<Bytes>) -> Self {
-        Self { link: H2Link::receiving(recv), respond }
+        Self { link: H2Link::receiving(recv), respond, goodbye: None }
+    }
+
+    /// With which code the whole connection is to end, if it is.
+    #[must_use]
+    pub const fn goodbye(&self) -> Option<Reason> {
+        self.goodbye
     }
 
     /// Whether the response was sent whole.
@@ -67,6 +75,19 @@ impl Downstream for H2Server {
     fn abort(&mut self) {
         self.link.reset(Reason::INTERNAL_ERROR);
         self.respond.send_reset(Reason::INTERNAL_ERROR);
+    }
+
+    fn break_off(&mut self, how: BreakOff) {
+        let code = match how {
+            BreakOff::Stream(code) => {
+                self.link.reset(code.into());
+                self.respond.send_reset(code.into());
+                return;
+            }
+            BreakOff::GoAway(code) => code.into(),
+            BreakOff::Close => Reason::NO_ERROR,
+        };
+        self.goodbye = Some(code);
     }
 }
 

@@ -10,6 +10,7 @@ mod tests;
 mod time;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::flags::Flags;
@@ -100,6 +101,8 @@ pub struct Record<'a> {
     pub start: SystemTime,
     /// How long it took.
     pub duration: Duration,
+    /// The names of the faults that were injected.
+    pub faults: &'a [Arc<str>],
     /// When the response head was there, counted from the beginning.
     pub response_after: Option<Duration>,
     /// The request.
@@ -149,6 +152,7 @@ impl Default for Record<'_> {
             reason: None,
             peer: None,
             authorized: None,
+            faults: &[],
             received_bytes: 0,
             sent_bytes: 0,
             upstream: None,

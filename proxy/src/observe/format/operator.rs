@@ -9,6 +9,9 @@ use super::{FormatError, Record};
 use crate::http::message::{RequestHead, ResponseHead, Version};
 use crate::policy::Authorized;
 
+/// The argument of `DYNAMIC_METADATA` for the names of the faults that were injected; Envoy writes `-` for it.
+const FAULTS: &str = "outrider.fault:names";
+
 /// One operator, its arguments checked.
 #[derive(Clone, Debug)]
 pub(super) enum Operator {
@@ -33,6 +36,8 @@ pub(super) enum Operator {
     Remote(Part),
     Peer,
     Authorization(Said),
+    /// The names of the faults that were injected.
+    Faults,
     /// Read once; `None` where the system has none.
     Hostname(Option<Box<str>>),
 }
@@ -102,7 +107,10 @@ impl Operator {
                 .map(Self::StartTime);
         }
         if written.name == "DYNAMIC_METADATA" {
-            return Said::parse(written.argument?).map(Self::Authorization);
+            return match written.argument? {
+                FAULTS => Some(Self::Faults),
+                argument => Said::parse(argument).map(Self::Authorization),
+            };
         }
         if written.argument.is_some_and(|argument| !argument.is_empty()) {
             return None;
@@ -200,6 +208,13 @@ impl Operator {
             Self::Peer => text(record.peer.unwrap_or_default(), out),
             Self::Authorization(said) => {
                 record.authorized.is_some_and(|authorized| said.write(authorized, out))
+            }
+            Self::Faults => {
+                for (index, name) in record.faults.iter().enumerate() {
+                    out.extend_from_slice(if index > 0 { b"," } else { b"" });
+                    out.extend_from_slice(name.as_bytes());
+                }
+                !record.faults.is_empty()
             }
             Self::Hostname(name) => text(name.as_deref().unwrap_or_default(), out),
         }

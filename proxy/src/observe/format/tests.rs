@@ -30,8 +30,10 @@ fn operators_are_filled_in() {
         shadow: Some(Ruling { allowed: true, policy: None }),
         log: Some(true),
     };
+    let faults = ["f".into(), "g".into()];
     let record = Record {
         authorized: Some(&authorized),
+        faults: &faults,
         peer: Some("spiffe://a/b"),
         start: UNIX_EPOCH + Duration::from_millis(1_709_164_800_123),
         duration: Duration::from_millis(1500),
@@ -78,6 +80,7 @@ fn operators_are_filled_in() {
             "- allowed",
         ),
         ("%DYNAMIC_METADATA(envoy.common:access_log_hint)% %DOWNSTREAM_PEER_URI_SAN%", "true spiffe://a/b"),
+        ("%DYNAMIC_METADATA(outrider.fault:names)%", "f,g"),
         ("%DOWNSTREAM_LOCAL_PORT% %DOWNSTREAM_REMOTE_PORT%", "8080 4000"),
     ];
     for (template, expected) in cases {

@@ -44,7 +44,7 @@ async fn the_node_is_sent_once_and_versions_on_reconnect() {
     let mut session = session();
     let first = session.open(&wanted(&[]), Instant::now());
     let urls: Vec<&str> = first.iter().map(|request| request.type_url.as_str()).collect();
-    assert_eq!(urls, [type_url::REVOCATIONS, type_url::CLUSTER, type_url::LISTENER]);
+    assert_eq!(urls, [type_url::REVOCATIONS, type_url::CLUSTER, type_url::LISTENER, type_url::FAULTS]);
     assert_eq!(first.iter().filter(|request| request.node.is_some()).count(), 1);
 
     let update = session.receive(response(vec![cluster("a", "7", &good("a"))]), Instant::now());
