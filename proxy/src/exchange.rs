@@ -9,6 +9,7 @@ mod again;
 pub mod attempt;
 mod authorize;
 mod client_cert;
+mod hedge;
 pub mod inject;
 mod limit;
 pub mod mirror;

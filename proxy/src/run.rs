@@ -44,6 +44,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         names_reason: settings.names_reason,
         surroundings: surroundings(settings, &bootstrap.node),
         pressure: Arc::clone(&pressure),
+        local_cluster: bootstrap.local_cluster.take().map(Arc::new),
         drain_timeout: settings.drain_timeout,
     })
     .map_err(|error| failed("workers", &error))?;

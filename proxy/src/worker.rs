@@ -13,6 +13,7 @@ use crate::fault::{FaultSet, Leased};
 use crate::http::heads::HeadPool;
 use crate::identity::Revoked;
 use crate::limit::pressure::Pressure;
+use crate::model::endpoint::LocalCluster;
 use crate::model::{RouteTable, Snapshot};
 use crate::observe::Reason;
 use crate::observe::access_log::{AccessLogger, LogQueue};
@@ -79,16 +80,18 @@ pub struct Shared {
     pub surroundings: Arc<Surroundings>,
     /// How short the process is of what it needs.
     pub pressure: Arc<Pressure>,
+    /// The cluster that this proxy is an endpoint of.
+    pub local_cluster: Option<Arc<LocalCluster>>,
 }
 
 impl Worker {
     /// A worker without configuration.
     #[must_use]
     pub fn new(metrics: Shard, logs: LogQueue, shared: Shared) -> Self {
-        let Shared { usage, names_reason, surroundings, pressure } = shared;
+        let Shared { usage, names_reason, surroundings, pressure, local_cluster } = shared;
         let buffers = Rc::new(BufferPool::default());
         Self {
-            clusters: Clusters::new(usage, Rc::clone(&buffers)),
+            clusters: Clusters::new(usage, Rc::clone(&buffers), local_cluster),
             buffers,
             heads: HeadPool::default(),
             rooms: Rc::default(),

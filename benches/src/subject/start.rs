@@ -267,6 +267,7 @@ fn serves(target: &Target, mode: Mode) -> bool {
         | Mode::WebSocket
         | Mode::Tcp
         | Mode::Policy(_)
+        | Mode::Resilient
         | Mode::Pair(Side::Both | Side::Client) => {
             return status(target.address, "/").is_some_and(|status| status == *b"200");
         }

@@ -52,6 +52,7 @@ pub(super) fn direct(name: &str, port: &ServicePort, calls: &Calls, settings: &S
     cluster.eds_cluster_config = None;
     cluster.lb_policy = LbPolicy::ClusterProvided.into();
     cluster.lb_config = None;
+    cluster.health_checks.clear();
     cluster
 }
 

@@ -8,6 +8,7 @@
 
 mod attach;
 mod backend;
+mod balancing;
 mod chain;
 mod cluster;
 mod egress;

@@ -202,6 +202,7 @@ pub(super) async fn send_body<D: Downstream>(
     let bodiless = request.method == Method::HEAD || crate::http::h1::write::is_bodiless(response.status);
     response.declared_length = Some(length).filter(|_| !crate::http::h1::write::is_bodiless(response.status));
     response.body = if bodiless || body.is_empty() { BodyLength::Empty } else { BodyLength::Known(length) };
+    super::limit::tell(report.quota.as_deref(), &mut response.headers);
     if down.send_head(response).is_err() {
         return Outcome::Broken;
     }

@@ -11,6 +11,7 @@ use super::limit::Place;
 use super::{Origin, inject};
 use crate::fault::Injected;
 use crate::http::message::{RequestHead, ResponseHead};
+use crate::limit::rate::Quota;
 use crate::model::Route;
 use crate::observe::format::Record;
 use crate::observe::series::Outcome;
@@ -56,6 +57,8 @@ pub struct Report {
     pub injected: Option<Box<Injected>>,
     /// The place among the requests at a time, where there is a limit on them.
     pub(super) place: Option<Place>,
+    /// What the client is told of limits on rates.
+    pub(super) quota: Option<Box<Quota>>,
     /// Body bytes from the client.
     pub received_bytes: u64,
     /// Body bytes to the client.
@@ -89,6 +92,7 @@ impl Report {
             authorized: Authorized::default(),
             injected: None,
             place: None,
+            quota: None,
             received_bytes: 0,
             sent_bytes: 0,
         }

@@ -168,6 +168,17 @@ impl<'a> Timers<'a> {
         self.timer.poll_until(cx, at).map(|()| reason)
     }
 
+    /// How much time is left to the exchange, if it has an end.
+    #[must_use]
+    pub fn left(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let ends = [self.asked, self.route, self.stream].into_iter().flatten().min();
+        let left = ends.map(|end| end.saturating_duration_since(now));
+        // The route's timeout begins when the request is in.
+        let whole = self.route_timeout.filter(|_| self.route.is_none());
+        [left, whole].into_iter().flatten().min()
+    }
+
     /// The earliest moment at which the exchange as a whole ends, if there is one.
     #[must_use]
     pub fn end(&self) -> Option<Instant> {
