@@ -188,9 +188,15 @@ fn shapes() -> Vec<(String, Value)> {
     all
 }
 
-/// What a pod is, without what the API server says of each one.
+/// What a pod is, without what the API server says of each one. What an injection notes to be undone is left out: to the
+/// webhook a probe says `scheme: HTTP`, which is its default, and by hand it says nothing.
 fn essence(pod: &Value) -> Value {
-    json!({"spec": pod["spec"], "labels": pod["metadata"]["labels"], "annotations": pod["metadata"]["annotations"]})
+    let mut metadata =
+        json!({"labels": pod["metadata"]["labels"], "annotations": pod["metadata"]["annotations"]});
+    if let Some(annotations) = metadata["annotations"].as_object_mut() {
+        annotations.remove("outrider.dev/status");
+    }
+    json!({"metadata": metadata, "spec": pod["spec"]})
 }
 
 fn all_shapes(mesh: &Mesh) {
