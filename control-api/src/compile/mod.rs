@@ -18,6 +18,7 @@ mod http;
 mod inbound;
 mod local;
 pub mod model;
+mod own;
 mod rbac;
 pub mod registered;
 mod service;
@@ -31,7 +32,6 @@ mod wire;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use outrider_proto::envoy::config::cluster::v3 as pb;
 use outrider_proto::envoy::config::listener::v3 as listener;
 use outrider_proto::fault;
 use prost::Message as _;
@@ -40,13 +40,14 @@ use self::egress::Egress;
 use self::forward::Forward;
 use self::inbound::Local;
 use self::model::{InMesh, MeshService};
+use self::own::{inbound_cluster, inbound_clusters};
 use self::service::{Context, Input};
 use self::services::Before;
 use self::status::{ConditionKind, Statuses};
 use self::view::{All, Changes, Older, Outbound, View};
 use crate::object::{Key, Objects};
 use crate::proxy_info::{Dialect, ProxyInfo};
-use crate::snapshot::{Kind, Resource, Resources, Snapshot};
+use crate::snapshot::{Kind, Resources, Snapshot};
 
 /// What holds for the whole mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -382,51 +383,6 @@ impl Mesh {
         let resources = old.cloned().unwrap_or_else(|| Arc::new(resources));
         own.insert(key, Arc::clone(&resources));
         resources
-    }
-}
-
-/// The clusters of all ports that applications of the mesh listen on.
-fn inbound_clusters(
-    objects: &Objects,
-    services: &BTreeMap<Key, Arc<MeshService>>,
-    old: Option<&Resources>,
-) -> Resources {
-    let workloads = objects.workloads.values().flat_map(|workload| &workload.spec.ports);
-    let mut ports: BTreeSet<u16> = workloads.map(|port| port.app_port.unwrap_or(port.port)).collect();
-    let containers = objects.pods.values().flat_map(|pod| &pod.spec.spec.containers);
-    ports.extend(containers.flat_map(|container| &container.ports).map(|port| port.container_port));
-    for port in services.values().flat_map(|service| &service.ports) {
-        ports
-            .extend(port.endpoints.iter().filter(|one| one.identity.is_some()).map(|one| one.address.port()));
-        if let crate::object::scalar::PortRef::Number(number) = port.target {
-            ports.insert(number);
-        }
-    }
-    ports.remove(&0);
-    let again = |port: u16| {
-        let (name, resource) = old?.get_key_value(model::inbound_cluster_name(port).as_str())?;
-        Some((Arc::clone(name), resource.clone()))
-    };
-    let mut all: Resources =
-        ports.into_iter().filter_map(|port| again(port).or_else(|| inbound_cluster(port))).collect();
-    if !objects.egress.is_empty() {
-        all.extend(own_cluster(&egress::cluster(), "Mesh//egress"));
-    }
-    all
-}
-
-fn inbound_cluster(port: u16) -> Option<(Arc<str>, Resource)> {
-    own_cluster(&cluster::inbound(port), "Mesh//inbound")
-}
-
-/// A cluster that no object of the operator's stands for.
-fn own_cluster(cluster: &pb::Cluster, origin: &str) -> Option<(Arc<str>, Resource)> {
-    match wire::resource(cluster, &origin.into()) {
-        Ok(resource) => Some((cluster.name.as_str().into(), resource)),
-        Err(faults) => {
-            tracing::error!(cluster = cluster.name, faults = fault::joined(&faults), "left out");
-            None
-        }
     }
 }
 

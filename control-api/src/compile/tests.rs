@@ -84,10 +84,11 @@ fn a_change_of_one_endpoint_in_a_large_mesh() {
 
 /// Whether the cluster of `n/s` port 80 is encrypted, and how many endpoints it has.
 fn called(mesh: &Mesh) -> (bool, usize) {
+    use outrider_proto::envoy::config::cluster::v3::Cluster;
     use outrider_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
     let snapshot = mesh.snapshot(&ProxyInfo { namespace: "n".into(), ..ProxyInfo::default() });
     let body = |kind| snapshot.kind(kind).unwrap()["outbound|80||s.n"].body.clone();
-    let cluster = pb::Cluster::decode(body(Kind::Cluster)).unwrap();
+    let cluster = Cluster::decode(body(Kind::Cluster)).unwrap();
     let endpoints = ClusterLoadAssignment::decode(body(Kind::Endpoints)).unwrap().endpoints;
     (cluster.transport_socket.is_some(), endpoints.iter().map(|one| one.lb_endpoints.len()).sum())
 }

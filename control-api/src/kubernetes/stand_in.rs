@@ -281,7 +281,9 @@ impl Store {
 /// Whether an object is one of the kind whose path is given: `/api/v1/namespaces/a/pods/b` in `/api/v1/pods`.
 fn is_in(object: &str, collection: &str) -> bool {
     let Some((version, plural)) = collection.rsplit_once('/') else { return false };
-    let parts: Vec<&str> = object.strip_prefix(version).unwrap_or_default().split('/').skip(1).collect();
+    // One version may begin with another: `v1`, `v1alpha2`.
+    let rest = object.strip_prefix(version).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
+    let parts: Vec<&str> = rest.split('/').collect();
     match parts.as_slice() {
         ["namespaces", _, kind, _] | [kind, _] => *kind == plural,
         _ => false,
@@ -331,8 +333,16 @@ fn watch_events(
 }
 
 fn refusal(code: u16, message: &str) -> (u16, Value) {
-    (
-        code,
-        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "code": code}),
-    )
+    // Clients go by the word rather than by the number.
+    let reason = match code {
+        403 => "Forbidden",
+        404 => "NotFound",
+        409 => "Conflict",
+        410 => "Expired",
+        _ => "InternalError",
+    };
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": message, "code": code,
+    });
+    (code, status)
 }

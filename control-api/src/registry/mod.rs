@@ -100,6 +100,21 @@ impl Registry {
         kinds.into_values().collect()
     }
 
+    /// The proxies that are meant, with all of their resources; `None` when there are more than `limit`.
+    #[must_use]
+    pub fn find(
+        &self,
+        limit: usize,
+        meant: impl Fn(&ProxyInfo) -> bool,
+    ) -> Option<Vec<(ProxyReport, Vec<ResourceReport>)>> {
+        let all = self.all();
+        let found: Vec<_> = all.iter().filter(|proxy| meant(lock(proxy).info())).take(limit + 1).collect();
+        (found.len() <= limit).then(|| {
+            let each = found.into_iter().map(|proxy| lock(proxy));
+            each.map(|proxy| (proxy.report(), proxy.resources())).collect()
+        })
+    }
+
     /// The proxies with this id, with all of their resources; several only when namespaces use the same id.
     #[must_use]
     pub fn resources(&self, id: &str) -> Vec<(ProxyReport, Vec<ResourceReport>)> {

@@ -15,6 +15,7 @@ pub(crate) mod peer;
 mod protocol;
 pub mod server;
 pub mod sotw;
+pub mod status;
 pub mod stream;
 mod subscription;
 #[cfg(test)]

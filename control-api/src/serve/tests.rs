@@ -6,6 +6,9 @@ use std::time::Duration;
 use outrider_proto::envoy::config::core::v3::Node;
 use outrider_proto::envoy::service::discovery::v3 as pb;
 use outrider_proto::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use outrider_proto::envoy::service::status::v3::client_status_discovery_service_client::ClientStatusDiscoveryServiceClient;
+use outrider_proto::envoy::service::status::v3::{ClientStatusRequest, ClientStatusResponse, ConfigStatus};
+use outrider_proto::envoy::r#type::matcher::v3::{NodeMatcher, StringMatcher, string_matcher::MatchPattern};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -49,7 +52,8 @@ impl Lab {
         };
         let listener = bind("127.0.0.1:0".parse().unwrap(), &Transport::Plaintext).unwrap();
         let address = listener.local_addr().unwrap();
-        let services = Routes::new(Ads::service(shared, access));
+        let status = status::ClientStatus::service(Arc::clone(&registry), access.clone(), "outrider-system");
+        let services = Routes::new(Ads::service(shared, access)).add_service(status);
         let served = tokio::spawn(server::run(services, listener, Transport::Plaintext, ending));
         Self { address, snapshots, registry, end, served }
     }
@@ -162,10 +166,85 @@ async fn a_proxy_that_reads_nothing_holds_nobody_up() {
 }
 
 #[tokio::test]
+async fn how_a_proxy_stands_is_told_in_the_words_of_xds() {
+    let lab = Lab::open().await;
+    lab.snapshots.set_common(clusters(&["a"]));
+    let (mut stream, mut other) = (lab.delta("p").await, lab.delta("q").await);
+    stream.accept().await;
+    other.accept().await;
+    let mut client =
+        ClientStatusDiscoveryServiceClient::connect(format!("http://{}", lab.address)).await.unwrap();
+    let exact = |id: &str| NodeMatcher {
+        node_id: Some(StringMatcher {
+            match_pattern: Some(MatchPattern::Exact(id.into())),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let (ask, questions) = mpsc::channel(1);
+    let answers = client.stream_client_status(ReceiverStream::new(questions)).await.unwrap();
+    let mut answers = answers.into_inner();
+    let until = async |wanted: &[(&str, ConfigStatus, &str)], answers: &mut Streaming<_>| {
+        let mut last = Vec::new();
+        let reached = async {
+            loop {
+                ask.send(ClientStatusRequest { node_matchers: vec![exact("p")], ..Default::default() })
+                    .await
+                    .unwrap();
+                let answer: ClientStatusResponse = answers.message().await.unwrap().unwrap();
+                let [only] = answer.config.as_slice() else { panic!("{answer:?}") };
+                assert_eq!(only.node.as_ref().unwrap().id, "p");
+                let all = only.generic_xds_configs.iter().map(|one| {
+                    assert_eq!(one.type_url, Kind::Cluster.type_url());
+                    assert!(one.xds_config.is_some() && one.last_updated.is_some(), "{one:?}");
+                    let details = one.error_state.as_ref().map_or("", |state| &state.details);
+                    (one.name.clone(), one.config_status(), details.to_owned())
+                });
+                last = all.collect();
+                if last
+                    .iter()
+                    .map(|(name, status, why)| (&**name, *status, &**why))
+                    .eq(wanted.iter().copied())
+                {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{last:?} is not {wanted:?}"));
+    };
+    until(&[("a", ConfigStatus::Synced, "")], &mut answers).await;
+    lab.snapshots.set_common(clusters(&["a", "b"]));
+    let response = stream.receive().await.unwrap().unwrap();
+    until(&[("a", ConfigStatus::Synced, ""), ("b", ConfigStatus::Stale, "")], &mut answers).await;
+    let refusal = pb::DeltaDiscoveryRequest {
+        type_url: response.type_url,
+        response_nonce: response.nonce,
+        error_detail: Some(outrider_proto::google::rpc::Status {
+            message: "b: no".into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    stream.send.send(refusal).await.unwrap();
+    until(&[("a", ConfigStatus::Synced, ""), ("b", ConfigStatus::Error, "b: no")], &mut answers).await;
+    let brief = ClientStatusRequest { exclude_resource_contents: true, ..Default::default() };
+    let all = client.fetch_client_status(brief).await.unwrap().into_inner().config;
+    assert_eq!(all.len(), 2);
+    assert!(all.iter().flat_map(|one| &one.generic_xds_configs).all(|one| one.xds_config.is_none()));
+    // What cannot be matched by is refused: the answer would be about others too.
+    let vague = ClientStatusRequest { node_matchers: vec![NodeMatcher::default()], ..Default::default() };
+    assert_eq!(client.fetch_client_status(vague).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
 async fn nobody_is_served_who_has_proved_nothing() {
     let lab = Lab::start(Access::default()).await;
     let error = lab.client().await.delta_aggregated_resources(tokio_stream::pending()).await.unwrap_err();
     assert_eq!(error.code(), Code::Unauthenticated);
+    let url = format!("http://{}", lab.address);
+    let mut status = ClientStatusDiscoveryServiceClient::connect(url).await.unwrap();
+    let error = status.fetch_client_status(ClientStatusRequest::default()).await;
+    assert_eq!(error.unwrap_err().code(), Code::Unauthenticated);
     assert!(lab.registry.is_empty());
 }
 

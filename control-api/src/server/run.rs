@@ -28,6 +28,7 @@ use crate::registry::{Registry, Workloads};
 use crate::serve::ads::Ads;
 use crate::serve::identity::Identities;
 use crate::serve::listen::{self, Transport};
+use crate::serve::status::ClientStatus;
 use crate::serve::stream::Shared;
 use crate::serve::tls::{Keeper, Names};
 use crate::serve::{debounce, server};
@@ -114,7 +115,8 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
     let reviews = client.clone().map(|client| Reviews::new(client, &serve.common.trust_domain));
     let tokens: Arc<dyn Authenticator> = Arc::new(Tokens { join: Arc::clone(&base.join), reviews });
     let access = Access { tokens: Some(Arc::clone(&tokens)), trust_plaintext: serve.plaintext };
-    let mut services = Routes::new(Ads::service(shared, access));
+    let status = ClientStatus::service(Arc::clone(&shared.registry), access.clone(), &serve.root_namespace);
+    let mut services = Routes::new(Ads::service(shared, access)).add_service(status);
     services = services.add_service(Identities::service(Arc::clone(&base.authority), tokens));
     let (listener, transport) = listener(&serve, &base)?;
     let address = listener.local_addr().map_err(|error| StartError::of("--address")(&error))?;
