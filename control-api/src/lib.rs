@@ -11,6 +11,7 @@ pub mod cli;
 pub mod compile;
 pub mod digest;
 pub mod engine;
+pub mod experiments;
 pub mod object;
 pub mod proxy_info;
 pub mod registry;

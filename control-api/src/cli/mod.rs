@@ -1,6 +1,7 @@
 //! `outrider`, the operator's command line: what can be said about objects without a server, and what a running one says.
 
 mod crds;
+mod fault;
 mod report;
 mod server;
 mod validate;
@@ -50,6 +51,11 @@ enum Command {
     },
     /// Writes the definitions of our own kinds, for `kubectl apply -f -`.
     Crds,
+    /// Faults on purpose: what runs, and how it is begun and stopped.
+    Fault {
+        #[command(subcommand)]
+        action: fault::Action,
+    },
     #[command(flatten)]
     Server(server::Question),
 }
@@ -81,6 +87,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write, e
             })
         }
         Command::Crds => crds::write(out).map(|()| OK),
+        Command::Fault { action } => fault::run(&action, out),
         Command::Server(question) => server::run(&question, out),
     };
     done.unwrap_or_else(|error| {

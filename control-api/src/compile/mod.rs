@@ -11,6 +11,8 @@ mod backend;
 mod chain;
 mod cluster;
 mod egress;
+mod fault_message;
+pub mod faults;
 mod grpc;
 mod http;
 mod inbound;
@@ -31,7 +33,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use outrider_proto::envoy::config::cluster::v3 as pb;
 use outrider_proto::envoy::config::listener::v3 as listener;
-use outrider_proto::fault;
+use outrider_proto::fault as faulty;
 use prost::Message as _;
 
 use self::egress::Egress;
@@ -53,6 +55,8 @@ pub struct Settings {
     pub cluster_domain: String,
     /// Where policies for the whole mesh are.
     pub root_namespace: String,
+    /// What no experiment may pass.
+    pub faults: faults::Caps,
 }
 
 impl Default for Settings {
@@ -61,6 +65,7 @@ impl Default for Settings {
             trust_domain: "cluster.local".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
             root_namespace: "outrider-system".to_owned(),
+            faults: faults::Caps::default(),
         }
     }
 }
@@ -85,6 +90,9 @@ type ViewKey = (Option<Arc<str>>, Dialect);
 /// The outbound listeners for clients of a namespace (if it has routes of its own) that policies let out of the mesh.
 type WaysOut = BTreeMap<(Option<Arc<str>>, Egress), Option<Outbound>>;
 
+/// All services, by key.
+type Services = BTreeMap<Key, Arc<MeshService>>;
+
 /// Resources by `node.id` and kind.
 type Own = BTreeMap<(Arc<str>, Kind), Arc<Resources>>;
 
@@ -93,10 +101,11 @@ type Own = BTreeMap<(Arc<str>, Kind), Arc<Resources>>;
 pub struct Mesh {
     settings: Settings,
     objects: Arc<Objects>,
-    services: BTreeMap<Key, Arc<MeshService>>,
+    services: Services,
     inputs: BTreeMap<Key, Input>,
     compiled: All,
     inbound: Resources,
+    faults: Vec<faults::Compiled>,
     /// The namespaces whose clients are told something else than others.
     consumers: BTreeSet<Arc<str>>,
     /// Whether our own proxy is told anything that Envoy is not.
@@ -160,6 +169,7 @@ impl Mesh {
             inputs.insert(key.clone(), input);
         }
         report(&objects, &compiled, &mut statuses);
+        let faults = faults::compile((&objects, &services), &mut statuses);
         let consumers = compiled.values().flat_map(|service| service.consumers.keys().cloned()).collect();
         let ours = compiled.values().any(|service| !service.ours.is_empty());
         let inbound = inbound_clusters(&objects, &services, old.map(|old| &old.inbound));
@@ -171,6 +181,7 @@ impl Mesh {
             inputs,
             compiled,
             inbound,
+            faults,
             consumers,
             ours,
             statuses,
@@ -299,7 +310,7 @@ impl Mesh {
                 }
                 // Closed, not open: without its listener a port cannot be reached.
                 Err(faults) => {
-                    tracing::error!(listener = listener.name, faults = fault::joined(&faults), "left out");
+                    tracing::error!(listener = listener.name, faults = faulty::joined(&faults), "left out");
                 }
             }
         }
@@ -338,11 +349,7 @@ impl Mesh {
 }
 
 /// The clusters of all ports that applications of the mesh listen on.
-fn inbound_clusters(
-    objects: &Objects,
-    services: &BTreeMap<Key, Arc<MeshService>>,
-    old: Option<&Resources>,
-) -> Resources {
+fn inbound_clusters(objects: &Objects, services: &Services, old: Option<&Resources>) -> Resources {
     let workloads = objects.workloads.values().flat_map(|workload| &workload.spec.ports);
     let mut ports: BTreeSet<u16> = workloads.map(|port| port.app_port.unwrap_or(port.port)).collect();
     let containers = objects.pods.values().flat_map(|pod| &pod.spec.spec.containers);
@@ -376,7 +383,7 @@ fn own_cluster(cluster: &pb::Cluster, origin: &str) -> Option<(Arc<str>, Resourc
     match wire::resource(cluster, &origin.into()) {
         Ok(resource) => Some((cluster.name.as_str().into(), resource)),
         Err(faults) => {
-            tracing::error!(cluster = cluster.name, faults = fault::joined(&faults), "left out");
+            tracing::error!(cluster = cluster.name, faults = faulty::joined(&faults), "left out");
             None
         }
     }
@@ -396,11 +403,6 @@ fn report(objects: &Objects, compiled: &All, statuses: &mut Statuses) {
         statuses.accept(key, "");
     }
     egress::report(objects, statuses);
-    for key in objects.faults.keys() {
-        let message =
-            format!("{} is checked, but the proxy cannot enforce it yet: it has no effect", key.kind);
-        statuses.refuse((key, ""), ConditionKind::Accepted, "UnsupportedValue", &message);
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub mod any;
 pub mod authorization;
 pub mod core;
 pub mod egress;
+pub mod fault_action;
 pub mod fault_injection;
 pub mod gateway;
 pub mod http_route;

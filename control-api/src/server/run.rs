@@ -16,11 +16,14 @@ use super::arguments::Serve;
 use super::{StartError, kept};
 use crate::api::{self, Api};
 use crate::auth::join::JoinKey;
+use crate::auth::operator::OperatorToken;
 use crate::auth::{Access, check_segment, check_trust_domain};
 use crate::ca::state::StateDir;
 use crate::ca::{Authority, GivenFiles, Lives, Origin};
 use crate::compile::Settings;
+use crate::compile::faults::Caps;
 use crate::engine::Engine;
+use crate::experiments::Experiments;
 use crate::proxy_info::Identity;
 use crate::registry::{Registry, Workloads};
 use crate::serve::ads::Ads;
@@ -86,16 +89,24 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
         trust_domain: serve.common.trust_domain.clone(),
         cluster_domain: serve.cluster_domain.clone(),
         root_namespace: serve.root_namespace.clone(),
+        faults: Caps {
+            max_workloads: serve.faults_max_workloads_percent,
+            max_share: serve.faults_max_share_percent,
+            max_active: serve.faults_max_active,
+        },
     };
-    let engine = Arc::new(Engine::new(settings, &view, Arc::clone(&registry)));
+    let failed = StartError::of("--state-dir");
+    let experiments = Experiments::open(base.state.clone()).map_err(|error| failed(&error))?;
+    let operator = OperatorToken::open(&base.state).map_err(|error| failed(&error))?;
+    let engine = Arc::new(Engine::new(settings, &view, Arc::clone(&registry), Arc::new(experiments)));
     tokio::spawn(Arc::clone(&engine).run(source));
     tokio::spawn(kept::run(base.state.clone(), workloads.watch()));
     tokio::spawn(async move { workloads.run().await });
     tokio::spawn(upkeep(recorder.clone()));
 
-    let api = Api { engine: Arc::clone(&engine), registry: Arc::clone(&registry), recorder };
+    let api = Api { engine: Arc::clone(&engine), registry: Arc::clone(&registry), recorder, operator };
     let (told, changes) = watch::channel(0);
-    tokio::spawn(debounce::run(engine.changes(), told));
+    tokio::spawn(debounce::run(engine.changes(), engine.urgent(), told));
     let shared = Shared {
         identifier: format!("outrider-control/{}", env!("CARGO_PKG_VERSION")).into(),
         snapshots: engine,

@@ -8,6 +8,7 @@ mod yaml;
 use std::sync::Arc;
 
 pub use diagnostic::{Diagnostic, Severity};
+pub(crate) use yaml::documents;
 
 use crate::object::Objects;
 
