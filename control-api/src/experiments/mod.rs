@@ -27,7 +27,7 @@ pub enum ApplyError {
     /// The operator's files have one of this name.
     #[error("{0} is in the operator's files; change it there")]
     InSource(Key),
-    /// Over [`MAX_APPLIED`].
+    /// As many as there may be are applied by hand already.
     #[error("more than {MAX_APPLIED} faults applied by hand; stop some first")]
     TooMany,
     /// Nothing may begin now.
