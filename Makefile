@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 
-.PHONY: help demo test lint bench bench-setup bench-check fuzz tools
+.PHONY: help demo test test-kube lint bench bench-setup bench-check fuzz tools
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -19,6 +19,12 @@ test: tools ## all tests: unit, property, end to end, against Envoy
 	$(CARGO) build --locked --profile fast -p outrider-proxy -p outrider-control
 	$(CARGO) test --locked --workspace --exclude outrider-tests
 	. scripts/env.sh && $(CARGO) test --locked -p outrider-tests -- --test-threads=4
+
+test-kube: tools ## the control server in Kubernetes: a real API server, found or built with Go
+	$(CARGO) build --locked --profile fast -p outrider-proxy -p outrider-control
+	@assets=$$(scripts/kube.sh) || { [ -z "$$CI" ]; exit; }; \
+	. scripts/env.sh && export OUTRIDER_TEST_POD_SECURITY="$$(scripts/pod-security.sh)"; \
+	KUBEBUILDER_ASSETS="$$assets" $(CARGO) test --locked -p outrider-tests --test kube --test kube_webhook --test standards -- --nocapture
 
 lint: ## formatting, clippy, licences and bans, documentation
 	$(CARGO) fmt --all --check

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.." || exit 1
 need=""
 for pair in curl:curl python3:python3 nginx:nginx-light haproxy:haproxy wrk:wrk h2load:nghttp2-client strace:strace openssl:openssl \
   taskset:util-linux ip:iproute2 nft:nftables iptables:iptables tcpdump:tcpdump setpriv:util-linux mariadbd:mariadb-server-core \
-  mariadb:mariadb-client-core sslscan:sslscan testssl:testssl.sh; do
+  mariadb:mariadb-client-core sslscan:sslscan testssl:testssl.sh jq:jq; do
   command -v "${pair%%:*}" >/dev/null 2>&1 || need="$need ${pair##*:}"
 done
 # nginx forwards opaque TCP only with this module.
@@ -35,5 +35,10 @@ if [ -z "${OUTRIDER_TEST_GRPC:-}" ] && ! .venv/bin/python -c 'import grpc' >/dev
   echo "tools: installing gRPC from PyPI into .venv"
   { python3 -m venv .venv && .venv/bin/pip -q install 'grpcio==1.*'; } >/dev/null 2>&1 \
     || echo "tools: gRPC could not be installed; its xDS client is skipped"
+fi
+if ! command -v kubectl >/dev/null 2>&1 && [ ! -x .venv/bin/kustomize ] && command -v go >/dev/null 2>&1; then
+  echo "tools: building kustomize with Go into .venv"
+  GOBIN="$PWD/.venv/bin" go install sigs.k8s.io/kustomize/kustomize/v5@v5.7.1 >/dev/null 2>&1 \
+    || echo "tools: kustomize could not be built; the overlays are not tested"
 fi
 exit 0

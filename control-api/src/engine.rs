@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::sleep_until;
 
 use crate::compile::faults::Injections;
+use crate::compile::model::InMesh;
 use crate::compile::registered::with_registered;
 use crate::compile::{Mesh, Settings};
 use crate::experiments::Experiments;
@@ -50,18 +51,19 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// With what the source has at the start.
+    /// With what the source has at the start, and what was in the mesh before that.
     #[must_use]
     pub fn new(
         settings: Settings,
         view: &View,
         registry: Arc<Registry>,
+        in_mesh: &InMesh,
         experiments: Arc<Experiments>,
     ) -> Self {
         let registered = Arc::clone(&registry.workloads().watch().borrow());
         let objects = together(&experiments.with_applied(&view.objects), &registered);
         experiments.observe(&objects, view.complete);
-        let mesh = Arc::new(Mesh::with_settings(objects, settings));
+        let mesh = Arc::new(Mesh::remembering(objects, settings, in_mesh));
         let current = RwLock::new(Compiled::new(mesh, view, &experiments));
         Self { registry, experiments, current, changes: watch::channel(0).0, urgent: watch::channel(0).0 }
     }
@@ -135,11 +137,12 @@ impl Engine {
         let objects = together(&self.experiments.with_applied(&view.objects), registered);
         self.experiments.observe(&objects, view.complete);
         let unchanged = Arc::ptr_eq(&objects, before.mesh.objects());
-        let mesh = if unchanged { before.mesh } else { Arc::new(before.mesh.update(objects)) };
+        let mesh = if unchanged { Arc::clone(&before.mesh) } else { Arc::new(before.mesh.update(objects)) };
         // What proxies get is made here, once, and not by the first of their streams that asks.
         for info in self.registry.kinds_of_proxies() {
             drop(mesh.snapshot(&info));
         }
+        mesh.settle();
         for diagnostic in view.diagnostics.iter().filter(|one| !before.diagnostics.contains(one)) {
             tracing::warn!(%diagnostic, "not in force");
         }
@@ -148,12 +151,15 @@ impl Engine {
         let problems = view.diagnostics.len();
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         // Under the lock: a stop that comes meanwhile is not lost.
-        *current = Compiled::new(mesh, view, &self.experiments);
+        let next = Compiled::new(mesh, view, &self.experiments);
+        let before = std::mem::replace(&mut *current, next);
         drop(current);
         if !unchanged {
             tracing::info!(objects = view.objects.len(), problems, ?took, "objects compiled");
             self.changes.send_modify(|number| *number += 1);
         }
+        // It takes a while to take a large mesh apart, and nobody has to wait for it.
+        drop(before);
     }
 }
 

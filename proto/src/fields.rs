@@ -20,7 +20,7 @@ pub struct FieldRef {
 /// All fields of all messages in Envoy's packages, sorted.
 #[must_use]
 pub fn all_fields() -> Vec<FieldRef> {
-    let mut fields: Vec<FieldRef> = pool::POOL
+    let mut fields: Vec<FieldRef> = pool::pool()
         .all_messages()
         .filter(|message| message.full_name().starts_with("envoy.") && !message.is_map_entry())
         .flat_map(|message: MessageDescriptor| {

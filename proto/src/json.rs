@@ -4,6 +4,7 @@
 //! (durations, wrappers, structs) and the writing are left to `prost-reflect`.
 
 mod scalar;
+mod text;
 
 use prost::{Message, Name};
 use prost_reflect::{Cardinality, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value};
@@ -18,13 +19,6 @@ const MAX_DEPTH: usize = 64;
 
 /// Longest key that can be the name of a field, bytes.
 const MAX_NAME_BYTES: usize = 64;
-
-/// Largest text that is read, bytes.
-const MAX_TEXT_BYTES: usize = 32 << 20;
-
-/// Most mappings, lists and scalars in a text, those that aliases repeat included. A route takes about ten, so
-/// this is room for 100,000 of them.
-const MAX_NODES: usize = 1_000_000;
 
 /// Reads one message from YAML (of which JSON is a part).
 ///
@@ -42,11 +36,7 @@ pub fn from_yaml_seen<M: Message + Name + Default>(
     text: &str,
     see: impl FnOnce(&Json),
 ) -> Result<M, Vec<Fault>> {
-    if text.len() > MAX_TEXT_BYTES {
-        return Err(vec![Fault::new("", format!("longer than {MAX_TEXT_BYTES} bytes"))]);
-    }
-    let json: Json = serde_saphyr::from_str_with_options(text, yaml_options())
-        .map_err(|error| vec![Fault::new("", format!("not valid YAML: {}", one_line(&error.to_string())))])?;
+    let json = text::read(text)?;
     let message = dynamic::<M>(&json)?;
     see(&json);
     // Each form of a large configuration goes before the next one comes.
@@ -99,24 +89,6 @@ pub fn to_json<M: Message + Name>(value: &M) -> Result<Json, Fault> {
 
 /// How YAML is read: one document, no key twice, only `true` and `false` as booleans (YAML 1.2), and bounds that an
 /// "alias bomb" runs into.
-fn yaml_options() -> serde_saphyr::Options {
-    serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_events: 4 * MAX_NODES,
-            max_nodes: MAX_NODES,
-            max_depth: MAX_DEPTH,
-        },
-        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_NODES },
-        strict_booleans: true,
-        with_snippet: false,
-    }
-}
-
-/// A parser's message without its line breaks: a fault is one line.
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 fn message(
     descriptor: &MessageDescriptor,
     json: &Json,

@@ -15,6 +15,7 @@ pub mod type_url;
 
 pub use fault::{Fault, Path};
 pub use generated::{envoy, google, grpc, outrider};
+pub use pool::release as release_descriptors;
 pub use strict::unpack;
 
 /// The SPIFFE Workload API, whose specification gives it no package.

@@ -35,6 +35,7 @@ pub const EXTENSIONS: &[&str] = &[
     "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit",
     "envoy.extensions.filters.network.rbac.v3.RBAC",
     "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+    "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
     "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
     "envoy.extensions.resource_monitors.fixed_heap.v3.FixedHeapConfig",
     "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate",
@@ -46,6 +47,7 @@ pub const EXTENSIONS: &[&str] = &[
     "outrider.load_balancing.v1.PeakEwma",
     "outrider.overload.v1.OpenFiles",
     "outrider.rate_limit.v1.PeerIdentity",
+    "outrider.shedding.v1.DeadlineShedding",
 ];
 
 /// The full message name in a type URL, if it is one that may stand in an `Any`.

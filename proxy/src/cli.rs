@@ -70,7 +70,8 @@ pub fn main() -> ExitCode {
 }
 
 fn proxy(config: PathBuf) -> Result<(), StartError> {
-    let bootstrap = bootstrap::read(&config)?;
+    let mut bootstrap = bootstrap::read(&config)?;
+    bootstrap::name_node(&mut bootstrap, |name| std::env::var(name).ok())?;
     let settings = Settings::from_env(config, |name| std::env::var(name).ok())?;
     run::run(&settings, bootstrap)
 }

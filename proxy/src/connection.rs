@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod tls;
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -29,16 +30,28 @@ use crate::transport::Transport;
 use crate::worker::Worker;
 use crate::{sys, tcp};
 
+/// What serves a connection, once it is known what it is: a future of its own, so that nothing of how it was found out
+/// is held meanwhile.
+type Service = Pin<Box<dyn Future<Output = ()>>>;
+
 /// Serves a connection to its end.
 pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker>, drain: Drain) {
-    let Ok(mut transport) = Transport::new(stream) else {
-        return;
-    };
+    if let Some(service) = Box::pin(establish(stream, listener, worker, drain)).await {
+        service.await;
+    }
+}
+
+/// Finds out who speaks what to whom, and whether it may.
+async fn establish(
+    stream: TcpStream,
+    listener: Arc<Listener>,
+    worker: Rc<Worker>,
+    drain: Drain,
+) -> Option<Service> {
+    let mut transport = Transport::new(stream).ok()?;
     let original = original_destination(&transport, &listener);
     let destination = original.unwrap_or(transport.local());
-    let Some(inspected) = inspect::inspect(&mut transport, &listener, &worker).await else {
-        return;
-    };
+    let inspected = inspect::inspect(&mut transport, &listener, &worker).await?;
     let inspected_as = inspected.transport_protocol();
     let mut facts = Facts {
         listener: Arc::clone(&listener.name),
@@ -53,16 +66,13 @@ pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker
     };
     let Some(chain) = listener.chains.select(&facts.query()) else {
         refuse(&transport, &listener, &worker, (&facts, Reason::NoFilterChain, &Authorized::default()));
-        return;
+        return None;
     };
     if ends_early(&mut transport, (&facts, chain), &listener, &worker).await {
-        return;
+        return None;
     }
     let secured = match &chain.tls {
-        Some(tls) => match Box::pin(tls::accept(&mut transport, tls, &listener, &worker)).await {
-            Some(secured) => secured,
-            None => return,
-        },
+        Some(tls) => tls::accept(&mut transport, tls, &listener, &worker).await?,
         None => {
             count_plaintext(&transport, &listener, &worker);
             tls::Secured::default()
@@ -73,20 +83,20 @@ pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker
     if let Err(authorized) = authorize(chain, &facts, &worker) {
         transport.reset_on_close();
         refuse(&transport, &listener, &worker, (&facts, Reason::AuthorizationDenied, &authorized));
-        return;
+        return None;
     }
     let standing = Rc::new(Standing::new(facts, chain, transport.cutoff()));
     worker.standings.add(&standing);
     match &chain.protocol {
         ChainProtocol::Tcp(tcp) => {
             let target = tcp::Target { standing, direction: listener.direction };
-            Box::pin(tcp::serve(transport, tcp, target, &worker)).await;
+            Some(Box::pin(tcp::serve(transport, Arc::clone(tcp), target, worker)))
         }
         ChainProtocol::Http(http) => {
-            let chosen = secured.is_h2();
+            let h2 = speaks_h2(&mut transport, http, secured.is_h2(), &drain).await?;
             let origin = Origin {
                 own: secured.own,
-                worker: Rc::clone(&worker),
+                worker,
                 chain: Arc::clone(http),
                 direction: listener.direction,
                 local: transport.local(),
@@ -94,8 +104,28 @@ pub async fn serve(stream: TcpStream, listener: Arc<Listener>, worker: Rc<Worker
                 destination,
                 standing,
             };
-            serve_http(transport, http, (origin, chosen), drain).await;
+            Some(if h2 {
+                Box::pin(h2::serve(transport, origin, drain))
+            } else {
+                Box::pin(h1::serve(h1::Connection::new(transport, origin, drain)))
+            })
         }
+    }
+}
+
+/// Whether the client speaks HTTP/2, by what TLS has agreed on or by its first bytes; nothing if it speaks neither.
+async fn speaks_h2(
+    transport: &mut Transport,
+    chain: &HttpChain,
+    chosen: Option<bool>,
+    drain: &Drain,
+) -> Option<bool> {
+    match (chain.codec, chosen) {
+        (Codec::Http1, _) => Some(false),
+        (Codec::Auto, Some(h2)) => Some(h2),
+        // Whoever speaks something else to an HTTP/2 port would not understand an answer.
+        (Codec::Http2, _) => inspect::is_h2(transport, chain, drain).await.filter(|h2| *h2),
+        (Codec::Auto, None) => inspect::is_h2(transport, chain, drain).await,
     }
 }
 
@@ -130,30 +160,6 @@ fn authorize(chain: &FilterChain, facts: &Facts, worker: &Worker) -> Result<(), 
         }
     }
     Ok(())
-}
-
-async fn serve_http(
-    mut transport: Transport,
-    chain: &HttpChain,
-    (origin, chosen): (Origin, Option<bool>),
-    drain: Drain,
-) {
-    let h2 = match (chain.codec, chosen) {
-        (Codec::Http1, _) => false,
-        (Codec::Auto, Some(h2)) => h2,
-        (Codec::Http2 | Codec::Auto, _) => match inspect::is_h2(&mut transport, chain, &drain).await {
-            // Whoever speaks something else to an HTTP/2 port would not understand an answer.
-            Some(false) if chain.codec == Codec::Http2 => return,
-            Some(h2) => h2,
-            None => return,
-        },
-    };
-    // Boxed, so that a connection that has not said anything yet does not hold the room for what it may say.
-    if h2 {
-        Box::pin(h2::serve(transport, origin, drain)).await;
-    } else {
-        Box::pin(h1::serve(transport, origin, drain)).await;
-    }
 }
 
 /// Whether a rate limit of the chain has no token for the connection.

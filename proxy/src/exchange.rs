@@ -9,6 +9,7 @@ mod again;
 pub mod attempt;
 mod authorize;
 mod client_cert;
+mod hedge;
 pub mod inject;
 mod limit;
 pub mod mirror;
@@ -25,6 +26,8 @@ pub mod timers;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+
+use tokio::time::Instant;
 
 use crate::exchange::attempt::{Attempts, Ending};
 use crate::exchange::authorize::Oversight;
@@ -84,8 +87,8 @@ impl Origin {
 /// How an exchange left its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The response was sent whole.
-    Complete,
+    /// The response was sent whole, at this time.
+    Complete(Instant),
     /// It was not; nothing more can be said on this connection or stream.
     Broken,
 }
@@ -101,7 +104,11 @@ pub async fn serve<D: Downstream>(
     let snapshot = origin.worker.snapshot();
     let mut report = Report::begin(origin, prepare::client_address(request, origin));
     let outcome = answer(down, request, response, timer, origin, (&snapshot, &mut report)).await;
-    report.finish(request, response, origin);
+    let end = match outcome {
+        Outcome::Complete(at) => at,
+        Outcome::Broken => Instant::now(),
+    };
+    report.finish(request, response, origin, end);
     outcome
 }
 
@@ -189,6 +196,7 @@ async fn forward<D: Downstream>(
         let unknown = (Reason::ClusterNotFound, action.not_found_status, Some(routed));
         return reply::with_status(down, request, response, unknown, report).await;
     };
+    report.goes_to = Some(Rc::clone(&cluster));
     let Some(_place) = cluster.request_permit(action.priority) else {
         return reply::local(down, request, response, (Reason::OverflowRequests, Some(routed)), report).await;
     };
@@ -228,8 +236,9 @@ fn finish(exchange: attempt::Established, relayed: Relayed, cluster: &ClusterSta
     match relayed {
         Relayed::Whole => {
             let attempt::Established { link, endpoint, .. } = exchange;
-            link.finish(cluster, &endpoint, tokio::time::Instant::now());
-            Outcome::Complete
+            let now = Instant::now();
+            link.finish(cluster, &endpoint, now);
+            Outcome::Complete(now)
         }
         // Dropping the upstream closes its connection or resets its stream.
         Relayed::Cut => Outcome::Broken,

@@ -44,6 +44,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         names_reason: settings.names_reason,
         surroundings: surroundings(settings, &bootstrap.node),
         pressure: Arc::clone(&pressure),
+        local_cluster: bootstrap.local_cluster.take().map(Arc::new),
         drain_timeout: settings.drain_timeout,
     })
     .map_err(|error| failed("workers", &error))?;
@@ -80,6 +81,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         if let Some(source) = bootstrap.ads {
             start_xds(bootstrap.node, source, (&control, messages));
         }
+        outrider_proto::release_descriptors();
         let given_back_bytes = crate::sys::release_startup_code();
         crate::sys::release_free_memory();
         tracing::debug!(given_back_bytes, "code of the start given back");
@@ -194,6 +196,7 @@ fn reload(control: &mut Control, settings: &Settings) {
             "refused"
         }
     };
+    outrider_proto::release_descriptors();
     crate::sys::release_free_memory();
     metrics::counter!("outrider_reloads_total", "outcome" => outcome).increment(1);
 }

@@ -1,6 +1,7 @@
 //! What one worker owns: nothing in it is shared with another worker but what says so.
 
 mod egress;
+mod rooms;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -12,6 +13,7 @@ use crate::fault::{FaultSet, Leased};
 use crate::http::heads::HeadPool;
 use crate::identity::Revoked;
 use crate::limit::pressure::Pressure;
+use crate::model::endpoint::LocalCluster;
 use crate::model::{RouteTable, Snapshot};
 use crate::observe::Reason;
 use crate::observe::access_log::{AccessLogger, LogQueue};
@@ -26,6 +28,7 @@ use crate::transport::{BufferPool, Registry};
 use crate::upstream::Clusters;
 use crate::upstream::usage::UsageRegistry;
 use egress::Throttle;
+use rooms::Rooms;
 
 /// The state of one worker thread.
 #[derive(Debug)]
@@ -34,6 +37,8 @@ pub struct Worker {
     pub buffers: Rc<BufferPool>,
     /// Message heads.
     pub heads: HeadPool,
+    /// Room for requests under way.
+    pub rooms: Rc<Rooms>,
     /// Upstream state.
     pub clusters: Clusters,
     /// Its metrics; the exporter reads them.
@@ -76,18 +81,21 @@ pub struct Shared {
     pub surroundings: Arc<Surroundings>,
     /// How short the process is of what it needs.
     pub pressure: Arc<Pressure>,
+    /// The cluster that this proxy is an endpoint of.
+    pub local_cluster: Option<Arc<LocalCluster>>,
 }
 
 impl Worker {
     /// A worker without configuration.
     #[must_use]
     pub fn new(metrics: Shard, logs: LogQueue, shared: Shared) -> Self {
-        let Shared { usage, names_reason, surroundings, pressure } = shared;
+        let Shared { usage, names_reason, surroundings, pressure, local_cluster } = shared;
         let buffers = Rc::new(BufferPool::default());
         Self {
-            clusters: Clusters::new(usage, Rc::clone(&buffers)),
+            clusters: Clusters::new(usage, Rc::clone(&buffers), local_cluster),
             buffers,
             heads: HeadPool::default(),
+            rooms: Rc::default(),
             metrics,
             logger: AccessLogger::new(logs),
             no_cluster: RequestSeries::default(),

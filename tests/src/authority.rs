@@ -54,6 +54,12 @@ impl Authority {
         self.root.pem()
     }
 
+    /// What issues, up to the root, and its key (PEM): for a control server that is to issue in its place.
+    #[must_use]
+    pub fn issuer_pem(&self) -> (String, String) {
+        (self.intermediate.pem() + &self.root.pem(), self.issuer.key().serialize_pem())
+    }
+
     /// The root, as DER.
     #[must_use]
     pub fn root_der(&self) -> Vec<u8> {

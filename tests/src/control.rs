@@ -44,6 +44,10 @@ pub struct Control {
     pub api: u16,
     /// Objects in `config`, state in `state`.
     pub folder: PathBuf,
+    /// The Kubernetes cluster that its objects come from, in place of `config`.
+    pub kubeconfig: Option<PathBuf>,
+    /// More arguments.
+    pub more: Vec<String>,
     wire: Wire,
     process: Option<Process>,
 }
@@ -65,7 +69,8 @@ impl Control {
     pub fn stopped(wire: Wire, objects: &str) -> Self {
         let folder = scratch("mesh");
         fs::create_dir(folder.join("config")).expect("a directory");
-        let control = Self { port: free_port(), api: free_port(), folder, wire, process: None };
+        let (port, api) = (free_port(), free_port());
+        let control = Self { port, api, folder, kubeconfig: None, more: Vec::new(), wire, process: None };
         control.write("mesh.yaml", objects);
         control
     }
@@ -87,13 +92,17 @@ impl Control {
     /// Starts the process, and does not wait.
     pub fn spawn(&mut self) {
         let mut command = Command::new(control_binary());
-        command.arg("--config-dir").arg(self.folder.join("config"));
+        match &self.kubeconfig {
+            Some(file) => command.arg("--kubeconfig").arg(file),
+            None => command.arg("--config-dir").arg(self.folder.join("config")),
+        };
         command.arg("--state-dir").arg(self.state());
         command.args(["--trust-domain", "mesh.test", "--address", &format!("127.0.0.1:{}", self.port)]);
         command.args(["--api-address", &format!("127.0.0.1:{}", self.api)]);
         if self.wire == Wire::Plaintext {
             command.arg("--plaintext");
         }
+        command.args(&self.more);
         self.process = Some(Process::spawn(command, scratch("control"), "outrider-control"));
     }
 
@@ -127,6 +136,17 @@ impl Control {
         let text =
             String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
         (done.status.success(), text)
+    }
+
+    /// Asks it to end, and waits until it has.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn end(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.signal("TERM");
+            assert_eq!(process.wait(PATIENCE), Some(0));
+        }
     }
 
     /// Where its state is.

@@ -1,6 +1,7 @@
 //! What end-to-end tests share: real processes, a backend that records, upstreams that misbehave, clients that say
 //! exactly what they want.
 
+pub mod admission;
 pub mod ads;
 pub mod ads_client;
 pub mod authority;
@@ -12,8 +13,10 @@ pub mod control;
 pub mod faults;
 pub mod frames;
 pub mod identity_server;
+pub mod kube;
 pub mod lab;
 pub mod mesh;
+pub mod names;
 pub mod pods;
 pub mod process;
 pub mod trouble;

@@ -26,7 +26,6 @@ const NO_EFFECT: &[(&str, &str, &str)] = &[
     ("envoy.type.matcher.v3.RegexMatcher", "google_re2", "the one engine there is"),
     ("envoy.config.core.v3.Node", "cluster", "told to the control server as it is"),
     ("envoy.config.core.v3.Node", "metadata", "told to the control server as it is"),
-    ("envoy.config.core.v3.Node", "locality", "told to the control server as it is"),
     ("envoy.config.core.v3.Node", "id", "told to the control server as it is"),
     (
         "envoy.config.accesslog.v3.AccessLog",

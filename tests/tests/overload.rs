@@ -1,7 +1,7 @@
 //! More than there is room for: the bounds of the overload manager, and goodput when far too much is asked.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use outrider_tests::beside::Beside;
@@ -13,6 +13,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+/// How long it may take until all is well again.
+const RECOVERY: Duration = Duration::from_secs(5);
 const MONITORS: &str = "type.googleapis.com/envoy.extensions.resource_monitors";
 
 /// Ours, and Envoy where it is there, with this overload manager.
@@ -133,11 +135,26 @@ async fn short_of_files_connections_are_refused_and_taken_again() {
 /// What is answered to requests at a steady rate.
 #[derive(Default)]
 struct Tally {
-    good: AtomicUsize,
     refused: AtomicUsize,
-    slowest_ms: AtomicUsize,
+    /// How long each good answer took, in milliseconds.
+    took_ms: Mutex<Vec<u128>>,
 }
 
+impl Tally {
+    fn good(&self) -> usize {
+        self.took_ms.lock().unwrap().len()
+    }
+
+    /// The time that so many percent of the good answers took at most.
+    fn percentile_ms(&self, percent: usize) -> u128 {
+        let mut took = self.took_ms.lock().unwrap().clone();
+        took.sort_unstable();
+        let place = (took.len() * percent / 100).min(took.len().saturating_sub(1));
+        took.get(place).copied().unwrap_or(0)
+    }
+}
+
+/// Asks at a steady rate; what was answered while it did, and how much was asked.
 async fn offer(proxy: &Arc<Beside>, rate: u32, lasts: Duration) -> (Arc<Tally>, usize) {
     let (tally, mut tasks) = (Arc::new(Tally::default()), tokio::task::JoinSet::new());
     let (end, ended) = (Instant::now() + lasts, Arc::new(AtomicBool::new(false)));
@@ -153,9 +170,7 @@ async fn offer(proxy: &Arc<Beside>, rate: u32, lasts: Duration) -> (Arc<Tally>, 
             if answer.status != 200 {
                 tally.refused.fetch_add(1, Ordering::Relaxed);
             } else if !ended.load(Ordering::Relaxed) {
-                tally.good.fetch_add(1, Ordering::Relaxed);
-                let took = usize::try_from(begun.elapsed().as_millis()).unwrap();
-                tally.slowest_ms.fetch_max(took, Ordering::Relaxed);
+                tally.took_ms.lock().unwrap().push(begun.elapsed().as_millis());
             }
         });
         while tasks.try_join_next().is_some() {}
@@ -165,9 +180,8 @@ async fn offer(proxy: &Arc<Beside>, rate: u32, lasts: Duration) -> (Arc<Tally>, 
     (tally, offered)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn goodput_holds_when_ten_times_too_much_is_asked() {
-    const LASTS: Duration = Duration::from_secs(5);
+/// Ten times of what the one endpoint can do is asked for this long, and then, without a pause, half of it.
+async fn flood(lasts: Duration) {
     let upstream = Troubled::start(Trouble::Serves(Duration::from_millis(10))).await;
     let adaptive = "{name: adaptive, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.adaptive_concurrency.v3.AdaptiveConcurrency, \
                     gradient_controller_config: {sample_aggregate_percentile: {value: 90}, concurrency_limit_params: {concurrency_update_interval: 0.1s}, \
@@ -178,21 +192,46 @@ async fn goodput_holds_when_ten_times_too_much_is_asked() {
     let process = Process::outrider(&config, admin);
     let proxy = Arc::new(Beside { name: "ours", process, port, admin });
     // Somewhat more than it can do shows what it can do.
-    let (peak, _) = offer(&proxy, 150, LASTS).await;
+    let (peak, _) = offer(&proxy, 150, lasts).await;
     let before = proxy.process.rss_bytes();
-    let (flood, offered) = offer(&proxy, 900, LASTS).await;
+    let (flood, offered) = offer(&proxy, 900, lasts).await;
+    let begun = Instant::now();
     let growth = proxy.process.rss_bytes().saturating_sub(before);
-    let (peak, good) = (peak.good.load(Ordering::Relaxed), flood.good.load(Ordering::Relaxed));
-    let slowest = flood.slowest_ms.load(Ordering::Relaxed);
+    let (peak, good, p99) = (peak.good(), flood.good(), flood.percentile_ms(99));
     let refused = flood.refused.load(Ordering::Relaxed);
     println!(
-        "{offered} offered in {LASTS:?}: {good} good (peak {peak}), slowest {slowest} ms, {refused} refused, {growth} bytes more"
+        "{offered} offered in {lasts:?}: {good} good (peak {peak}), p99 {p99} ms, {refused} refused, {growth} bytes more"
     );
     assert!(good * 10 >= peak * 9, "{good} of {peak}");
-    assert!(slowest < 1000, "{slowest} ms");
+    assert!(p99 < 1000, "{p99} ms");
     assert!(growth < 10 * 1024 * 1024, "{growth} bytes");
-    let begun = Instant::now();
-    let (after, asked) = offer(&proxy, 20, Duration::from_secs(1)).await;
-    let good = after.good.load(Ordering::Relaxed);
-    assert!(good * 10 >= asked * 9, "{good} of {asked} are good {:?} after the flood", begun.elapsed());
+    let recovered = loop {
+        let (after, asked) = offer(&proxy, 45, Duration::from_secs(1)).await;
+        // The last ones may still be under way.
+        if after.good() + 3 >= asked
+            && after.refused.load(Ordering::Relaxed) == 0
+            && after.percentile_ms(99) < 200
+        {
+            break begun.elapsed();
+        }
+        assert!(
+            begun.elapsed() < RECOVERY,
+            "{} of {asked} are good {:?} after it",
+            after.good(),
+            begun.elapsed()
+        );
+    };
+    println!("all is well in the second that ends {recovered:?} after it");
+    assert!(recovered <= RECOVERY + Duration::from_secs(1), "{recovered:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn goodput_holds_when_ten_times_too_much_is_asked() {
+    flood(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: it takes more than a minute, and a machine of its own"]
+async fn goodput_holds_for_half_a_minute() {
+    flood(Duration::from_secs(30)).await;
 }

@@ -143,6 +143,34 @@ async fn workers_share_the_tokens_and_the_answer_says_when_to_come_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn answers_say_how_many_requests_are_left() {
+    let upstream = upstream().await;
+    let settings = format!(
+        "{ON}, token_bucket: {{max_tokens: 3, fill_interval: 600s}}, enable_x_ratelimit_headers: DRAFT_VERSION_03, \
+         descriptors: [{{entries: [{{key: user, value: root}}], token_bucket: {{max_tokens: 2, fill_interval: 600s}}}}], \
+         rate_limits: [{{actions: [{{request_headers: {{header_name: x-user, descriptor_key: user}}}}]}}], \
+         always_consume_default_token_bucket: false"
+    );
+    for proxy in
+        start(&filter(&settings), &["{match: {prefix: /}, route: {cluster: be}}"], upstream.port, "1")
+    {
+        for (user, left) in [("a", &["2", "1", "0", "0"][..]), ("root", &["1", "0", "0"])] {
+            for (number, left) in left.iter().enumerate() {
+                let answer = proxy.get("/", &[("x-user", user)]).await;
+                let limit = if user == "root" { "2" } else { "3" };
+                let expected = if number < limit.parse().unwrap() { 200 } else { 429 };
+                assert_eq!(answer.status, expected, "{} {user} {number}", proxy.name);
+                let told = (answer.header("x-ratelimit-limit"), answer.header("x-ratelimit-remaining"));
+                assert_eq!(told, (Some(limit), Some(*left)), "{} {user} {number}", proxy.name);
+                let reset: u64 = answer.header("x-ratelimit-reset").unwrap().parse().unwrap();
+                let expected = if *left == "0" { 590..=600 } else { 0..=0 };
+                assert!(expected.contains(&reset), "{} {user} {number}: {reset}", proxy.name);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn connections_are_limited() {
     let upstream = upstream().await;
     let tcp = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";

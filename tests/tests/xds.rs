@@ -271,7 +271,7 @@ async fn a_bad_resource_is_refused_by_name_while_good_ones_apply() {
         requests.iter().find_map(|request| request["error"].as_str().filter(|error| !error.is_empty()));
     let refusal = refusal.unwrap_or_else(|| panic!("no refusal in {requests:?}"));
     assert!(refusal.contains("bad: upstream_bind_config"), "{refusal}");
-    assert!(refusal.contains("worse: type"), "{refusal}");
+    assert!(refusal.contains("worse: load_assignment.endpoints"), "{refusal}");
     assert!(!refusal.contains("a:") || !refusal.starts_with("a:"), "{refusal}");
     assert!(admin_get(lab.admin, "/metrics").unwrap().contains("outrider_xds_rejects_total"));
 

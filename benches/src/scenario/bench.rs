@@ -10,8 +10,10 @@ use super::{Progress, Scenario, Work};
 use crate::drive::backend::Backend;
 use crate::measure::{Cores, Family, Tool};
 use crate::report::{Cell, Row, judge};
-use crate::subject::{Running, Setup, Subject, start};
+use crate::subject::{Kind, Mode, Running, Setup, Subject, start};
 
+/// The name of ours with a plain route.
+pub(super) const PLAIN: &str = "outrider-plain";
 /// Most rounds for memory at rest.
 const MEMORY_ROUNDS: usize = 3;
 
@@ -142,6 +144,20 @@ impl Bench {
             declined.iter().map(|(reason, names)| format!("left out: {} ({reason})", names.join(", ")));
         row.notes.extend(notes);
         parts
+    }
+
+    /// Ours with a plain route, under a name of its own: what a scenario about the cost of a feature compares with.
+    pub(super) fn start_plain(&self, row: &mut Row) -> Option<Entry> {
+        let ours = self.subjects.iter().find(|subject| subject.kind == Kind::Outrider)?;
+        let subject = Subject { name: PLAIN.to_owned(), ..ours.clone() };
+        let cell = Cell { subject: subject.name.clone(), ..Cell::default() };
+        match start(&subject, &Setup::plain(Mode::Http1, self.upstream()), self.cores) {
+            Ok(running) => Some(Entry { family: running.family(), part: Part { subject, cell }, running }),
+            Err(error) => {
+                row.notes.push(format!("{PLAIN} left out: {error:#}"));
+                None
+            }
+        }
     }
 
     /// The same, started; a note for each that cannot be.

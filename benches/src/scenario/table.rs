@@ -63,6 +63,13 @@ pub const TABLE: &[Scenario] = &[
     load("policy-1", "1 deny rule, HTTP/1.1, 12 B, 64 connections", policy(1), NONE, false),
     load("policy-100", "100 deny rules, HTTP/1.1, 12 B, 64 connections", policy(100), NONE, false),
     load("policy-1000", "1,000 deny rules, HTTP/1.1, 12 B, 64 connections", policy(1000), NONE, false),
+    load(
+        "resilience",
+        "Every policy of resilience on, none acts, HTTP/1.1, 12 B, 64 connections",
+        (Mode::Resilient, Kind::Get, 64, 12),
+        RESILIENCE,
+        false,
+    ),
     load("pair-12b", "Pair over mTLS, HTTP/1.1, 12 B, 64 connections", pair(64, 12), PAIR_SMALL, true),
     load("pair-12b-1", "Pair over mTLS, HTTP/1.1, 12 B, 1 connection", pair(1, 12), NONE, false),
     load(
@@ -152,6 +159,7 @@ const PAIR_SMALL: &[Limit] = &[
     cpu("linkerd", 0.5),
     Limit::Absolute { figure: Syscalls, at_most: 8.4 },
 ];
+const RESILIENCE: &[Limit] = &[cpu(super::bench::PLAIN, 1.1)];
 const NEW_MTLS: &[Limit] = &[cpu("envoy", 1.0)];
 const PAIR_LARGE: &[Limit] = &[cpu("nginx", 1.0)];
 const LATENCY: &[Limit] = &[Limit::Ratio { figure: P99Ms, peer: "haproxy", at_most: 1.2 }];

@@ -23,6 +23,9 @@ const MANY: usize = 8;
 pub(super) fn run(bench: &mut Bench, traffic: Traffic, row: &mut Row) -> Result<()> {
     let setup = Setup::plain(traffic.mode, bench.upstream());
     let mut entries = bench.start_all(&setup, row);
+    if traffic.mode == Mode::Resilient {
+        entries.extend(bench.start_plain(row));
+    }
     let mut samples: BTreeMap<String, Samples> = BTreeMap::new();
     let short = bench.pacing.pass / SHORT;
     let id = row.id.clone();

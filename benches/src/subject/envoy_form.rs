@@ -1,10 +1,11 @@
-//! Envoy's YAML, which Envoy and Outrider read alike.
+//! Envoy's configuration, which Envoy and Outrider read alike. Written here as YAML, for people's eyes.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use super::certificates::{CLIENT_ID, SERVER_ID, SERVER_NAME};
+use super::resilience;
 use super::{Mode, Setup, Side};
 
 /// The service that the route leads to.
@@ -22,7 +23,7 @@ pub(super) fn bootstrap(setup: &Setup, listen: SocketAddr, admin: SocketAddr, ce
     let _ = write!(
         text,
         "static_resources:\n  listeners:\n  - {}\n  clusters:\n",
-        listener(setup.mode, listen, &routes(), &downstream_tls(setup.mode, certificates))
+        listener(setup.mode, listen, &routes(setup.mode), &downstream_tls(setup.mode, certificates))
     );
     let tls = upstream_tls(setup.mode, certificates);
     for number in 0..setup.clusters {
@@ -55,9 +56,10 @@ fn filter(mode: Mode, routes: &str) -> String {
     let codec = if mode == Mode::Http2 { "HTTP2" } else { "AUTO" };
     let config = format!(
         "\"@type\": type.googleapis.com/{http}, stat_prefix: bench, codec_type: {codec}, \
-         generate_request_id: false{upgrades}, {routes}, http_filters: [{}{{name: envoy.filters.http.router, typed_config: \
+         generate_request_id: false{upgrades}, {routes}, http_filters: [{}{}{{name: envoy.filters.http.router, typed_config: \
          {{\"@type\": type.googleapis.com/{router}}}}}]",
-        policy(mode)
+        policy(mode),
+        resilience::filters(mode)
     );
     format!("{{name: envoy.filters.network.http_connection_manager, typed_config: {{{config}}}}}")
 }
@@ -123,13 +125,17 @@ fn common_tls(certificates: &Path, own: &str, peer: &str) -> String {
 }
 
 /// The one route, inline.
-fn routes() -> String {
-    format!("route_config: {{{}}}", route_configuration(""))
+fn routes(mode: Mode) -> String {
+    format!("route_config: {{{}}}", routed(resilience::route(mode), ""))
 }
 
 /// The fields of a route configuration with one route to the used service, and more of them.
 pub(crate) fn route_configuration(more: &str) -> String {
-    let route = format!("{{match: {{prefix: \"/\"}}, route: {{cluster: {USED}, timeout: 15s}}}}");
+    routed("", more)
+}
+
+fn routed(action: &str, more: &str) -> String {
+    let route = format!("{{match: {{prefix: \"/\"}}, route: {{cluster: {USED}, timeout: 15s{action}}}}}");
     format!("name: r, virtual_hosts: [{{name: v, domains: [\"*\"], routes: [{route}]}}]{more}")
 }
 
@@ -138,9 +144,10 @@ pub(crate) fn cluster(setup: &Setup, number: usize, tls: &str) -> String {
     let endpoint = if number == 0 { setup.upstream } else { unused(number) };
     let thresholds = "max_connections: 10000, max_pending_requests: 10000, max_requests: 10000";
     format!(
-        "{{name: s{number}, type: STATIC, connect_timeout: 5s{}{tls}, circuit_breakers: {{thresholds: [{{{thresholds}}}]}}, \
+        "{{name: s{number}, type: STATIC, connect_timeout: 5s{}{}{tls}, circuit_breakers: {{thresholds: [{{{thresholds}}}]}}, \
          load_assignment: {{cluster_name: s{number}, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {}}}}}]}}]}}}}",
         protocol(setup.mode),
+        resilience::cluster(setup.mode),
         address(endpoint)
     )
 }
@@ -194,8 +201,9 @@ mod tests {
     #[test]
     fn what_is_written_is_inside_the_subset() {
         let pairs = [Mode::Pair(Side::Client), Mode::Pair(Side::Server)];
-        for mode in
-            [Mode::Http1, Mode::WebSocket, Mode::Http2, Mode::Tcp, Mode::Policy(3)].into_iter().chain(pairs)
+        for mode in [Mode::Http1, Mode::WebSocket, Mode::Http2, Mode::Tcp, Mode::Policy(3), Mode::Resilient]
+            .into_iter()
+            .chain(pairs)
         {
             let setup = Setup { clusters: 3, ..Setup::plain(mode, here(3)) };
             let text = bootstrap(&setup, here(1), here(2), Path::new("/"));

@@ -8,6 +8,7 @@ pub(crate) mod envoy_form;
 mod find;
 mod haproxy;
 mod nginx;
+mod resilience;
 mod start;
 
 use std::net::SocketAddr;
@@ -74,6 +75,8 @@ pub enum Mode {
     Tcp,
     /// HTTP/1.1 past so many deny rules, none of which matches.
     Policy(usize),
+    /// HTTP/1.1 with every policy of resilience on, none of which has to act.
+    Resilient,
     /// HTTP/1.1 through two of them, mutual TLS between; or one of the two alone.
     Pair(Side),
 }
@@ -116,7 +119,9 @@ impl Mode {
     pub const fn side(self) -> Option<Side> {
         match self {
             Self::Pair(side) => Some(side),
-            Self::Http1 | Self::WebSocket | Self::Http2 | Self::Tcp | Self::Policy(_) => None,
+            Self::Http1 | Self::WebSocket | Self::Http2 | Self::Tcp | Self::Policy(_) | Self::Resilient => {
+                None
+            }
         }
     }
 
@@ -129,6 +134,7 @@ impl Mode {
             Self::Http2 => "http2",
             Self::Tcp => "tcp",
             Self::Policy(_) => "policy",
+            Self::Resilient => "resilient",
             Self::Pair(_) => "pair",
         }
     }
@@ -142,6 +148,9 @@ impl Subject {
             return (!matches!(self.kind, Kind::Outrider | Kind::Envoy)).then_some("no xDS");
         }
         let many = setup.clusters > 1;
+        if setup.mode == Mode::Resilient {
+            return (self.kind != Kind::Outrider).then_some("its own route is what is compared with");
+        }
         match (self.kind, setup.mode) {
             (Kind::Direct | Kind::Floor(_) | Kind::Launcher, _) if many => {
                 Some("no configuration of services")

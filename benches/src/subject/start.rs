@@ -215,13 +215,13 @@ fn command(
     match subject.kind {
         Kind::Direct => {}
         Kind::Outrider => {
-            write(envoy_form::bootstrap(setup, listen, admin, certificates))?;
+            write(json(&envoy_form::bootstrap(setup, listen, admin, certificates))?)?;
             command.arg("--config").arg(&file).env("OUTRIDER_WORKERS", "1").env("OUTRIDER_LOG", "error");
             command.env("OUTRIDER_DRAIN_TIMEOUT_MS", "0");
         }
         Kind::Envoy => {
-            let file = scratch.join("config.yaml");
-            fs::write(&file, envoy_form::bootstrap(setup, listen, admin, certificates))?;
+            let file = scratch.join("config.json");
+            fs::write(&file, json(&envoy_form::bootstrap(setup, listen, admin, certificates))?)?;
             command.args(["--concurrency", "1", "-l", "error", "--use-dynamic-base-id", "-c"]).arg(&file);
         }
         Kind::Haproxy => {
@@ -248,6 +248,12 @@ fn command(
     Ok(command)
 }
 
+/// As JSON, which Envoy and Outrider read faster than YAML; at 10,000 services reading is most of a start.
+fn json(yaml: &str) -> Result<String> {
+    let value: serde_json::Value = serde_saphyr::from_str(yaml).context("our own configuration")?;
+    Ok(value.to_string())
+}
+
 /// An address on the loopback interface that is free now; the subject binds it at once.
 fn free_address() -> Result<SocketAddr> {
     let socket = TcpListener::bind(("127.0.0.1", 0)).context("no free port")?;
@@ -261,6 +267,7 @@ fn serves(target: &Target, mode: Mode) -> bool {
         | Mode::WebSocket
         | Mode::Tcp
         | Mode::Policy(_)
+        | Mode::Resilient
         | Mode::Pair(Side::Both | Side::Client) => {
             return status(target.address, "/").is_some_and(|status| status == *b"200");
         }

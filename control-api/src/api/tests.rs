@@ -34,7 +34,13 @@ fn api() -> (Api, crate::registry::Connection) {
     std::fs::write(scratch.path().join("web.yaml"), WEB).unwrap();
     let view = Directory::new(scratch.path()).scan();
     let registry = Arc::new(Registry::default());
-    let engine = Arc::new(Engine::new(Settings::default(), &view, Arc::clone(&registry), Arc::default()));
+    let engine = Arc::new(Engine::new(
+        Settings::default(),
+        &view,
+        Arc::clone(&registry),
+        &crate::compile::model::InMesh::new(),
+        Arc::default(),
+    ));
     let info = Arc::new(ProxyInfo { id: "p/1".into(), namespace: "shop".into(), ..ProxyInfo::default() });
     let connection = registry.connect(&info, "delta");
     let told = engine.snapshot(&info).shared(Kind::Cluster);

@@ -4,9 +4,12 @@ mod caller;
 pub mod join;
 pub mod operator;
 mod spiffe;
+pub mod token_review;
+mod tokens;
 
 pub use caller::{Access, Caller, Peer};
 pub use spiffe::{check_segment, check_trust_domain, parse};
+pub use tokens::Tokens;
 
 use std::fmt;
 use std::sync::Arc;

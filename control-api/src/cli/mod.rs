@@ -1,7 +1,9 @@
 //! `outrider`, the operator's command line: what can be said about objects without a server, and what a running one says.
 
+mod cluster;
 mod crds;
 mod fault;
+mod pods;
 mod report;
 mod server;
 mod validate;
@@ -56,6 +58,17 @@ enum Command {
         #[command(subcommand)]
         action: fault::Action,
     },
+    /// Puts sidecars into the pods of manifests, and writes the manifests; what was done goes to standard error.
+    Inject(Box<pods::Inject>),
+    /// Takes the sidecars out again that `inject`, or the webhook, has put there.
+    Uninject(pods::Uninject),
+    /// Says which pods could break out: exit code 1 if any has a finding, 2 if a file or the cluster cannot be read.
+    Audit(pods::Audit),
+    /// Policies of others that say what the mesh's policies say.
+    #[command(subcommand)]
+    Policy(pods::Policy),
+    /// Writes what registers the admission webhooks, for `kubectl apply -f -`.
+    Webhooks(pods::Webhooks),
     #[command(flatten)]
     Server(server::Question),
 }
@@ -88,6 +101,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write, e
         }
         Command::Crds => crds::write(out).map(|()| OK),
         Command::Fault { action } => fault::run(&action, out),
+        Command::Inject(asked) => pods::inject(&asked, out, err),
+        Command::Uninject(asked) => pods::uninject(&asked, out, err),
+        Command::Audit(asked) => pods::audit(&asked, out),
+        Command::Policy(asked) => pods::policy(&asked, out, err),
+        Command::Webhooks(asked) => pods::webhooks(&asked, out),
         Command::Server(question) => server::run(&question, out),
     };
     done.unwrap_or_else(|error| {

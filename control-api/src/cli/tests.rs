@@ -195,3 +195,44 @@ fn walk(schema: &Value, at: &str, wrong: &mut Vec<String>) {
         }
     }
 }
+
+const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {hostPID: true, containers: [{name: a, image: x}]}\n";
+const ROOTS: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
+
+#[test]
+fn sidecars_come_into_manifests_and_out_again() {
+    let dir = Dir::new("inject", &[("pod.yaml", POD), ("ca.pem", ROOTS), ("bad.yaml", "a: [")]);
+    let file = |name: &str| dir.0.join(name).to_str().unwrap().to_owned();
+    let (pod, roots) = (file("pod.yaml"), file("ca.pem"));
+    let (code, out, err) =
+        outrider(&["inject", "-f", &pod, "--roots", &roots, "--sidecar-image", "example.org/p:1"]);
+    assert_eq!((code, err.as_str()), (0, "Pod/a: injected\n"));
+    assert!(out.contains("image: \"example.org/p:1\""), "{out}");
+    std::fs::write(dir.0.join("injected.yaml"), &out).unwrap();
+    let (code, out, err) = outrider(&["uninject", "-f", &file("injected.yaml")]);
+    assert_eq!((code, err.as_str()), (0, "Pod/a: sidecar removed\n"));
+    let parse = |text: &str| serde_saphyr::from_str::<Value>(text).unwrap();
+    assert_eq!(parse(&out), parse(POD));
+
+    let (code, out, err) = outrider(&["inject", "-f", &file("bad.yaml"), "--roots", &roots]);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(err.contains("bad.yaml: document 1: not valid YAML"), "{err}");
+    let (code, _, err) = outrider(&["inject", "-f", &pod, "--roots", &pod]);
+    assert!(code == 2 && err.contains("roots: holds no certificate"), "{err}");
+    let (code, _, err) = outrider(&["inject", "-f", &pod, "--roots", &file("gone")]);
+    assert!(code == 2 && err.contains("gone: No such file"), "{err}");
+}
+
+#[test]
+fn an_audit_fails_where_there_are_findings() {
+    let dir = Dir::new("audit", &[("pod.yaml", POD), ("none.yaml", GOOD)]);
+    let file = |name: &str| dir.0.join(name).to_str().unwrap().to_owned();
+    let (code, out, _) = outrider(&["audit", "--level", "baseline", &file("pod.yaml")]);
+    assert!(code == 1 && out.contains("Pod/default/a: spec.hostPID: must not be true"), "{out}");
+    let exempt = ["--exempt", "default/*=host-namespaces"];
+    let (code, ..) = outrider(&["audit", "--level", "baseline", exempt[0], exempt[1], &file("pod.yaml")]);
+    assert_eq!(code, 0);
+    let (code, out, _) = outrider(&["audit", "-o", "json", &file("none.yaml")]);
+    assert_eq!((code, serde_json::from_str::<Value>(&out).unwrap()["audited"].as_u64()), (0, Some(0)));
+    assert_eq!(outrider(&["audit", "--exempt", "x=y", &file("pod.yaml")]).0, 2);
+}

@@ -27,7 +27,7 @@ pub(super) fn outbound(
     settings: &Settings,
 ) -> (pb::Cluster, endpoint::ClusterLoadAssignment) {
     let identities = port.identities();
-    let encrypted = !calls.is_plaintext() && (!identities.is_empty() || calls.requires_mtls());
+    let encrypted = !calls.is_plaintext() && (port.in_mesh || calls.requires_mtls());
     let mut cluster = pb::Cluster {
         name: name.to_owned(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
@@ -52,6 +52,7 @@ pub(super) fn direct(name: &str, port: &ServicePort, calls: &Calls, settings: &S
     cluster.eds_cluster_config = None;
     cluster.lb_policy = LbPolicy::ClusterProvided.into();
     cluster.lb_config = None;
+    cluster.health_checks.clear();
     cluster
 }
 

@@ -8,12 +8,16 @@ use super::Settings;
 use super::inbound::{Local, LocalPort};
 use super::model::{MeshService, Protocol};
 use super::services::{belongs, is_target};
+use crate::inject::tuning::port_list;
 use crate::object::core::{Pod, Service};
 use crate::object::meta::selects;
 use crate::object::scalar::PortRef;
 use crate::object::workload::Workload;
 use crate::object::{Key, Object, ObjectKind, Objects};
 use crate::proxy_info::ProxyInfo;
+
+/// The annotation of a pod with ports that are not looked into.
+const OPAQUE_PORTS: &str = "config.outrider.dev/opaque-ports";
 
 /// Finds it by name, then by address. A proxy that proved another identity than the workload's gets nothing of it.
 /// Where there is no such object, what the proxy says of itself holds.
@@ -96,6 +100,16 @@ fn of_workload(workload: &Object<Workload>, objects: &Objects) -> Local {
     }
 }
 
+/// Ports that the pod does not want to be looked into. A list that cannot be read never gets past the webhook.
+fn opaque(annotations: &BTreeMap<String, String>, ports: &mut BTreeMap<u16, LocalPort>) {
+    let Some(text) = annotations.get(OPAQUE_PORTS) else { return };
+    for range in port_list(text).unwrap_or_default() {
+        for (_, port) in ports.range_mut(range.first..=range.last) {
+            port.protocol = Protocol::Tcp;
+        }
+    }
+}
+
 fn of_pod(pod: &Object<Pod>, objects: &Objects) -> Local {
     let named: Vec<(&str, u16)> = pod
         .spec
@@ -129,6 +143,7 @@ fn of_pod(pod: &Object<Pod>, objects: &Objects) -> Local {
             }
         }
     }
+    opaque(&pod.meta.annotations, &mut ports);
     Local {
         origin: pod.key.clone(),
         namespace: Arc::clone(&pod.key.namespace),
@@ -199,5 +214,28 @@ fn served(local: &mut Local, services: &BTreeMap<Key, Arc<MeshService>>) {
                 known.protocol = port.protocol;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opaque_ports_are_not_looked_into() {
+        let port = LocalPort { protocol: Protocol::Http, app_port: None };
+        let after = |text: &str| -> Vec<u16> {
+            let mut ports = BTreeMap::from([80, 8000, 8050, 8101].map(|number| (number, port)));
+            opaque(&BTreeMap::from([(OPAQUE_PORTS.to_owned(), text.to_owned())]), &mut ports);
+            ports
+                .into_iter()
+                .filter(|(_, port)| port.protocol == Protocol::Tcp)
+                .map(|(number, _)| number)
+                .collect()
+        };
+        let none: Vec<u16> = Vec::new();
+        assert_eq!(after("80, 8000-8100"), [80, 8000, 8050]);
+        assert_eq!(after("9999"), none);
+        assert_eq!(after("http"), none);
     }
 }

@@ -8,11 +8,13 @@
 
 mod attach;
 mod backend;
+mod balancing;
 mod chain;
 mod cluster;
 mod egress;
 mod fault_message;
 pub mod faults;
+mod forward;
 mod grpc;
 mod http;
 mod inbound;
@@ -37,11 +39,13 @@ use outrider_proto::fault as faulty;
 use prost::Message as _;
 
 use self::egress::Egress;
+use self::forward::Forward;
 use self::inbound::Local;
-use self::model::MeshService;
+use self::model::{InMesh, MeshService};
 use self::service::{Context, Input};
+use self::services::Before;
 use self::status::{ConditionKind, Statuses};
-use self::view::{All, Outbound, View};
+use self::view::{All, Changes, Older, Outbound, View};
 use crate::object::{Key, Objects};
 use crate::proxy_info::{Dialect, ProxyInfo};
 use crate::snapshot::{Kind, Resource, Resources, Snapshot};
@@ -104,7 +108,7 @@ pub struct Mesh {
     services: Services,
     inputs: BTreeMap<Key, Input>,
     compiled: All,
-    inbound: Resources,
+    inbound: Arc<Resources>,
     faults: Vec<faults::Compiled>,
     /// The namespaces whose clients are told something else than others.
     consumers: BTreeSet<Arc<str>>,
@@ -117,8 +121,9 @@ pub struct Mesh {
     outbound: Mutex<WaysOut>,
     /// What single proxies have of their own, by `node.id`.
     own: Mutex<Own>,
-    /// Those of the mesh before, to share what is equal.
-    old_views: BTreeMap<ViewKey, View>,
+    /// What of the mesh before is needed to make views.
+    old: Mutex<Older>,
+    /// Likewise what single proxies had.
     old_own: Own,
 }
 
@@ -132,48 +137,75 @@ impl Mesh {
     /// Compiles all objects.
     #[must_use]
     pub fn with_settings(objects: Arc<Objects>, settings: Settings) -> Self {
-        Self::build(objects, settings, None)
+        Self::remembering(objects, settings, &InMesh::new())
+    }
+
+    /// Compiles all objects. Ports that were in the mesh before are not spoken to in plaintext.
+    #[must_use]
+    pub fn remembering(objects: Arc<Objects>, settings: Settings, in_mesh: &InMesh) -> Self {
+        Self::build(objects, settings, None, &|key, port| in_mesh.contains(&(key.clone(), port)))
     }
 
     /// Compiles objects of a later moment. What does not depend on a change is taken over, and equal parts of snapshots
     /// stay the same `Arc`s.
     #[must_use]
     pub fn update(&self, objects: Arc<Objects>) -> Self {
-        Self::build(objects, self.settings.clone(), Some(self))
+        let was_in_mesh = |key: &Key, port| {
+            let service = self.services.get(key).and_then(|service| service.port(port));
+            service.is_some_and(|port| port.in_mesh)
+        };
+        Self::build(objects, self.settings.clone(), Some(self), &was_in_mesh)
     }
 
-    fn build(objects: Arc<Objects>, settings: Settings, old: Option<&Self>) -> Self {
+    /// The ports that are in the mesh.
+    #[must_use]
+    pub fn in_mesh(&self) -> InMesh {
+        let ports = self.services.values().flat_map(|service| {
+            let ports = service.ports.iter().filter(|port| port.in_mesh);
+            ports.map(|port| (service.key.clone(), port.number))
+        });
+        ports.collect()
+    }
+
+    fn build(
+        objects: Arc<Objects>,
+        settings: Settings,
+        old: Option<&Self>,
+        was_in_mesh: &dyn Fn(&Key, u16) -> bool,
+    ) -> Self {
         let mut statuses = Statuses::default();
-        let services = services::services(&objects, &settings);
-        let services = services
-            .into_iter()
-            .map(|(key, service)| {
-                let kept = old.and_then(|old| old.services.get(&key)).filter(|kept| **kept == service);
-                let service = kept.cloned().unwrap_or(service);
-                (key, service)
-            })
-            .collect();
+        let before = old.map(|old| Before { objects: &old.objects, services: &old.services });
+        let services = services::services(&objects, &settings, was_in_mesh, before);
         let attached = attach::attach(&objects, &services, &mut statuses);
         let policies = traffic::policies(&objects, &services, &mut statuses);
-        let (mut inputs, mut compiled) = (BTreeMap::new(), All::new());
+        let (mut inputs, mut compiled) = (Vec::new(), Vec::new());
+        let (no_inputs, no_compiled) = (BTreeMap::new(), All::new());
+        let mut old_inputs = Forward::new(old.map_or(&no_inputs, |old| &old.inputs));
+        let mut old_compiled = Forward::new(old.map_or(&no_compiled, |old| &old.compiled));
         for (key, service) in &services {
             let attached = attached.get(key);
             let context =
                 Context { settings: &settings, services: &services, service, policies: &policies, attached };
             let input = context.input();
-            let kept = old
-                .filter(|old| old.inputs.get(key) == Some(&input))
-                .and_then(|old| old.compiled.get(key))
-                .cloned();
-            compiled.insert(key.clone(), kept.unwrap_or_else(|| Arc::new(context.compile())));
-            inputs.insert(key.clone(), input);
+            let before = old_inputs.find(key).zip(old_compiled.find(key));
+            let kept = before.filter(|(before, _)| **before == input).map(|(_, kept)| Arc::clone(kept));
+            compiled.push((key.clone(), kept.unwrap_or_else(|| Arc::new(context.compile()))));
+            inputs.push((key.clone(), input));
         }
+        let (inputs, compiled): (BTreeMap<_, _>, All) =
+            (inputs.into_iter().collect(), compiled.into_iter().collect());
+        let older = old.map_or_else(Older::default, |old| Older {
+            views: old.views.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            inbound: Arc::clone(&old.inbound),
+            changes: Changes::between(&old.compiled, &compiled).map(Arc::new),
+        });
         report(&objects, &compiled, &mut statuses);
         let faults = faults::compile((&objects, &services), &mut statuses);
         let consumers = compiled.values().flat_map(|service| service.consumers.keys().cloned()).collect();
         let ours = compiled.values().any(|service| !service.ours.is_empty());
-        let inbound = inbound_clusters(&objects, &services, old.map(|old| &old.inbound));
-        let lock = |old: &Self| old.views.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let inbound = inbound_clusters(&objects, &services, old.map(|old| &*old.inbound));
+        let same = old.map(|old| &old.inbound).filter(|old| ***old == inbound).cloned();
+        let inbound = same.unwrap_or_else(|| Arc::new(inbound));
         let own = |old: &Self| old.own.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Self {
             settings,
@@ -188,10 +220,16 @@ impl Mesh {
             views: Mutex::default(),
             outbound: Mutex::default(),
             own: Mutex::default(),
-            old_views: old.map(lock).unwrap_or_default(),
+            old: Mutex::new(older),
             old_own: old.map(own).unwrap_or_default(),
             objects,
         }
+    }
+
+    /// Lets go of what was kept of the mesh before, once the proxies that there are have their snapshots. Other views are
+    /// made from scratch.
+    pub fn settle(&self) {
+        *self.old.lock().unwrap_or_else(PoisonError::into_inner) = Older::default();
     }
 
     /// What is said about objects.
@@ -250,19 +288,29 @@ impl Mesh {
             return view;
         }
         let name = namespace.map(|namespace| &**namespace);
-        let mut view = if dialect == Dialect::Grpc {
-            let proxies = self.view(namespace, Dialect::Envoy);
-            let before =
-                self.old_views.get(&(namespace.cloned(), Dialect::Envoy)).zip(self.old_views.get(&key));
-            View::of_grpc(&proxies, &self.compiled, &self.settings, before)
-        } else {
-            View::of_proxies(&self.compiled, name, (&self.inbound, dialect == Dialect::Outrider))
+        let inbound = (&*self.inbound, dialect == Dialect::Outrider);
+        let old = self.old.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let proxies = |all: &All, inbound: (&Resources, bool)| View::of_proxies(all, name, inbound);
+        let grpc = |all: &All, inbound: (&Resources, bool)| {
+            View::of_grpc(&proxies(all, inbound), all, &self.settings)
         };
-        // A namespace that has routes of its own only now was told what all others were.
-        let old = self.old_views.get(&key).or_else(|| self.old_views.get(&(None, dialect)));
-        if let Some(old) = old {
-            view = view.sharing(old);
-        }
+        let make: &dyn Fn(&All, (&Resources, bool)) -> View =
+            if dialect == Dialect::Grpc { &grpc } else { &proxies };
+        let view = if let Some((before, changes)) = old.views.get(&key).zip(old.changes.as_deref()) {
+            let mut view = changes.apply(before, (&old.inbound, inbound), make);
+            if !changes.chains_are_the_same() && dialect != Dialect::Grpc {
+                view.outbound = view::outbound(&self.compiled, name, None);
+            }
+            view
+        } else {
+            // A namespace that has routes of its own only now was told what all others were.
+            let before = old.views.get(&key).or_else(|| old.views.get(&(None, dialect)));
+            let view = make(&self.compiled, inbound);
+            match before {
+                Some(before) => view.sharing(before),
+                None => view,
+            }
+        };
         self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(key, view.clone());
         view
     }

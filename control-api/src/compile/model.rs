@@ -85,6 +85,9 @@ pub struct ServicePort {
     pub target: PortRef,
     /// Who serves it, sorted by address.
     pub endpoints: Vec<Endpoint>,
+    /// Whether one of its endpoints has, or ever had, an identity. It is not spoken to in plaintext then, even when the
+    /// last such endpoint leaves.
+    pub in_mesh: bool,
 }
 
 /// Who serves a port.
@@ -123,6 +126,9 @@ impl ServicePort {
         self.endpoints.iter().filter_map(|endpoint| endpoint.identity.clone()).collect()
     }
 }
+
+/// The ports that are in the mesh, by service: see [`ServicePort::in_mesh`].
+pub type InMesh = BTreeSet<(Key, u16)>;
 
 /// `outbound|PORT||NAME.NAMESPACE`: the cluster, the assignment and the routes of a port of a service.
 #[must_use]

@@ -51,7 +51,7 @@ pub(super) struct Calling {
 }
 
 /// A filter chain, encoded, and the destinations that it matches.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Chain {
     pub(super) port: u16,
     pub(super) claims: Vec<(IpAddr, u16)>,

@@ -1,10 +1,11 @@
 //! Services, endpoint slices, pods and workloads, put together.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::Settings;
+use super::forward::Forward;
 use super::model::{Endpoint, MeshService, Protocol, ServicePort};
 use crate::object::core::{EndpointSlice, Pod, SERVICE_NAME_LABEL, Service, SliceEndpoint};
 use crate::object::meta::selects;
@@ -12,15 +13,41 @@ use crate::object::scalar::PortRef;
 use crate::object::workload::{Health, Locality, Workload, WorkloadPort};
 use crate::object::{Key, Object, ObjectKind, Objects};
 
-/// All services of the mesh.
-pub(super) fn services(objects: &Objects, settings: &Settings) -> BTreeMap<Key, Arc<MeshService>> {
-    let index = Index::new(objects, settings);
-    objects
-        .services
-        .iter()
-        .filter(|(_, service)| service.spec.kind != "ExternalName")
-        .map(|(key, service)| (key.clone(), Arc::new(index.service(service))))
-        .collect()
+mod touched;
+
+use touched::{service_of, touched};
+
+/// What is known of the mesh from before.
+#[derive(Clone, Copy)]
+pub(super) struct Before<'a> {
+    pub(super) objects: &'a Objects,
+    pub(super) services: &'a BTreeMap<Key, Arc<MeshService>>,
+}
+
+/// All services of the mesh. `was_in_mesh` tells which ports were in the mesh before; what is the same as before becomes
+/// the same `Arc`s, and is not even looked at when none of its objects has changed.
+pub(super) fn services(
+    objects: &Objects,
+    settings: &Settings,
+    was_in_mesh: &dyn Fn(&Key, u16) -> bool,
+    before: Option<Before<'_>>,
+) -> BTreeMap<Key, Arc<MeshService>> {
+    let touched = before.map(|before| touched(before.objects, objects));
+    let index = Index::new(objects, settings, touched.as_ref());
+    let nothing = BTreeMap::new();
+    let mut old = Forward::new(before.map_or(&nothing, |before| before.services));
+    let all = objects.services.iter().filter(|(_, service)| service.spec.kind != "ExternalName");
+    let all = all.map(|(key, service)| {
+        let old = old.find(key);
+        let touched = touched.as_ref().is_none_or(|touched| touched.contains(key));
+        if let Some(old) = old.filter(|_| !touched) {
+            return (key.clone(), Arc::clone(old));
+        }
+        let built = index.service(service, was_in_mesh);
+        let same = old.filter(|old| ***old == built).cloned();
+        (key.clone(), same.unwrap_or_else(|| Arc::new(built)))
+    });
+    all.collect()
 }
 
 /// What endpoints are found by.
@@ -33,10 +60,13 @@ struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
-    fn new(objects: &'a Objects, settings: &'a Settings) -> Self {
+    /// Of all services, or of those only.
+    fn new(objects: &'a Objects, settings: &'a Settings, only: Option<&BTreeSet<Key>>) -> Self {
         let mut slices: HashMap<_, Vec<_>> = HashMap::new();
         for slice in objects.slices.values() {
-            if let Some(service) = slice.meta.labels.get(SERVICE_NAME_LABEL) {
+            let service = slice.meta.labels.get(SERVICE_NAME_LABEL);
+            let wanted = || only.is_none_or(|only| service_of(slice).is_some_and(|key| only.contains(&key)));
+            if let Some(service) = service.filter(|_| wanted()) {
                 slices.entry((&*slice.meta.namespace, service.as_str())).or_default().push(&**slice);
             }
         }
@@ -51,7 +81,7 @@ impl<'a> Index<'a> {
         Self { settings, objects, slices, pods, workloads }
     }
 
-    fn service(&self, service: &Object<Service>) -> MeshService {
+    fn service(&self, service: &Object<Service>, was_in_mesh: &dyn Fn(&Key, u16) -> bool) -> MeshService {
         let (namespace, name) = (service.meta.namespace.as_str(), service.meta.name.as_str());
         let slices = self.slices.get(&(namespace, name)).map_or(&[][..], Vec::as_slice);
         let candidates = self.workloads.get(namespace).map_or(&[][..], Vec::as_slice);
@@ -79,7 +109,9 @@ impl<'a> Index<'a> {
             }
             endpoints.sort_by_key(|endpoint| endpoint.address);
             endpoints.dedup_by_key(|endpoint| endpoint.address);
-            ServicePort { number: port.port, name: port.name.clone(), protocol, target, endpoints }
+            let now = endpoints.iter().any(|endpoint| endpoint.identity.is_some());
+            let in_mesh = now || was_in_mesh(&service.key, port.port);
+            ServicePort { number: port.port, name: port.name.clone(), protocol, target, endpoints, in_mesh }
         });
         MeshService {
             key: service.key.clone(),

@@ -1,4 +1,5 @@
-//! How long compiling takes when the mesh is large. The rest is tested from outside, with the proxy's own decoder.
+//! What a mesh remembers, and how long compiling takes when it is large. The rest is tested from outside, with the proxy's
+//! own decoder.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -79,4 +80,50 @@ fn a_change_of_one_endpoint_in_a_large_mesh() {
     let limit = Duration::from_secs(1);
     let in_time = changes.iter().all(|(took, all)| *took + *all < limit);
     assert!(in_time, "anew {first:?}, first snapshot {view:?}, changes and snapshots {changes:?}");
+}
+
+/// Whether the cluster of `n/s` port 80 is encrypted, and how many endpoints it has.
+fn called(mesh: &Mesh) -> (bool, usize) {
+    use outrider_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
+    let snapshot = mesh.snapshot(&ProxyInfo { namespace: "n".into(), ..ProxyInfo::default() });
+    let body = |kind| snapshot.kind(kind).unwrap()["outbound|80||s.n"].body.clone();
+    let cluster = pb::Cluster::decode(body(Kind::Cluster)).unwrap();
+    let endpoints = ClusterLoadAssignment::decode(body(Kind::Endpoints)).unwrap().endpoints;
+    (cluster.transport_socket.is_some(), endpoints.iter().map(|one| one.lb_endpoints.len()).sum())
+}
+
+#[test]
+fn a_service_that_was_in_the_mesh_is_not_spoken_to_in_plaintext() {
+    let own = "mesh.outrider.dev/v1alpha1";
+    let workload = |name: &str, address: &str, sidecar: bool| {
+        json!({"apiVersion": own, "kind": "Workload", "metadata": {"name": name, "namespace": "n"},
+            "spec": {"address": address, "service": "s", "ports": [{"port": 80}], "sidecar": sidecar}})
+    };
+    let mut objects = Objects::default();
+    let put = |objects: &mut Objects, value| {
+        objects.insert(AnyObject::from_value(value, &Place::default()).unwrap());
+    };
+    put(
+        &mut objects,
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s", "namespace": "n"},
+        "spec": {"ports": [{"port": 80}]}}),
+    );
+    put(&mut objects, workload("plain", "10.0.0.1", false));
+    let mesh = Mesh::new(&objects);
+    assert_eq!(called(&mesh), (false, 1), "it never was in the mesh");
+    put(&mut objects, workload("sidecar", "10.0.0.2", true));
+    let mesh = mesh.update(Arc::new(objects.clone()));
+    assert_eq!(called(&mesh), (true, 1));
+    objects.remove(&Key::new(crate::object::ObjectKind::Workload, "n", "sidecar"));
+    let mesh = mesh.update(Arc::new(objects.clone()));
+    assert_eq!(called(&mesh), (true, 0), "the last one with an identity has left");
+    let again = Mesh::remembering(Arc::new(objects.clone()), Settings::default(), &mesh.in_mesh());
+    assert_eq!(called(&again), (true, 0), "over a restart");
+    put(
+        &mut objects,
+        json!({"apiVersion": own, "kind": "TrafficPolicy", "metadata": {"name": "p", "namespace": "n"},
+        "spec": {"targetRefs": [{"name": "s"}], "mtls": "Disabled"}}),
+    );
+    let mesh = mesh.update(Arc::new(objects.clone()));
+    assert_eq!(called(&mesh), (false, 1), "the operator says so");
 }

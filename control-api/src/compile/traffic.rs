@@ -7,14 +7,18 @@ use std::time::Duration;
 use outrider_proto::envoy::config::cluster::v3 as cluster;
 use outrider_proto::envoy::config::core::v3 as core;
 use outrider_proto::envoy::config::route::v3 as pb;
+use outrider_proto::envoy::r#type::v3::Percent;
 use outrider_proto::outrider::load_balancing::v1::PeakEwma;
+use outrider_proto::outrider::shedding::v1::DeadlineShedding;
+use prost::Name as _;
 
 use super::attach::age;
 use super::model::{MeshService, ServicePort};
 use super::status::{ConditionKind, Statuses};
-use super::wire;
+use super::{balancing, wire};
+use crate::object::balancing::LbPolicy;
 use crate::object::http_route::{Retry, Timeouts};
-use crate::object::traffic::{LbPolicy, MtlsUse, Retries, TargetRef, TrafficPolicy};
+use crate::object::traffic::{MtlsUse, Retries, TargetRef, TrafficPolicy};
 use crate::object::{Key, Object, ObjectKind, Objects};
 
 /// What waits between attempts grow to at most, unless the first is longer.
@@ -97,19 +101,29 @@ impl Calls {
 
     /// What only our own proxy knows of a cluster, put on one that anybody can read; `None` when there is nothing.
     pub(super) fn ours(&self, common: &cluster::Cluster) -> Option<cluster::Cluster> {
-        let balancer = self.spec()?.load_balancer?;
-        (balancer.policy == LbPolicy::PeakEwma).then(|| cluster::Cluster {
-            lb_policy: cluster::cluster::LbPolicy::LoadBalancingPolicyConfig.into(),
-            load_balancing_policy: Some(cluster::LoadBalancingPolicy {
+        let spec = self.spec()?;
+        let by_latency =
+            spec.load_balancer.as_ref().is_some_and(|balancer| balancer.policy == LbPolicy::PeakEwma);
+        if !by_latency && spec.shedding.is_none() {
+            return None;
+        }
+        let mut ours = common.clone();
+        if by_latency {
+            ours.lb_policy = cluster::cluster::LbPolicy::LoadBalancingPolicyConfig.into();
+            ours.load_balancing_policy = Some(cluster::LoadBalancingPolicy {
                 policies: vec![cluster::load_balancing_policy::Policy {
                     typed_extension_config: Some(core::TypedExtensionConfig {
                         name: "outrider.load_balancing.peak_ewma".to_owned(),
                         typed_config: Some(wire::any(&PeakEwma::default())),
                     }),
                 }],
-            }),
-            ..common.clone()
-        })
+            });
+        }
+        if let Some(shedding) = spec.shedding {
+            let config = wire::any(&DeadlineShedding { percentile: shedding.percentile });
+            ours.typed_extension_protocol_options.insert(DeadlineShedding::full_name(), config);
+        }
+        Some(ours)
     }
 
     /// Whether endpoints without an identity are left out, though nobody else has one either.
@@ -129,6 +143,10 @@ impl Calls {
         action.timeout = Some(wire::duration(timeouts.request.map_or(Duration::ZERO, |request| request.0)));
         action.idle_timeout = timeouts.idle.map(|idle| wire::duration(idle.0));
         action.retry_policy = self.spec().and_then(|spec| spec.retries.as_ref()).and_then(retries);
+        let hedges = self.spec().and_then(|spec| spec.retries.as_ref()).is_some_and(|retries| retries.hedge);
+        action.hedge_policy = hedges.then_some(pb::HedgePolicy { hedge_on_per_try_timeout: true });
+        let balancer = self.spec().and_then(|spec| spec.load_balancer.as_ref());
+        action.hash_policy = balancer.map(balancing::hash).unwrap_or_default();
     }
 
     /// The route's own limits.
@@ -156,20 +174,10 @@ impl Calls {
         if let Some(connect) = spec.timeouts.and_then(|timeouts| timeouts.connect) {
             value.connect_timeout = Some(wire::duration(connect.0));
         }
-        if let Some(balancer) = spec.load_balancer {
-            value.lb_policy = match balancer.policy {
-                LbPolicy::RoundRobin => cluster::cluster::LbPolicy::RoundRobin,
-                LbPolicy::LeastRequest | LbPolicy::PeakEwma => cluster::cluster::LbPolicy::LeastRequest,
-                LbPolicy::Random => cluster::cluster::LbPolicy::Random,
-            }
-            .into();
-            value.lb_config = balancer.choices.map(|choices| {
-                cluster::cluster::LbConfig::LeastRequestLbConfig(cluster::cluster::LeastRequestLbConfig {
-                    choice_count: Some(choices),
-                    ..cluster::cluster::LeastRequestLbConfig::default()
-                })
-            });
+        if let Some(balancer) = &spec.load_balancer {
+            balancing::put_on_cluster(balancer, value);
         }
+        value.health_checks = spec.health_check.iter().map(balancing::check).collect();
         value.outlier_detection = spec.outlier_detection.map(|outliers| cluster::OutlierDetection {
             consecutive_5xx: outliers.consecutive_errors,
             interval: outliers.interval.map(|time| wire::duration(time.0)),
@@ -177,18 +185,24 @@ impl Calls {
             max_ejection_percent: outliers.max_ejection_percent,
             ..Default::default()
         });
-        if let Some(breaker) = spec.circuit_breaker {
-            value.circuit_breakers = Some(cluster::CircuitBreakers {
-                thresholds: vec![cluster::circuit_breakers::Thresholds {
-                    priority: 0,
-                    max_connections: breaker.max_connections,
-                    max_pending_requests: breaker.max_pending_requests,
-                    max_requests: breaker.max_requests,
-                    max_retries: breaker.max_retries,
-                    ..cluster::circuit_breakers::Thresholds::default()
-                }],
-            });
+        let budget = spec.retries.as_ref().and_then(|retries| retries.budget);
+        if spec.circuit_breaker.is_none() && budget.is_none() {
+            return;
         }
+        let breaker = spec.circuit_breaker.unwrap_or_default();
+        value.circuit_breakers = Some(cluster::CircuitBreakers {
+            thresholds: vec![cluster::circuit_breakers::Thresholds {
+                priority: 0,
+                max_connections: breaker.max_connections,
+                max_pending_requests: breaker.max_pending_requests,
+                max_requests: breaker.max_requests,
+                max_retries: breaker.max_retries,
+                retry_budget: budget.map(|budget| cluster::circuit_breakers::thresholds::RetryBudget {
+                    budget_percent: Some(Percent { value: f64::from(budget.percent) }),
+                    min_retry_concurrency: budget.min_concurrency,
+                }),
+            }],
+        });
     }
 }
 

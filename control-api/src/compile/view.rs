@@ -9,8 +9,9 @@ use outrider_proto::envoy::config::listener::v3::FilterChain;
 use prost::Message;
 
 use super::egress::Egress;
+use super::forward::Forward;
 use super::service::{Calling, Compiled};
-use super::{Settings, chain, egress, grpc, wire};
+use super::{Settings, ViewKey, chain, egress, grpc, wire};
 use crate::object::Key;
 use crate::snapshot::{Resource, Resources};
 
@@ -107,25 +108,13 @@ impl View {
     }
 
     /// As gRPC clients see it, made from what proxies see.
-    pub(super) fn of_grpc(
-        proxies: &Self,
-        services: &All,
-        settings: &Settings,
-        before: Option<(&Self, &Self)>,
-    ) -> Self {
+    pub(super) fn of_grpc(proxies: &Self, services: &All, settings: &Settings) -> Self {
         let clusters = proxies.clusters.iter().filter(|(name, _)| proxies.endpoints.contains_key(*name));
-        let (old_proxies, old) = before.unzip();
-        let again = |kind: fn(&Self) -> &Resources, name: &Arc<str>, resource: &Resource| {
-            let same = old_proxies.and_then(|old| kind(old).get(name)) == Some(resource);
-            same.then(|| old.and_then(|old| kind(old).get(name)).cloned()).flatten()
-        };
-        let made = |kind: fn(&Self) -> &Resources, make: fn(&Resource) -> Option<Resource>, all: Vec<_>| {
-            all.into_iter()
-                .filter_map(|(name, resource): (&Arc<str>, &Resource)| {
-                    let built = again(kind, name, resource).or_else(|| make(resource))?;
-                    Some((Arc::clone(name), built))
-                })
-                .collect::<Resources>()
+        let made = |make: fn(&Resource) -> Option<Resource>, all: Vec<_>| {
+            let each = all.into_iter().filter_map(|(name, resource): (&Arc<str>, &Resource)| {
+                Some((Arc::clone(name), make(resource)?))
+            });
+            each.collect::<Resources>()
         };
         let mut listeners = Resources::new();
         for (key, compiled) in services {
@@ -137,13 +126,9 @@ impl View {
             }
         }
         Self {
-            clusters: Arc::new(made(|view| &view.clusters, grpc::cluster, clusters.collect())),
-            endpoints: Arc::new(made(
-                |view| &view.endpoints,
-                grpc::endpoints,
-                proxies.endpoints.iter().collect(),
-            )),
-            routes: Arc::new(made(|view| &view.routes, grpc::routes, proxies.routes.iter().collect())),
+            clusters: Arc::new(made(grpc::cluster, clusters.collect())),
+            endpoints: Arc::new(made(grpc::endpoints, proxies.endpoints.iter().collect())),
+            routes: Arc::new(made(grpc::routes, proxies.routes.iter().collect())),
             listeners: Arc::new(listeners),
             outbound: None,
         }
@@ -170,4 +155,87 @@ impl Compiled {
     pub(super) fn calling(&self, namespace: Option<&str>) -> &Calling {
         namespace.and_then(|namespace| self.consumers.get(namespace)).unwrap_or(&self.producer)
     }
+}
+
+/// What is kept of a mesh to make the views of the next one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Older {
+    pub(super) views: BTreeMap<ViewKey, View>,
+    pub(super) inbound: Arc<Resources>,
+    /// What has changed since; `None` when that is too much to go on from there.
+    pub(super) changes: Option<Arc<Changes>>,
+}
+
+/// The services that are compiled otherwise than before.
+#[derive(Debug)]
+pub(super) struct Changes {
+    before: All,
+    after: All,
+    same_chains: bool,
+}
+
+impl Changes {
+    /// What has changed; `None` when it is so much that views are better made from scratch.
+    pub(super) fn between(old: &All, new: &All) -> Option<Self> {
+        let differing = |these: &All, those: &All| -> All {
+            let mut others = Forward::new(those);
+            let changed = these
+                .iter()
+                .filter(|(key, compiled)| others.find(key).is_none_or(|other| !Arc::ptr_eq(other, compiled)));
+            changed.map(|(key, compiled)| (key.clone(), Arc::clone(compiled))).collect()
+        };
+        let (before, after) = (differing(old, new), differing(new, old));
+        if before.len() + after.len() > new.len() / 2 {
+            return None;
+        }
+        let same_chains = before.len() == after.len()
+            && before
+                .iter()
+                .all(|(key, before)| after.get(key).is_some_and(|after| same_chains(before, after)));
+        Some(Self { before, after, same_chains })
+    }
+
+    /// Whether the filter chains of all services are what they were.
+    pub(super) fn chains_are_the_same(&self) -> bool {
+        self.same_chains
+    }
+
+    /// An older view with these changes, but for its outbound listener. `make` makes a view of some services.
+    pub(super) fn apply(
+        &self,
+        view: &View,
+        (old_inbound, (inbound, ours)): (&Resources, (&Resources, bool)),
+        make: &dyn Fn(&All, (&Resources, bool)) -> View,
+    ) -> View {
+        let none = Resources::new();
+        let same = std::ptr::eq(old_inbound, inbound) || old_inbound == inbound;
+        let (old_inbound, inbound) = if same { (&none, &none) } else { (old_inbound, inbound) };
+        let (gone, new) = (make(&self.before, (old_inbound, ours)), make(&self.after, (inbound, ours)));
+        View {
+            clusters: patched(&view.clusters, &gone.clusters, &new.clusters),
+            endpoints: patched(&view.endpoints, &gone.endpoints, &new.endpoints),
+            routes: patched(&view.routes, &gone.routes, &new.routes),
+            listeners: patched(&view.listeners, &gone.listeners, &new.listeners),
+            outbound: view.outbound.clone(),
+        }
+    }
+}
+
+fn same_chains(before: &Compiled, after: &Compiled) -> bool {
+    let mut consumers = before.consumers.keys().chain(after.consumers.keys());
+    let same = |namespace| before.calling(namespace).chains == after.calling(namespace).chains;
+    same(None) && consumers.all(|namespace| same(Some(&**namespace)))
+}
+
+/// Some resources without those that have gone, and with those that are new; the same ones if nothing differs.
+fn patched(all: &Arc<Resources>, gone: &Resources, new: &Resources) -> Arc<Resources> {
+    let removed = || gone.keys().filter(|name| !new.contains_key(*name));
+    let mut changed = new.iter().filter(|(name, resource)| all.get(*name) != Some(resource)).peekable();
+    if removed().next().is_none() && changed.peek().is_none() {
+        return Arc::clone(all);
+    }
+    let mut patched = Resources::clone(all);
+    removed().for_each(|name| drop(patched.remove(name)));
+    patched.extend(changed.map(|(name, resource)| (Arc::clone(name), resource.clone())));
+    Arc::new(patched)
 }

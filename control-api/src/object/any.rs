@@ -94,12 +94,18 @@ pub fn key_of(value: &Value) -> Option<Key> {
     let kind = kind(value.as_object()?).ok()?;
     let meta = value.get("metadata")?;
     let name = meta.get("name")?.as_str()?;
-    let namespace = match meta.get("namespace").and_then(Value::as_str) {
+    Some(key(kind, meta.get("namespace").and_then(Value::as_str), name))
+}
+
+/// The key of an object of a kind, with the namespace as it is written.
+#[must_use]
+pub fn key(kind: ObjectKind, namespace: Option<&str>, name: &str) -> Key {
+    let namespace = match namespace {
         _ if !kind.is_namespaced() => "",
         Some(namespace) if !namespace.is_empty() => namespace,
         Some(_) | None => super::meta::DEFAULT_NAMESPACE,
     };
-    Some(Key::new(kind, namespace, name))
+    Key::new(kind, namespace, name)
 }
 
 fn kind(fields: &Map<String, Value>) -> Result<ObjectKind, Vec<Fault>> {

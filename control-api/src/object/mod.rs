@@ -5,6 +5,7 @@
 
 pub mod any;
 pub mod authorization;
+pub mod balancing;
 pub mod core;
 pub mod egress;
 pub mod fault_action;

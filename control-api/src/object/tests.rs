@@ -152,6 +152,46 @@ fn our_kinds_are_checked_beyond_their_shape() {
             "{targetRefs: [{name: a}], loadBalancer: {policy: Random, choices: 3}}",
             "spec.loadBalancer.choices: goes with",
         ),
+        (
+            "TrafficPolicy",
+            "{targetRefs: [{name: a}], loadBalancer: {policy: Random, hash: [{header: a}]}}",
+            "spec.loadBalancer.hash: goes with",
+        ),
+        (
+            "TrafficPolicy",
+            "{targetRefs: [{name: a}], loadBalancer: {policy: Maglev, hash: [{header: a, cookie: b}]}}",
+            "spec.loadBalancer.hash[0]: exactly one of",
+        ),
+        (
+            "TrafficPolicy",
+            "{targetRefs: [{name: a}], loadBalancer: {policy: Maglev, hash: [{header: 'a b'}]}}",
+            "spec.loadBalancer.hash[0].header: must be a token",
+        ),
+        (
+            "TrafficPolicy",
+            "{targetRefs: [{name: a}], retries: {attempts: 1, hedge: true}}",
+            "spec.retries.hedge: needs perTryTimeout",
+        ),
+        (
+            "TrafficPolicy",
+            "{targetRefs: [{name: a}], retries: {attempts: 1, budget: {percent: 20}}, circuitBreaker: {maxRetries: 3}}",
+            "spec.circuitBreaker.maxRetries: does not go with",
+        ),
+        (
+            "TrafficPolicy",
+            "{targetRefs: [{name: a}], healthCheck: {interval: 1s}}",
+            "spec.healthCheck: exactly one of",
+        ),
+        (
+            "TrafficPolicy",
+            "{targetRefs: [{name: a}], healthCheck: {http: {path: up}}}",
+            "spec.healthCheck.http.path: must begin",
+        ),
+        (
+            "TrafficPolicy",
+            "{targetRefs: [{name: a}], shedding: {percentile: 60}}",
+            "spec.shedding.percentile: must be from",
+        ),
         ("AuthorizationPolicy", "{}", "spec.rules: the policy says nothing"),
         ("AuthorizationPolicy", "{action: Deny}", "spec.rules: a Deny policy without rules"),
         (

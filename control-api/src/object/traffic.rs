@@ -4,12 +4,10 @@ use outrider_proto::Path;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::balancing::LoadBalancer;
 use super::http_route::MAX_RETRIES;
 use super::scalar::Span;
 use super::{ObjectKind, Spec};
-
-/// Most endpoints that are drawn to choose from: the proxy's own limit.
-const MAX_CHOICES: u32 = 32;
 
 /// How the services that it targets are called: balancing, retries, timeouts, limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -33,6 +31,12 @@ pub struct TrafficPolicy {
     /// When an endpoint that fails is left out for a while.
     #[serde(default)]
     pub outlier_detection: Option<OutlierDetection>,
+    /// How endpoints are asked whether they are well, by each sidecar that calls them.
+    #[serde(default)]
+    pub health_check: Option<HealthCheck>,
+    /// Requests that cannot be answered in time are refused; by our own proxy only.
+    #[serde(default)]
+    pub shedding: Option<Shedding>,
     /// Whether the service is spoken to with mutual TLS.
     #[serde(default)]
     pub mtls: Option<MtlsUse>,
@@ -63,31 +67,6 @@ fn service() -> String {
     "Service".to_owned()
 }
 
-/// How an endpoint is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct LoadBalancer {
-    /// The way.
-    pub policy: LbPolicy,
-    /// `LeastRequest`: how many are drawn to choose from; 2 when it is not said.
-    #[serde(default)]
-    #[schemars(range(min = 2, max = 32))]
-    pub choices: Option<u32>,
-}
-
-/// Ways to choose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-pub enum LbPolicy {
-    /// In turn, by weight.
-    RoundRobin,
-    /// The least busy of some drawn by chance.
-    LeastRequest,
-    /// By chance, by weight.
-    Random,
-    /// The cheaper of two by observed latency and what is under way; in Envoy and gRPC the least busy one.
-    PeakEwma,
-}
-
 /// When a request is tried again.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -106,9 +85,28 @@ pub struct Retries {
     /// How long one attempt may take.
     #[serde(default)]
     pub per_try_timeout: Option<Span>,
+    /// An attempt that `perTryTimeout` ends is waited for while the next one is made, and the first good answer counts.
+    #[serde(default)]
+    pub hedge: bool,
+    /// How much of what is under way may be retries, instead of `circuitBreaker.maxRetries`. Our own proxy has a budget
+    /// without it too: a fifth of the requests, and ten a second.
+    #[serde(default)]
+    pub budget: Option<RetryBudget>,
     /// The first wait is random up to this; it doubles each time.
     #[serde(default)]
     pub backoff: Option<Span>,
+}
+
+/// How much of what is under way may be retries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct RetryBudget {
+    /// Of the requests under way.
+    #[schemars(range(min = 0, max = 100))]
+    pub percent: u32,
+    /// So many may be whatever the share; 3 when it is not said.
+    #[serde(default)]
+    pub min_concurrency: Option<u32>,
 }
 
 /// What makes a request be tried again. The names are Envoy's.
@@ -210,6 +208,69 @@ pub struct OutlierDetection {
     pub max_ejection_percent: Option<u32>,
 }
 
+/// How endpoints are asked whether they are well: by exactly one of `http`, `grpc` and `tcp`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct HealthCheck {
+    /// An HTTP GET that must be answered with 200.
+    #[serde(default)]
+    pub http: Option<HttpCheck>,
+    /// The gRPC health service.
+    #[serde(default)]
+    pub grpc: Option<GrpcCheck>,
+    /// A connection.
+    #[serde(default)]
+    pub tcp: Option<TcpCheck>,
+    /// How often; 10 s when it is not said.
+    #[serde(default)]
+    pub interval: Option<Span>,
+    /// How long an answer may take; 1 s when it is not said.
+    #[serde(default)]
+    pub timeout: Option<Span>,
+    /// An endpoint is left out after so many failures in a row; 3 when it is not said.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub unhealthy_after: Option<u32>,
+    /// It is used again after so many answers in a row; 1 when it is not said.
+    #[serde(default)]
+    #[schemars(range(min = 1))]
+    pub healthy_after: Option<u32>,
+}
+
+/// An HTTP GET.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HttpCheck {
+    /// What is asked for.
+    #[schemars(length(min = 1, max = 1024))]
+    pub path: String,
+}
+
+/// A call of the gRPC health service.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GrpcCheck {
+    /// The service that is asked about; the server as a whole when it is empty.
+    #[serde(default)]
+    #[schemars(length(max = 253))]
+    pub service: String,
+}
+
+/// Nothing more than a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TcpCheck {}
+
+/// When a request is refused because it cannot be answered in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Shedding {
+    /// So many percent of the good answers came within the time that a request must have left; 10 when it is not said.
+    #[serde(default)]
+    #[schemars(range(min = 1, max = 50))]
+    pub percentile: Option<u32>,
+}
+
 /// Whether a service is spoken to with mutual TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 pub enum MtlsUse {
@@ -231,14 +292,8 @@ impl Spec for TrafficPolicy {
                 path.item("targetRefs", index, |path| path.fault_at("kind", "only Services can be targeted"));
             }
         }
-        if let Some(balancer) = &self.load_balancer
-            && let Some(choices) = balancer.choices
-        {
-            if balancer.policy != LbPolicy::LeastRequest {
-                path.fault_at("loadBalancer.choices", "goes with LeastRequest only");
-            } else if !(2..=MAX_CHOICES).contains(&choices) {
-                path.fault_at("loadBalancer.choices", format!("must be from 2 to {MAX_CHOICES}"));
-            }
+        if let Some(balancer) = &self.load_balancer {
+            path.field("loadBalancer", |path| balancer.check(path));
         }
         if let Some(retries) = &self.retries {
             path.field("retries", |path| retries.check(path));
@@ -250,6 +305,17 @@ impl Spec for TrafficPolicy {
         }
         if let Some(outlier) = &self.outlier_detection {
             path.field("outlierDetection", |path| outlier.check(path));
+        }
+        let limit = self.circuit_breaker.and_then(|breaker| breaker.max_retries);
+        if limit.is_some() && self.retries.as_ref().is_some_and(|retries| retries.budget.is_some()) {
+            path.fault_at("circuitBreaker.maxRetries", "does not go with retries.budget");
+        }
+        if let Some(check) = &self.health_check {
+            path.field("healthCheck", |path| check.check(path));
+        }
+        let percentile = self.shedding.and_then(|shedding| shedding.percentile);
+        if percentile.is_some_and(|percentile| !(1..=50).contains(&percentile)) {
+            path.fault_at("shedding.percentile", "must be from 1 to 50");
         }
     }
 }
@@ -270,8 +336,37 @@ impl OutlierDetection {
     }
 }
 
+impl HealthCheck {
+    fn check(&self, path: &mut Path) {
+        let said = [self.http.is_some(), self.grpc.is_some(), self.tcp.is_some()];
+        if said.into_iter().filter(|said| *said).count() != 1 {
+            path.fault("exactly one of http, grpc and tcp is needed");
+        }
+        if self.http.as_ref().is_some_and(|http| !http.path.starts_with('/')) {
+            path.fault_at("http.path", "must begin with a slash");
+        }
+        for (time, name) in [(self.interval, "interval"), (self.timeout, "timeout")] {
+            if time.is_some_and(|time| time.0.is_zero()) {
+                path.fault_at(name, "must be longer than 0");
+            }
+        }
+        for (count, name) in [(self.unhealthy_after, "unhealthyAfter"), (self.healthy_after, "healthyAfter")]
+        {
+            if count == Some(0) {
+                path.fault_at(name, "must be at least 1");
+            }
+        }
+    }
+}
+
 impl Retries {
     fn check(&self, path: &mut Path) {
+        if self.hedge && self.per_try_timeout.is_none_or(|timeout| timeout.0.is_zero()) {
+            path.fault_at("hedge", "needs perTryTimeout");
+        }
+        if self.budget.is_some_and(|budget| budget.percent > 100) {
+            path.fault_at("budget.percent", "must be from 0 to 100");
+        }
         if self.attempts > MAX_RETRIES {
             path.fault_at("attempts", format!("more than {MAX_RETRIES}"));
         }

@@ -42,6 +42,13 @@ pub(super) struct Serve {
     /// The directory of YAML files with the mesh's objects; it is watched.
     #[arg(long, value_name = "DIR")]
     pub(super) config_dir: Option<PathBuf>,
+    /// The mesh's objects are those of the Kubernetes API: of the cluster that this runs in, or of the one that
+    /// `KUBECONFIG` names. Service accounts prove who they are by their tokens.
+    #[arg(long, conflicts_with = "config_dir")]
+    pub(super) kubernetes: bool,
+    /// As `--kubernetes`, with this file in place of `KUBECONFIG`.
+    #[arg(long, value_name = "FILE", conflicts_with = "config_dir")]
+    pub(super) kubeconfig: Option<PathBuf>,
     /// Where proxies connect to: ADS and identities.
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:15012")]
     pub(super) address: SocketAddr,
@@ -85,6 +92,8 @@ pub(super) struct Serve {
     /// Requests and connections of each proxy that may have one at a time.
     #[arg(long, value_name = "NUMBER")]
     pub(super) faults_max_active: Option<u32>,
+    #[command(flatten)]
+    pub(super) webhook: super::webhook::Webhook,
     /// error, warn, info, debug, trace or off.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub(super) log_level: String,
@@ -107,4 +116,17 @@ pub(super) struct Token {
     /// How long it proves the identity, in seconds; a year at most. A proxy needs it at each renewal.
     #[arg(long, value_name = "SECONDS", default_value_t = 30 * 24 * 3600)]
     pub(super) life_s: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Arguments;
+
+    /// What clap can find wrong with a definition it finds when the program starts, if it was built for tests.
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
 }

@@ -1,8 +1,11 @@
 //! The control server's command line, and the server from start to end.
 
 mod arguments;
+mod cluster;
+mod in_mesh;
 mod kept;
 mod run;
+mod webhook;
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};

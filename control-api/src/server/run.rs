@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use kube::Client;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,11 +14,12 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::prelude::*;
 
 use super::arguments::Serve;
-use super::{StartError, kept};
+use super::{StartError, cluster, in_mesh, kept, webhook};
 use crate::api::{self, Api};
 use crate::auth::join::JoinKey;
 use crate::auth::operator::OperatorToken;
-use crate::auth::{Access, check_segment, check_trust_domain};
+use crate::auth::token_review::Reviews;
+use crate::auth::{Access, Authenticator, Tokens, check_segment, check_trust_domain};
 use crate::ca::state::StateDir;
 use crate::ca::{Authority, GivenFiles, Lives, Origin};
 use crate::compile::Settings;
@@ -80,31 +82,32 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
     let workloads = Arc::new(Workloads::new(Duration::from_secs(serve.grace_s)));
     kept::restore(&base.state, &workloads);
     let registry = Arc::new(Registry::new(Arc::clone(&workloads)));
-    let source = source(&serve).await?;
+    let client = cluster::client(&serve).await?;
+    let mut signals = Box::pin(signals);
+    let source = tokio::select! {
+        source = source(&serve, client.as_ref()) => source?,
+        // The API server may be away for long.
+        () = &mut signals => return Ok(()),
+    };
     let view = source.borrow().clone();
     for diagnostic in view.diagnostics.iter() {
         tracing::warn!(%diagnostic, "not in force");
     }
-    let settings = Settings {
-        trust_domain: serve.common.trust_domain.clone(),
-        cluster_domain: serve.cluster_domain.clone(),
-        root_namespace: serve.root_namespace.clone(),
-        faults: Caps {
-            max_workloads: serve.faults_max_workloads_percent,
-            max_share: serve.faults_max_share_percent,
-            max_active: serve.faults_max_active,
-        },
-    };
+    let known = in_mesh::restore(&base.state).map_err(|error| StartError::of("--state-dir")(&error))?;
     let failed = StartError::of("--state-dir");
     let experiments = Experiments::open(base.state.clone()).map_err(|error| failed(&error))?;
     let operator = OperatorToken::open(&base.state).map_err(|error| failed(&error))?;
-    let engine = Arc::new(Engine::new(settings, &view, Arc::clone(&registry), Arc::new(experiments)));
+    let (settings, experiments) = (settings(&serve), Arc::new(experiments));
+    let engine = Arc::new(Engine::new(settings, &view, Arc::clone(&registry), &known, experiments));
+    tokio::spawn(in_mesh::run(base.state.clone(), Arc::clone(&engine)));
     tokio::spawn(Arc::clone(&engine).run(source));
     tokio::spawn(kept::run(base.state.clone(), workloads.watch()));
     tokio::spawn(async move { workloads.run().await });
     tokio::spawn(upkeep(recorder.clone()));
 
     let api = Api { engine: Arc::clone(&engine), registry: Arc::clone(&registry), recorder, operator };
+    let state = (Arc::clone(&engine), Arc::clone(&registry));
+    let lease = client.clone().map(|client| cluster::write(client, &serve, state, ending.clone()));
     let (told, changes) = watch::channel(0);
     tokio::spawn(debounce::run(engine.changes(), engine.urgent(), told));
     let shared = Shared {
@@ -115,12 +118,16 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
         differ: Arc::default(),
         ending: ending.clone(),
     };
-    let access = Access { tokens: Some(Arc::clone(&base.join) as _), trust_plaintext: serve.plaintext };
+    let reviews = client.clone().map(|client| Reviews::new(client, &serve.common.trust_domain));
+    let tokens: Arc<dyn Authenticator> = Arc::new(Tokens { join: Arc::clone(&base.join), reviews });
+    let access = Access { tokens: Some(Arc::clone(&tokens)), trust_plaintext: serve.plaintext };
     let mut services = Routes::new(Ads::service(shared, access));
-    services =
-        services.add_service(Identities::service(Arc::clone(&base.authority), Arc::clone(&base.join) as _));
+    services = services.add_service(Identities::service(Arc::clone(&base.authority), tokens));
     let (listener, transport) = listener(&serve, &base)?;
     let address = listener.local_addr().map_err(|error| StartError::of("--address")(&error))?;
+    let mesh = (serve.common.trust_domain.as_str(), serve.root_namespace.as_str());
+    webhook::start(&serve.webhook, mesh, (Arc::clone(&base.authority), client), &transport, ending.clone())
+        .await?;
     // Not before proxies can connect: who asks whether it is ready shall not be told too early.
     let api = api::start(serve.api_address, api, ending.clone());
     let api_address = api.await.map_err(|error| StartError::of("--api-address")(&error))?;
@@ -131,9 +138,23 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
         end.send_replace(true);
     });
     let served = server::run(services, listener, transport, ending).await;
+    cluster::written(lease).await;
     served.map_err(|error| StartError::of("--address")(&error))?;
     tracing::info!("ended");
     Ok(())
+}
+
+fn settings(serve: &Serve) -> Settings {
+    Settings {
+        trust_domain: serve.common.trust_domain.clone(),
+        cluster_domain: serve.cluster_domain.clone(),
+        root_namespace: serve.root_namespace.clone(),
+        faults: Caps {
+            max_workloads: serve.faults_max_workloads_percent,
+            max_share: serve.faults_max_share_percent,
+            max_active: serve.faults_max_active,
+        },
+    }
 }
 
 /// State, authority and join key.
@@ -170,9 +191,12 @@ fn base(serve: &Serve) -> Result<Base, StartError> {
     Ok(Base { authority, join: Arc::new(join), state, _lock: lock })
 }
 
-async fn source(serve: &Serve) -> Result<watch::Receiver<View>, StartError> {
+async fn source(serve: &Serve, client: Option<&Client>) -> Result<watch::Receiver<View>, StartError> {
+    if let Some(client) = client {
+        return cluster::source(client).await;
+    }
     let Some(directory) = &serve.config_dir else {
-        return Err(StartError("no objects; use --config-dir DIR".to_owned()));
+        return Err(StartError("no objects; use --config-dir DIR, or --kubernetes".to_owned()));
     };
     let failed =
         |error: std::io::Error| StartError(format!("--config-dir: {}: {error}", directory.display()));
@@ -202,6 +226,10 @@ fn listener(serve: &Serve, base: &Base) -> Result<(TcpListener, Transport), Star
 fn names(serve: &Serve) -> Names {
     let mut dns = serve.server_name.clone();
     dns.push("localhost".to_owned());
+    if serve.webhook.webhook_address.is_some() {
+        dns.push(webhook::dns_name(&serve.root_namespace));
+    }
+    dns.sort();
     dns.dedup();
     let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
     let own = serve.address.ip();

@@ -3,6 +3,7 @@
 
 pub mod diagnostic;
 pub mod files;
+pub mod kubernetes;
 mod yaml;
 
 use std::sync::Arc;

@@ -7,8 +7,10 @@
 use std::rc::Rc;
 
 use super::draw::Draw;
+use super::zone::Home;
 use super::{Group, Wish};
 use crate::model::Balancing;
+use crate::model::balancing::ZoneAware;
 use crate::model::endpoint::{Health, Locality};
 use crate::upstream::EndpointState;
 
@@ -50,14 +52,16 @@ pub struct Counts {
 impl Levels {
     /// Over these endpoints.
     #[must_use]
-    pub fn new(members: &[Member], balancing: &Balancing) -> Self {
+    pub fn new(members: &[Member], balancing: &Balancing, home: Option<&Home>) -> Self {
         let last = members.iter().map(|member| member.locality.priority).max().unwrap_or(0);
         let of = |priority: u32| members.iter().filter(move |member| member.locality.priority == priority);
         let counts: Vec<Counts> = (0..=last).map(|priority| Counts::of(of(priority))).collect();
         let mut sum = 0;
         let mut levels = Vec::new();
         for (priority, (load, panic)) in (0..=last).zip(loads(&counts, balancing.panic_percent)) {
-            let level = Level::new(of(priority), panic, balancing);
+            // Zones count in the first priority only, as in Envoy.
+            let home = home.filter(|_| priority == 0);
+            let level = Level::new(of(priority), panic, balancing, home);
             if load > 0 && !level.groups.is_empty() {
                 sum += load;
                 levels.push((sum, level));
@@ -144,7 +148,15 @@ fn loads(counts: &[Counts], threshold: f64) -> Vec<(u32, bool)> {
 }
 
 impl Level {
-    fn new<'a>(members: impl Iterator<Item = &'a Member>, panic: bool, balancing: &Balancing) -> Self {
+    fn new<'a>(
+        members: impl Iterator<Item = &'a Member>,
+        panic: bool,
+        balancing: &Balancing,
+        home: Option<&Home>,
+    ) -> Self {
+        if panic && balancing.fail_on_panic {
+            return Self { groups: Vec::new(), draw: Draw::new(&[1]) };
+        }
         let members: Vec<&Member> = members.collect();
         let used: Vec<&Member> = members
             .iter()
@@ -155,6 +167,11 @@ impl Level {
             })
             .copied()
             .collect();
+        if let (false, Some(zones), Some(home)) = (panic, &balancing.zone_aware, home)
+            && let Some(level) = Self::zonal(&members, &used, (home, zones), balancing)
+        {
+            return level;
+        }
         if panic || !balancing.locality_weighted {
             let shares = used.iter().map(|member| f64::from(member.weight)).collect();
             let groups =
@@ -178,6 +195,39 @@ impl Level {
             weights.push(*weight);
         }
         Self { groups, draw: Draw::new(&weights) }
+    }
+
+    /// With a group for each zone that gets requests of its own, and one for those that go anywhere.
+    fn zonal(
+        members: &[&Member],
+        used: &[&Member],
+        (home, zones): (&Home, &ZoneAware),
+        balancing: &Balancing,
+    ) -> Option<Self> {
+        let mut counted: Vec<(&Locality, usize)> = Vec::new();
+        for member in members {
+            let locality: &Locality = &member.locality;
+            if !counted.iter().any(|(known, _)| known.is_same(locality)) {
+                let here = used.iter().filter(|other| other.locality.is_same(locality));
+                counted.push((locality, here.count()));
+            }
+        }
+        let (anywhere, shares) = home.shares(&counted, zones, balancing.panic_percent)?;
+        let (mut groups, mut weights) = (Vec::new(), Vec::new());
+        let mut add = |of: &[&Member], weight: u32| {
+            if weight > 0 && !of.is_empty() {
+                let shares = of.iter().map(|member| f64::from(member.weight)).collect();
+                groups.push(Group::new(of, shares, balancing));
+                weights.push(weight);
+            }
+        };
+        add(used, anywhere);
+        for ((zone, _), share) in counted.iter().zip(shares) {
+            let here: Vec<&Member> =
+                used.iter().filter(|member| member.locality.is_same(zone)).copied().collect();
+            add(&here, share);
+        }
+        Some(Self { groups, draw: Draw::new(&weights) })
     }
 }
 

@@ -9,6 +9,7 @@ pub mod ewma;
 mod hash;
 pub mod levels;
 mod schedule;
+pub mod zone;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -38,7 +38,7 @@ fn counted(levels: &Levels, count: usize, picks: usize) -> Vec<usize> {
 }
 
 fn shares(balancer: Balancer, weights: &[u32], picks: usize) -> Vec<usize> {
-    let levels = Levels::new(&members(weights), &balancing(balancer));
+    let levels = Levels::new(&members(weights), &balancing(balancer), None);
     counted(&levels, weights.len(), picks)
 }
 
@@ -61,7 +61,7 @@ fn round_robin_is_exact() {
 
 #[test]
 fn weighted_turns_are_smooth() {
-    let levels = Levels::new(&members(&[5, 1, 1]), &balancing(Balancer::RoundRobin));
+    let levels = Levels::new(&members(&[5, 1, 1]), &balancing(Balancer::RoundRobin), None);
     let mut random = fastrand::Rng::with_seed(7);
     let turns: Vec<u16> =
         (0..70).map(|_| levels.pick(&Wish::default(), &mut random).unwrap().address().port()).collect();
@@ -97,7 +97,7 @@ fn the_busy_are_avoided() {
     for balancer in [Balancer::LeastRequest { choices: 4, bias: 1.0 }, EWMA] {
         let members = members(&[1, 1]);
         let _busy = members[0].state.begin();
-        let found = counted(&Levels::new(&members, &balancing(balancer)), 2, 100);
+        let found = counted(&Levels::new(&members, &balancing(balancer), None), 2, 100);
         assert_eq!(found, [0, 100], "{balancer:?}");
     }
     for (bias, wanted) in [(0.0, 7500), (1.0, 4286), (2.0, 1579)] {
@@ -105,7 +105,7 @@ fn the_busy_are_avoided() {
         let members = members(&[3, 1]);
         let _busy = (members[0].state.begin(), members[0].state.begin(), members[0].state.begin());
         let balancer = Balancer::LeastRequest { choices: 2, bias };
-        let found = counted(&Levels::new(&members, &balancing(balancer)), 2, 10_000)[0];
+        let found = counted(&Levels::new(&members, &balancing(balancer), None), 2, 10_000)[0];
         assert!(found.abs_diff(wanted) < 20, "{bias}: {found} instead of {wanted}");
     }
 }
@@ -118,7 +118,7 @@ fn the_slow_are_avoided_until_it_is_forgotten() {
     for (member, latency) in members.iter().zip([5, 5, 500]) {
         member.state.latency.observe(&parameters, Duration::from_millis(latency), now);
     }
-    let found = counted(&Levels::new(&members, &balancing(EWMA)), 3, 1000);
+    let found = counted(&Levels::new(&members, &balancing(EWMA), None), 3, 1000);
     assert_eq!(found[2], 0);
     assert!(is_about(found[0], 500) || found[0] > 400, "{found:?}");
 }
@@ -126,7 +126,7 @@ fn the_slow_are_avoided_until_it_is_forgotten() {
 #[test]
 fn a_hash_sticks() {
     for balancer in [Balancer::Maglev(997), Balancer::RingHash { min: 1024, max: 4096 }] {
-        let levels = Levels::new(&members(&[1; 20]), &balancing(balancer));
+        let levels = Levels::new(&members(&[1; 20]), &balancing(balancer), None);
         let mut random = fastrand::Rng::with_seed(7);
         for hash in [0, 7, u64::MAX, 0x1234_5678_9abc_def0] {
             let mut pick = |again| {
@@ -146,14 +146,14 @@ fn a_slow_start_is_slow() {
     balancing.slow_start = Some(SlowStart { window: Duration::from_secs(100), aggression: 1.0, least: 0.1 });
     let members = members(&[1, 1]);
     // Both at their beginning: as ever.
-    let even = counted(&Levels::new(&members, &balancing), 2, 10_000);
+    let even = counted(&Levels::new(&members, &balancing, None), 2, 10_000);
     assert!(is_about(even[0], 5000), "{even:?}");
     members[0].state.backdate(Duration::from_secs(200));
-    let found = counted(&Levels::new(&members, &balancing), 2, 10_000);
+    let found = counted(&Levels::new(&members, &balancing, None), 2, 10_000);
     // One to a tenth.
     assert!((700..1150).contains(&found[1]), "{found:?}");
     members[1].state.backdate(Duration::from_secs(50));
-    let found = counted(&Levels::new(&members, &balancing), 2, 9_000);
+    let found = counted(&Levels::new(&members, &balancing, None), 2, 9_000);
     assert!((2700..3300).contains(&found[1]), "{found:?}");
 }
 
@@ -171,15 +171,15 @@ fn localities_have_their_share() {
     weighted.locality_weighted = true;
     for balancer in [Balancer::RoundRobin, Balancer::Maglev(65_537)] {
         weighted.balancer = balancer;
-        let found = counted(&Levels::new(&members, &weighted), 6, 80_000);
+        let found = counted(&Levels::new(&members, &weighted, None), 6, 80_000);
         assert!(is_about(found[0], 30_000) && is_about(found[5], 5_000), "{found:?}");
     }
     // Half of "a" is gone: 1.4 times a half of its share is left, 2.1 to 1.
     members[0].health = Health::Unwell;
-    let found = counted(&Levels::new(&members, &weighted), 6, 31_000);
+    let found = counted(&Levels::new(&members, &weighted, None), 6, 31_000);
     assert!(found[0] == 0 && is_about(found[1], 21_000), "{found:?}");
     // Without shares all are the same.
-    let found = counted(&Levels::new(&members, &balancing(Balancer::RoundRobin)), 6, 5_000);
+    let found = counted(&Levels::new(&members, &balancing(Balancer::RoundRobin), None), 6, 5_000);
     assert_eq!(found, [0, 1000, 1000, 1000, 1000, 1000]);
 }
 
@@ -188,7 +188,7 @@ fn priorities_spill_over_and_panic() {
     let mut members: Vec<Member> = (0..4).map(|n| placed(n, "a", (0, 0), Health::Well)).collect();
     members.extend((4..8).map(|n| placed(n, "b", (1, 0), Health::Well)));
     let count =
-        |members: &[Member]| counted(&Levels::new(members, &balancing(Balancer::RoundRobin)), 8, 8_000);
+        |members: &[Member]| counted(&Levels::new(members, &balancing(Balancer::RoundRobin), None), 8, 8_000);
     assert_eq!(count(&members), [2000, 2000, 2000, 2000, 0, 0, 0, 0]);
     members[0].health = Health::Unwell;
     members[1].health = Health::Draining;
@@ -206,13 +206,13 @@ fn priorities_spill_over_and_panic() {
     assert!(found[1] == 0 && found[0] > 1000 && found[7] > 800, "{found:?}");
     let mut never = balancing(Balancer::RoundRobin);
     never.panic_percent = 0.0;
-    assert!(Levels::new(&members, &never).pick(&Wish::default(), &mut fastrand::Rng::new()).is_none());
+    assert!(Levels::new(&members, &never, None).pick(&Wish::default(), &mut fastrand::Rng::new()).is_none());
 }
 
 #[test]
 fn nobody_is_picked_from_nobody() {
     for balancer in [Balancer::RoundRobin, Balancer::Random, LEAST, EWMA, Balancer::Maglev(997)] {
-        let levels = Levels::new(&[], &balancing(balancer));
+        let levels = Levels::new(&[], &balancing(balancer), None);
         assert!(levels.pick(&Wish::default(), &mut fastrand::Rng::new()).is_none());
     }
 }

@@ -14,6 +14,8 @@ use crate::svid::options::Options;
 
 /// Largest start-up file, in bytes.
 const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
+/// Longest id of a node that the environment gives, in bytes: more than any name of a pod has.
+const MAX_NODE_ID_BYTES: usize = 253;
 /// Most workers.
 const MAX_WORKERS: usize = 256;
 /// How long connections may take to end.
@@ -192,6 +194,22 @@ pub fn read(file: &Path) -> Result<Bootstrap, StartError> {
     parse(&text).map_err(|faults| lines(file, &faults))
 }
 
+/// Gives the node the id of `OUTRIDER_NODE_ID`, if that is set. A pod has no name yet when its start-up file is made.
+///
+/// # Errors
+/// When it cannot be one.
+pub fn name_node(bootstrap: &mut Bootstrap, env: impl Fn(&str) -> Option<String>) -> Result<(), StartError> {
+    let Some(id) = env("OUTRIDER_NODE_ID") else { return Ok(()) };
+    let plain = |byte: u8| byte.is_ascii_graphic();
+    if id.is_empty() || id.len() > MAX_NODE_ID_BYTES || !id.bytes().all(plain) {
+        let reason =
+            format!("OUTRIDER_NODE_ID: must be 1 to {MAX_NODE_ID_BYTES} printable characters without blanks");
+        return Err(StartError(vec![reason]));
+    }
+    bootstrap.node.id = id;
+    Ok(())
+}
+
 /// The lines that tell what is wrong with a file.
 #[must_use]
 pub fn lines(file: &Path, faults: &[Fault]) -> StartError {
@@ -226,6 +244,19 @@ mod tests {
         let wrong = Settings::from_env(PathBuf::from("x"), env).unwrap_err().0;
         assert_eq!(wrong.len(), 5, "{wrong:?}");
         assert!(wrong[0].starts_with("OUTRIDER_WORKERS: \"0\" is not a number from 1 to 256"));
+    }
+
+    #[test]
+    fn the_environment_names_the_node() {
+        let named = |id: Option<&str>| {
+            let mut bootstrap = parse("node: {id: of-the-file}").unwrap();
+            name_node(&mut bootstrap, |_| id.map(str::to_owned)).map(|()| bootstrap.node.id)
+        };
+        assert_eq!(named(None).unwrap(), "of-the-file");
+        assert_eq!(named(Some("cart-7f9-x2")).unwrap(), "cart-7f9-x2");
+        for wrong in ["", "a b", "ü", &"a".repeat(254)] {
+            assert!(named(Some(wrong)).unwrap_err().0[0].starts_with("OUTRIDER_NODE_ID: "), "{wrong}");
+        }
     }
 
     #[test]

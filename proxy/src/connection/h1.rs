@@ -19,114 +19,149 @@ use crate::http::h1::server::{H1Server, NoRequest};
 use crate::http::heads::Heads;
 use crate::http::message::{BodyLength, RequestHead};
 use crate::limit::pressure::Stage;
+use crate::model::HttpChain;
 use crate::observe::Reason;
 use crate::transport::Transport;
 
 /// How long a client may take to read its last answer.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// A client's connection over HTTP/1, between requests.
+#[derive(Debug)]
+pub struct Connection {
+    server: H1Server,
+    origin: Origin,
+    drain: Drain,
+    timer: LazyTimer,
+    opened: Instant,
+    /// When the last response was sent.
+    quiet_since: Instant,
+    served: u32,
+}
+
+impl Connection {
+    /// A connection that nothing was said on.
+    #[must_use]
+    pub fn new(transport: Transport, origin: Origin, drain: Drain) -> Box<Self> {
+        let link = H1Link::new(transport, Rc::clone(&origin.worker.buffers));
+        let (server, timer) = (H1Server::new(link), LazyTimer::default());
+        let opened = Instant::now();
+        Box::new(Self { server, origin, drain, timer, opened, quiet_since: opened, served: 0 })
+    }
+}
+
 /// Serves a connection to its end.
-pub async fn serve(transport: Transport, mut origin: Origin, drain: Drain) {
-    let limits = (limits(&origin), origin.chain.request_headers_timeout);
-    let link = H1Link::new(transport, Rc::clone(&origin.worker.buffers));
-    let mut server = H1Server::new(link);
-    let mut timer = LazyTimer::default();
-    let opened = Instant::now();
-    let mut served = 0_u32;
-    while begun(&mut server, (&mut timer, opened), (&origin, &drain)).await {
-        let mut heads = origin.worker.heads.lend();
-        match next(&mut server, &limits, &mut heads.request, &mut timer).await {
-            Next::Request => {}
-            Next::Close => break,
-            Next::Refuse(reason, detail) => {
-                refuse(&mut server, &mut heads, (reason, &detail), &origin).await;
-                break;
-            }
-        }
-        served = served.saturating_add(1);
-        let last = origin.chain.max_requests.is_some_and(|limit| served >= limit);
-        let short = origin.worker.pressure.holds(Stage::StopKeepAlive, || origin.worker.draw());
-        if last || short || drain.has_begun() {
-            server.close_after_response();
-        }
-        if let Some(renewed) = origin.renewed() {
-            origin = renewed;
-        }
-        let outcome = exchange::serve(&mut server, &mut heads, &mut timer, &origin).await;
-        origin.worker.heads.give_back(heads);
-        if outcome == Outcome::Broken || !server.may_continue() {
+pub async fn serve(mut connection: Box<Connection>) {
+    while connection.begun().await {
+        let rooms = Rc::clone(&connection.origin.worker.rooms);
+        let (served, goes_on) = rooms.run(move || request(connection)).await;
+        connection = served;
+        if !goes_on {
             break;
         }
     }
-    let _ = timeout(LINGER, server.linger()).await;
+    let _ = timeout(LINGER, connection.server.linger()).await;
 }
 
-fn limits(origin: &Origin) -> HeadLimits {
-    HeadLimits {
-        max_head_bytes: origin.chain.max_head_bytes,
-        max_headers: origin.chain.max_headers,
-        accept_http10: origin.chain.accept_http10,
-        ..HeadLimits::default()
+/// Serves the next request; whether another may follow.
+async fn request(mut connection: Box<Connection>) -> (Box<Connection>, bool) {
+    let goes_on = connection.request().await;
+    (connection, goes_on)
+}
+
+impl Connection {
+    /// Serves the next request; whether another may follow.
+    async fn request(&mut self) -> bool {
+        let mut heads = self.origin.worker.heads.lend();
+        match self.next(&mut heads.request).await {
+            Next::Request => {}
+            Next::Close => return false,
+            Next::Refuse(reason, detail) => {
+                refuse(&mut self.server, &mut heads, (reason, &detail), &self.origin).await;
+                return false;
+            }
+        }
+        self.served = self.served.saturating_add(1);
+        let worker = &self.origin.worker;
+        let last = self.origin.chain.max_requests.is_some_and(|limit| self.served >= limit);
+        let short = worker.pressure.holds(Stage::StopKeepAlive, || worker.draw());
+        if last || short || self.drain.has_begun() {
+            self.server.close_after_response();
+        }
+        if let Some(renewed) = self.origin.renewed() {
+            self.origin = renewed;
+        }
+        let outcome = exchange::serve(&mut self.server, &mut heads, &mut self.timer, &self.origin).await;
+        self.origin.worker.heads.give_back(heads);
+        let Outcome::Complete(at) = outcome else { return false };
+        self.quiet_since = at;
+        self.server.may_continue()
+    }
+
+    /// Waits for the first byte of the next request; `false` when the connection is to end.
+    async fn begun(&mut self) -> bool {
+        let chain = &self.origin.chain;
+        let idle_end = chain.idle_timeout.map(|limit| self.quiet_since + limit);
+        let life_end = chain.max_connection_duration.map(|limit| self.opened + limit);
+        let (server, timer) = (&mut self.server, &mut self.timer);
+        let drain = &self.drain;
+        poll_fn(|cx| {
+            if let Poll::Ready(begun) = server.poll_begun(cx) {
+                return Poll::Ready(begun.is_ok());
+            }
+            if drain.poll_begun(cx).is_ready() {
+                return Poll::Ready(false);
+            }
+            match idle_end.into_iter().chain(life_end).min() {
+                Some(end) => timer.poll_until(cx, end).map(|()| false),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Reads the head of the next request.
+    async fn next(&mut self, head: &mut RequestHead) -> Next {
+        let limits = limits(&self.origin.chain);
+        let patience = self.origin.chain.request_headers_timeout;
+        // Most heads come in one piece: what they would have had to wait for is not looked up.
+        let mut deadline = None;
+        let (server, timer) = (&mut self.server, &mut self.timer);
+        poll_fn(|cx| {
+            match server.poll_head(cx, &limits, head) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Next::Request),
+                Poll::Ready(Err(NoRequest::Closed)) => return Poll::Ready(Next::Close),
+                Poll::Ready(Err(NoRequest::Refused(error))) => {
+                    return Poll::Ready(Next::Refuse(reason(error), error.to_string()));
+                }
+                Poll::Pending => {}
+            }
+            deadline = deadline.or_else(|| Some(Instant::now() + patience?));
+            match deadline {
+                Some(deadline) => timer
+                    .poll_until(cx, deadline)
+                    .map(|()| Next::Refuse(Reason::RequestTimeout, String::new())),
+                None => Poll::Pending,
+            }
+        })
+        .await
     }
 }
 
-/// What a connection does next.
+/// What waiting for a head has come to.
 enum Next {
     Request,
     Close,
     Refuse(Reason, String),
 }
 
-/// Waits for the first byte of the next request; `false` when the connection is to end.
-async fn begun(
-    server: &mut H1Server,
-    (timer, opened): (&mut LazyTimer, Instant),
-    (origin, drain): (&Origin, &Drain),
-) -> bool {
-    let chain = &origin.chain;
-    let idle_end = chain.idle_timeout.map(|limit| Instant::now() + limit);
-    let life_end = chain.max_connection_duration.map(|limit| opened + limit);
-    let mut draining = std::pin::pin!(drain.begun());
-    poll_fn(|cx| {
-        if let Poll::Ready(begun) = server.poll_begun(cx) {
-            return Poll::Ready(begun.is_ok());
-        }
-        if draining.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(false);
-        }
-        match idle_end.into_iter().chain(life_end).min() {
-            Some(end) => timer.poll_until(cx, end).map(|()| false),
-            None => Poll::Pending,
-        }
-    })
-    .await
-}
-
-/// Reads the head of the next request.
-async fn next(
-    server: &mut H1Server,
-    (limits, patience): &(HeadLimits, Option<Duration>),
-    head: &mut RequestHead,
-    timer: &mut LazyTimer,
-) -> Next {
-    let deadline = patience.map(|limit| Instant::now() + limit);
-    poll_fn(|cx| {
-        match server.poll_head(cx, limits, head) {
-            Poll::Ready(Ok(())) => return Poll::Ready(Next::Request),
-            Poll::Ready(Err(NoRequest::Closed)) => return Poll::Ready(Next::Close),
-            Poll::Ready(Err(NoRequest::Refused(error))) => {
-                return Poll::Ready(Next::Refuse(reason(error), error.to_string()));
-            }
-            Poll::Pending => {}
-        }
-        match deadline {
-            Some(deadline) => {
-                timer.poll_until(cx, deadline).map(|()| Next::Refuse(Reason::RequestTimeout, String::new()))
-            }
-            None => Poll::Pending,
-        }
-    })
-    .await
+fn limits(chain: &HttpChain) -> HeadLimits {
+    HeadLimits {
+        max_head_bytes: chain.max_head_bytes,
+        max_headers: chain.max_headers,
+        accept_http10: chain.accept_http10,
+        ..HeadLimits::default()
+    }
 }
 
 fn reason(error: HeadError) -> Reason {
@@ -159,5 +194,5 @@ async fn refuse(
         let _ = timeout(report.patience, poll_fn(|cx| pump.poll(cx, &mut source, server))).await;
         report.sent_bytes = pump.bytes();
     }
-    report.finish(request, response, origin);
+    report.finish(request, response, origin, Instant::now());
 }

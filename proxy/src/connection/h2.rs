@@ -138,7 +138,6 @@ impl Streams {
         (drain, draining): (&Drain, bool),
         idle_since: &mut Instant,
     ) -> Event {
-        let mut begun = std::pin::pin!(drain.begun());
         poll_fn(|cx| {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
@@ -155,7 +154,7 @@ impl Streams {
                 }
                 *idle_since = Instant::now();
             }
-            if !draining && begun.as_mut().poll(cx).is_ready() {
+            if !draining && drain.poll_begun(cx).is_ready() {
                 return Poll::Ready(Event::Drain);
             }
             let chain = &self.origin.chain;
@@ -233,5 +232,5 @@ async fn refuse(
         let (mut pump, mut source) = (Pump::default(), Whole(body));
         let _ = timeout(report.patience, poll_fn(|cx| pump.poll(cx, &mut source, server))).await;
     }
-    report.finish(request, response, origin);
+    report.finish(request, response, origin, Instant::now());
 }

@@ -306,10 +306,8 @@ impl Control {
         let snapshot = Arc::new(self.store.assemble(self.version));
         // The sockets of a listener that is waiting for its routes are kept for it.
         self.sockets.keep(|name| snapshot.listeners.contains_key(name) || self.store.has_listener(name));
-        let names = self.store.strict_dns().filter_map(|cluster| match &cluster.discovery {
-            Discovery::StrictDns { hosts, refresh, family } => {
-                Some((&cluster.name, hosts, *refresh, *family))
-            }
+        let names = self.store.by_name().filter_map(|cluster| match &cluster.discovery {
+            Discovery::Dns { hosts, settings } => Some((&cluster.name, hosts, settings)),
             Discovery::Static(_) | Discovery::Eds(_) | Discovery::OriginalDst => None,
         });
         self.dns.follow(names);

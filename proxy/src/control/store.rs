@@ -229,7 +229,7 @@ impl Store {
     pub fn wanted(&self) -> Wanted {
         let endpoints = self.clusters.values().filter_map(|kept| match &kept.compiled.discovery {
             Discovery::Eds(name) => Some(Arc::clone(name)),
-            Discovery::Static(_) | Discovery::StrictDns { .. } | Discovery::OriginalDst => None,
+            Discovery::Static(_) | Discovery::Dns { .. } | Discovery::OriginalDst => None,
         });
         let routes = self.listeners.values().flat_map(|kept| kept.compiled.named_routes().cloned());
         let contexts = self.contexts();
@@ -283,7 +283,7 @@ impl Store {
                 Discovery::Eds(eds) => {
                     self.endpoints.contains_key(eds) || self.is_given_up(Kind::Endpoints, eds)
                 }
-                Discovery::StrictDns { .. } => {
+                Discovery::Dns { .. } => {
                     self.resolved.contains_key(name) || self.is_given_up(Kind::Cluster, name)
                 }
                 Discovery::Static(_) | Discovery::OriginalDst => true,
@@ -333,7 +333,7 @@ impl Store {
         let (routes, endpoints) = (&self.routes, &self.endpoints);
         let resolved = &self.resolved;
         let unresolved: BTreeSet<Arc<str>> = self
-            .strict_dns()
+            .by_name()
             .map(|cluster| Arc::clone(&cluster.name))
             .filter(|name| !resolved.contains_key(name))
             .collect();
@@ -361,15 +361,15 @@ impl Store {
     }
 
     /// The clusters whose endpoints are names.
-    pub fn strict_dns(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+    pub fn by_name(&self) -> impl Iterator<Item = &Arc<Cluster>> {
         let all = self.clusters.values().map(|kept| &kept.compiled);
-        all.filter(|cluster| matches!(cluster.discovery, Discovery::StrictDns { .. }))
+        all.filter(|cluster| matches!(cluster.discovery, Discovery::Dns { .. }))
     }
 
     fn endpoints_of(&self, cluster: &Cluster) -> Arc<EndpointSet> {
         let found = match &cluster.discovery {
             Discovery::Static(set) => Some(Arc::clone(set)),
-            Discovery::StrictDns { .. } => self.resolved.get(&cluster.name).cloned(),
+            Discovery::Dns { .. } => self.resolved.get(&cluster.name).cloned(),
             Discovery::Eds(name) => self.endpoints.get(name).map(|kept| Arc::clone(&kept.compiled)),
             Discovery::OriginalDst => None,
         };

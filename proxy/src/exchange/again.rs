@@ -2,14 +2,14 @@
 
 use std::time::{Duration, SystemTime};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::attempt::Attempts;
 use super::replay::Replay;
 use super::report::Report;
 use super::timers::Timers;
 use crate::http::message::{RequestHead, ResponseHead};
-use crate::model::retry::RetryPolicy;
+use crate::model::retry::{RetryOn, RetryPolicy};
 use crate::observe::Flags;
 use crate::observe::metrics::Labels;
 use crate::observe::series::{RETRIES, RETRIES_REFUSED};
@@ -25,6 +25,7 @@ impl Attempts<'_> {
         failure: Failure,
         request: &RequestHead,
         report: &mut Report,
+        timers: &Timers<'_>,
     ) -> bool {
         if !self.replay.as_ref().is_some_and(Replay::is_possible) || !request.upgrade.is_empty() {
             return false;
@@ -33,8 +34,11 @@ impl Attempts<'_> {
             self.resends += 1;
             return true;
         }
-        let wanted = self.policy(request).is_some_and(|policy| retry::wants_after_failure(policy, failure));
-        wanted && self.may_retry(report)
+        let hedges = self.action.hedge && failure == Failure::PerTryTimeout;
+        let wanted = self.policy(request).is_some_and(|policy| {
+            policy.on != RetryOn::default() && (hedges || retry::wants_after_failure(policy, failure))
+        });
+        wanted && self.may_retry(report, timers)
     }
 
     /// Whether another attempt is made instead of passing this response on.
@@ -44,11 +48,15 @@ impl Attempts<'_> {
         replay: &Replay,
         request: &RequestHead,
         report: &mut Report,
+        timers: &Timers<'_>,
     ) -> bool {
-        let wanted = self
-            .policy(request)
-            .is_some_and(|policy| retry::wants_after_response(policy, response.status, &response.headers));
-        wanted && replay.is_possible() && self.may_retry(report)
+        self.is_unwanted(response, request) && replay.is_possible() && self.may_retry(report, timers)
+    }
+
+    /// Whether the policy would have another attempt instead of this response.
+    pub(super) fn is_unwanted(&self, response: &ResponseHead, request: &RequestHead) -> bool {
+        self.policy(request)
+            .is_some_and(|policy| retry::wants_after_response(policy, response.status, &response.headers))
     }
 
     /// The policy, if it holds for this request.
@@ -60,10 +68,13 @@ impl Attempts<'_> {
     }
 
     /// Takes one of the policy's retries, if one is left and the cluster's limit on them allows it.
-    fn may_retry(&mut self, report: &mut Report) -> bool {
+    fn may_retry(&mut self, report: &mut Report, timers: &Timers<'_>) -> bool {
         let allowed = self.action.retry.as_ref().map_or(0, |policy| policy.retries);
         if self.retries >= allowed {
             report.flags = report.flags.with(Flags::URX);
+            return false;
+        }
+        if self.cluster.is_hopeless(|| timers.left()) {
             return false;
         }
         self.retrying = None;
@@ -88,16 +99,6 @@ impl Attempts<'_> {
             retry::reset_after(reset, &response.headers, SystemTime::now(), random)
         });
         asked.unwrap_or_else(|| retry::back_off(policy, self.retries, random))
-    }
-
-    /// Waits, but not beyond the end of the exchange.
-    pub(super) async fn wait(&self, mut pause: Duration, timers: &Timers<'_>) {
-        if let Some(end) = timers.end() {
-            pause = pause.min(end.saturating_duration_since(Instant::now()));
-        }
-        if !pause.is_zero() {
-            sleep(pause).await;
-        }
     }
 
     /// Tells the client how many attempts it took, where the virtual host wants that.

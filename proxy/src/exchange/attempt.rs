@@ -1,14 +1,15 @@
 //! The attempts of one request: choose an endpoint, borrow a connection, send, wait for the head of a response,
 //! and decide whether to try again.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
+use super::hedge::{Rival, Winner};
 use super::inject::{self, attempt::Shapers};
 use super::mirror::Mirrors;
 use super::replay::Replay;
@@ -80,6 +81,8 @@ pub struct Attempts<'a> {
     pub(super) retries: u32,
     pub(super) resends: u32,
     pub(super) retrying: Option<Permit>,
+    /// Attempts that were late and are still waited for.
+    pub(super) rivals: RefCell<Vec<Rival>>,
 }
 
 /// How one attempt ended, when not with a response.
@@ -90,6 +93,8 @@ pub(super) enum Failed {
     Answer(Reason, String),
     /// There is nobody left to answer.
     Gone(Reason),
+    /// An attempt that was late has an answer now.
+    Overtaken(Winner),
 }
 
 impl<'a> Attempts<'a> {
@@ -114,6 +119,7 @@ impl<'a> Attempts<'a> {
             retries: 0,
             resends: 0,
             retrying: None,
+            rivals: RefCell::default(),
         }
     }
 
@@ -134,7 +140,12 @@ impl<'a> Attempts<'a> {
             }
             let (failure, reason, detail) = match self.once(down, request, response, timers, report).await {
                 Ok(mut established) => {
-                    if !self.again_instead(response, &established.replay, request, report) {
+                    if !self.again_instead(response, &established.replay, request, report, timers) {
+                        if self.is_unwanted(response, request)
+                            && let Some(Ok(winner)) = self.last_hope(down, request, (timers, false)).await
+                        {
+                            return self.take_over(winner, response, request, report);
+                        }
                         self.tell_attempts(response, report);
                         return Ending::Response(established);
                     }
@@ -142,20 +153,30 @@ impl<'a> Attempts<'a> {
                     let pause = self.pause(Some(response));
                     established.shapers.give_back(report);
                     self.replay = Some(self.discard(established).await);
-                    self.wait(pause, timers).await;
+                    if let Some(winner) = self.wait(pause, request, timers).await {
+                        return self.take_over(winner, response, request, report);
+                    }
                     continue;
                 }
                 Err(Failed::Answer(reason, detail)) => return Ending::Answer(reason, detail),
                 Err(Failed::Gone(reason)) => return Ending::Gone(reason),
+                Err(Failed::Overtaken(winner)) => return self.take_over(winner, response, request, report),
                 Err(Failed::Attempt(failure, reason, detail)) => (failure, reason, detail),
             };
-            if !self.again_after(failure, request, report) {
-                return Ending::Answer(reason, detail);
+            if !self.again_after(failure, request, report, timers) {
+                return match self.last_hope(down, request, (timers, true)).await {
+                    Some(Ok(winner)) => self.take_over(winner, response, request, report),
+                    Some(Err(Reason::DownstreamGone)) => Ending::Gone(Reason::DownstreamGone),
+                    Some(Err(reason)) => Ending::Answer(reason, String::new()),
+                    None => Ending::Answer(reason, detail),
+                };
             }
             // A connection that was closed for idleness says nothing about its endpoint.
             if failure != Failure::StaleConnection {
                 self.tried.extend(report.upstream);
-                self.wait(self.pause(None), timers).await;
+                if let Some(winner) = self.wait(self.pause(None), request, timers).await {
+                    return self.take_over(winner, response, request, report);
+                }
             }
         }
     }
@@ -180,6 +201,9 @@ impl<'a> Attempts<'a> {
         timers: &mut Timers<'_>,
         report: &mut Report,
     ) -> Result<Established, Failed> {
+        if report.attempts == 1 && self.cluster.is_hopeless(|| timers.left()) {
+            return Err(Failed::Answer(Reason::DeadlineTooShort, String::new()));
+        }
         timers.attempt(self.action.retry.as_ref(), request);
         let picked = {
             let mut random = self.origin.worker.random.borrow_mut();
@@ -197,7 +221,7 @@ impl<'a> Attempts<'a> {
         };
         report.upstream = Some(endpoint.address());
         let (worker, standing) = (&self.origin.worker, &self.origin.standing);
-        if let Err(reason) = worker.may_reach(standing, self.cluster, endpoint.address()) {
+        if let Err(reason) = worker.may_reach(standing, self.cluster, &endpoint) {
             return Err(Failed::Answer(reason, String::new()));
         }
         let begun = self.cluster.stamp();
@@ -242,7 +266,11 @@ impl<'a> Attempts<'a> {
             shapers,
             _active: active,
         };
-        let failed = poll_fn(|cx| poll_head(cx, down, request, response, (&mut established, timers))).await;
+        let failed = poll_fn(|cx| match self.poll_rivals(cx, request) {
+            Poll::Ready(winner) => Poll::Ready(Err(Failed::Overtaken(winner))),
+            Poll::Pending => poll_head(cx, down, request, response, (&mut established, timers)),
+        })
+        .await;
         report.received_bytes = established.pump.bytes();
         match failed {
             Ok(()) => {
@@ -258,7 +286,7 @@ impl<'a> Attempts<'a> {
             }
             Err(failed) => {
                 established.shapers.give_back(report);
-                self.replay = Some(established.replay);
+                self.set_aside(established, &failed, plan.is_none());
                 Err(failed)
             }
         }
@@ -279,11 +307,15 @@ impl<'a> Attempts<'a> {
             return Ok(link);
         }
         let ours = (self.cluster, self.action.priority);
-        let mut acquiring = pin!(inject::attempt::acquire(plan, ours, endpoint, protocol));
+        // Boxed: most requests find a connection, and should not hold the room for making one.
+        let mut acquiring = Box::pin(inject::attempt::acquire(plan, ours, endpoint, protocol));
         let bodiless = request.body == BodyLength::Empty;
         let acquired = poll_fn(|cx| {
             if let Poll::Ready(acquired) = acquiring.as_mut().poll(cx) {
                 return Poll::Ready(acquired.map_err(|error| self.not_acquired(&error)));
+            }
+            if let Poll::Ready(winner) = self.poll_rivals(cx, request) {
+                return Poll::Ready(Err(Failed::Overtaken(winner)));
             }
             if bodiless && down.poll_closed(cx).is_ready() {
                 return Poll::Ready(Err(Failed::Gone(Reason::DownstreamGone)));

@@ -17,8 +17,10 @@ use crate::http::message::{RequestHead, ResponseHead};
 use crate::limit::RateLimit;
 use crate::limit::descriptor::Subject;
 use crate::limit::gradient::Gradient;
+use crate::limit::rate::Quota;
 use crate::model::RouteAction;
 use crate::model::headers::Values;
+use crate::model::limits::Priority;
 use crate::observe::Reason;
 use crate::observe::metrics::Labels;
 use crate::observe::series::RATE_LIMITED;
@@ -82,7 +84,8 @@ pub(super) fn over<'a>(
             levels.into_iter().flatten().find_map(|overrides| overrides.limit(&filter.name))
         });
         let limit = said.unwrap_or(&filter.limit);
-        let Some(limited) = limit.limits(&subject, now, origin.worker.draw()) else { continue };
+        let drawn = (now, origin.worker.draw());
+        let Some(limited) = limit.limits(&subject, drawn, &mut report.quota) else { continue };
         let mode = if limited.enforced { "enforce" } else { "audit" };
         let labels = Labels::none().with("policy", &limit.name).with("mode", mode);
         origin.worker.metrics.counter(RATE_LIMITED, &labels).add(1);
@@ -91,7 +94,11 @@ pub(super) fn over<'a>(
         }
     }
     let gradient = origin.chain.concurrency.as_ref()?;
-    if !gradient.enter() {
+    let priority = routed.map_or(Priority::Default, |routed| match &routed.route.action {
+        RouteAction::Forward(action) => action.priority,
+        RouteAction::Redirect(_) | RouteAction::Direct(_) => Priority::Default,
+    });
+    if !gradient.enter(priority) {
         return Some(Over::Concurrency(gradient.settings().status));
     }
     let (gradient, draw) = (Arc::clone(gradient), origin.worker.draw());
@@ -116,6 +123,16 @@ pub(super) async fn refuse<D: Downstream>(
         write(limit, wait, (&mut response.headers, request.is_grpc()), report);
     }
     reply::send_body(down, request, response, (routed, body), report).await
+}
+
+/// Tells the client how many requests it has left, where a limit says so (draft-polli-ratelimit-headers-03).
+pub(super) fn tell(quota: Option<&Quota>, headers: &mut Headers) {
+    let Some(&Quota { limit, left, wait }) = quota else { return };
+    let reset = wait.as_millis().div_ceil(1000);
+    let mut text = itoa::Buffer::new();
+    headers.set(b"x-ratelimit-limit", text.format(limit).as_bytes());
+    headers.set(b"x-ratelimit-remaining", text.format(left).as_bytes());
+    headers.set(b"x-ratelimit-reset", text.format(reset).as_bytes());
 }
 
 fn write(limit: &RateLimit, wait: Duration, (headers, grpc): (&mut Headers, bool), report: &Report) {

@@ -73,7 +73,7 @@ pub fn start(action: &ForwardAction, request: &RequestHead, origin: &Origin) -> 
             else {
                 return;
             };
-            if worker.may_reach(&standing, &cluster, endpoint.address()).is_err() {
+            if worker.may_reach(&standing, &cluster, &endpoint).is_err() {
                 return;
             }
             let sent = timeout(MIRROR_TIMEOUT, send(&cluster, &endpoint, copy, MirrorBody::new(body))).await;

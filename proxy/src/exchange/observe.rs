@@ -76,7 +76,7 @@ const fn failure(failed: &Failed) -> Option<Outcome> {
             (Failure::StaleConnection, _) => None,
         },
         Failed::Answer(Reason::RouteTimeout, _) => Some(Outcome::TimedOut),
-        Failed::Answer(..) | Failed::Gone(_) => None,
+        Failed::Answer(..) | Failed::Gone(_) | Failed::Overtaken(_) => None,
     }
 }
 

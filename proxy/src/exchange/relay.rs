@@ -34,9 +34,9 @@ pub async fn response<D: Downstream>(
     report: &mut Report,
 ) -> Relayed {
     timers.response_begun();
-    timers.active();
+    let begun = timers.active();
     upstream.replay.stop_keeping();
-    report.response_after = Some(report.started.elapsed());
+    report.response_after = Some(begun.saturating_duration_since(report.started));
     let tunnel = opens_tunnel(request, response);
     if tunnel {
         response.status = StatusCode::SWITCHING_PROTOCOLS;
@@ -47,6 +47,7 @@ pub async fn response<D: Downstream>(
         response.body = BodyLength::Streamed;
     }
     report.status = response.status.as_u16();
+    super::limit::tell(report.quota.as_deref(), &mut response.headers);
     if down.send_head(response).is_err() {
         report.ended(Reason::DownstreamGone);
         return Relayed::Cut;

@@ -5,7 +5,7 @@ use std::future::poll_fn;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::report::Report;
 use super::{Outcome, Routed};
@@ -202,6 +202,7 @@ pub(super) async fn send_body<D: Downstream>(
     let bodiless = request.method == Method::HEAD || crate::http::h1::write::is_bodiless(response.status);
     response.declared_length = Some(length).filter(|_| !crate::http::h1::write::is_bodiless(response.status));
     response.body = if bodiless || body.is_empty() { BodyLength::Empty } else { BodyLength::Known(length) };
+    super::limit::tell(report.quota.as_deref(), &mut response.headers);
     if down.send_head(response).is_err() {
         return Outcome::Broken;
     }
@@ -211,7 +212,7 @@ pub(super) async fn send_body<D: Downstream>(
     let sent = timeout(report.patience, sent).await;
     report.sent_bytes = pump.bytes();
     match sent {
-        Ok(Ok(())) => Outcome::Complete,
+        Ok(Ok(())) => Outcome::Complete(Instant::now()),
         Ok(Err(_)) => Outcome::Broken,
         Err(_) => {
             report.flags = report.flags.with(Flags::SI);

@@ -1,6 +1,7 @@
 //! What an exchange will have to say about itself, gathered on its way and recorded once at its end.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -10,11 +11,13 @@ use super::limit::Place;
 use super::{Origin, inject};
 use crate::fault::Injected;
 use crate::http::message::{RequestHead, ResponseHead};
+use crate::limit::rate::Quota;
 use crate::model::Route;
 use crate::observe::format::Record;
 use crate::observe::series::Outcome;
 use crate::observe::{Flags, Reason};
 use crate::policy::Authorized;
+use crate::upstream::ClusterState;
 
 /// How long a client may take to read an answer of ours where `stream_idle_timeout` is off.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(300);
@@ -26,7 +29,6 @@ pub struct Report {
     pub started: Instant,
     local: Option<SocketAddr>,
     remote: Option<SocketAddr>,
-    started_at: SystemTime,
     /// How long the client may take to read an answer of ours.
     pub patience: Duration,
     /// Whether an answer of ours says its reason in a header.
@@ -37,6 +39,8 @@ pub struct Report {
     pub route: Option<Arc<Route>>,
     /// The cluster's name.
     pub cluster: Option<Arc<str>>,
+    /// The cluster, once it is found.
+    pub goes_to: Option<Rc<ClusterState>>,
     /// The last endpoint that was tried.
     pub upstream: Option<SocketAddr>,
     /// Attempts made.
@@ -53,10 +57,17 @@ pub struct Report {
     pub injected: Option<Box<Injected>>,
     /// The place among the requests at a time, where there is a limit on them.
     pub(super) place: Option<Place>,
+    /// What the client is told of limits on rates.
+    pub(super) quota: Option<Box<Quota>>,
     /// Body bytes from the client.
     pub received_bytes: u64,
     /// Body bytes to the client.
     pub sent_bytes: u64,
+}
+
+/// The time of day that long ago; the clock may have been set meanwhile.
+fn began(ago: Duration) -> SystemTime {
+    SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 impl Report {
@@ -67,12 +78,12 @@ impl Report {
             started: Instant::now(),
             local: Some(origin.local),
             remote: Some(client),
-            started_at: SystemTime::now(),
             patience: origin.chain.stream_idle_timeout.unwrap_or(LONGEST_PATIENCE),
             names_reason: origin.worker.names_reason,
             response_after: None,
             route: None,
             cluster: None,
+            goes_to: None,
             upstream: None,
             attempts: 0,
             status: 0,
@@ -81,6 +92,7 @@ impl Report {
             authorized: Authorized::default(),
             injected: None,
             place: None,
+            quota: None,
             received_bytes: 0,
             sent_bytes: 0,
         }
@@ -109,11 +121,11 @@ impl Report {
         &'a self,
         request: Option<&'a RequestHead>,
         response: Option<&'a ResponseHead>,
-        origin: &'a Origin,
+        (origin, duration): (&'a Origin, Duration),
     ) -> Record<'a> {
         Record {
-            start: self.started_at,
-            duration: self.started.elapsed(),
+            start: began(duration),
+            duration,
             response_after: self.response_after,
             request,
             response,
@@ -138,9 +150,10 @@ impl Report {
     /// What is known so far, for the values of headers.
     #[must_use]
     pub fn plain_record(&self) -> Record<'_> {
+        let duration = self.started.elapsed();
         Record {
-            start: self.started_at,
-            duration: self.started.elapsed(),
+            start: began(duration),
+            duration,
             flags: self.flags,
             upstream: self.upstream,
             cluster: self.cluster.as_deref().unwrap_or_default(),
@@ -153,7 +166,7 @@ impl Report {
     }
 
     /// Records metrics and access log.
-    pub fn finish(&mut self, request: &RequestHead, response: &ResponseHead, origin: &Origin) {
+    pub fn finish(&mut self, request: &RequestHead, response: &ResponseHead, origin: &Origin, end: Instant) {
         if let Some(reason) = origin.standing.ended() {
             self.ended(reason);
         }
@@ -161,21 +174,21 @@ impl Report {
             place.give_back(self.reason.is_none());
         }
         let worker = &origin.worker;
+        let duration = end.saturating_duration_since(self.started);
         let outcome = Outcome {
             status: self.status,
             flags: self.flags,
-            duration: self.started.elapsed(),
+            duration,
             received_bytes: self.received_bytes,
             sent_bytes: self.sent_bytes,
         };
-        let cluster = self.cluster.as_ref().and_then(|name| worker.clusters.find(name));
-        let series = cluster.as_ref().map_or(&worker.no_cluster, |cluster| &cluster.series);
+        let series = self.goes_to.as_ref().map_or(&worker.no_cluster, |cluster| &cluster.series);
         series.record(&worker.metrics, &origin.chain.stat_prefix, origin.direction, &outcome);
         if let Some(reason) = self.reason {
             worker.reasons.count(&worker.metrics, reason);
         }
         for log in &origin.chain.access_logs {
-            worker.logger.write(log, &self.record(Some(request), Some(response), origin));
+            worker.logger.write(log, &self.record(Some(request), Some(response), (origin, duration)));
         }
     }
 }

@@ -6,13 +6,13 @@
 
 use std::future::Future as _;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::authorize::Oversight;
-use crate::http::message::RequestHead;
+use crate::http::message::{BodyLength, RequestHead};
 use crate::model::retry::RetryPolicy;
 use crate::model::{ForwardAction, HttpChain};
 use crate::observe::Reason;
@@ -21,6 +21,8 @@ use crate::observe::Reason;
 #[derive(Debug, Default)]
 pub struct LazyTimer {
     sleep: Option<Pin<Box<Sleep>>>,
+    /// The task that it wakes.
+    armed: Option<Waker>,
 }
 
 impl LazyTimer {
@@ -30,6 +32,11 @@ impl LazyTimer {
         if deadline < sleep.deadline() {
             sleep.as_mut().reset(deadline);
         }
+        // Looking at what is armed for this task is cheaper than arming it once more.
+        if self.armed.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) && !sleep.is_elapsed() {
+            return Poll::Pending;
+        }
+        self.armed = Some(cx.waker().clone());
         while sleep.as_mut().poll(cx).is_ready() {
             if sleep.deadline() >= deadline {
                 return Poll::Ready(());
@@ -47,6 +54,8 @@ pub struct Timers<'a> {
     oversight: Option<Oversight<'a>>,
     idle_timeout: Option<Duration>,
     last_activity: Instant,
+    /// The request was in with its head.
+    bodiless: bool,
     /// The whole request must be in by then.
     request: Option<Instant>,
     route_timeout: Option<Duration>,
@@ -88,6 +97,7 @@ impl<'a> Timers<'a> {
             oversight,
             idle_timeout: action.idle_timeout.unwrap_or(chain.stream_idle_timeout),
             last_activity: started,
+            bodiless: request.body == BodyLength::Empty,
             request: chain.request_timeout.map(|limit| started + limit),
             // A tunnel has no end that could be late.
             route_timeout: timeout.filter(|_| !tunnel),
@@ -99,16 +109,18 @@ impl<'a> Timers<'a> {
         }
     }
 
-    /// Takes note that bytes moved.
-    pub fn active(&mut self) {
+    /// Takes note that bytes moved, now.
+    pub fn active(&mut self) -> Instant {
         self.last_activity = Instant::now();
+        self.last_activity
     }
 
     /// Takes note that the request is in; the route's timeout counts from here.
     pub fn request_complete(&mut self) {
         self.request = None;
         if self.route.is_none() {
-            self.route = self.route_timeout.map(|limit| Instant::now() + limit);
+            let at = if self.bodiless { self.last_activity } else { Instant::now() };
+            self.route = self.route_timeout.map(|limit| at + limit);
         }
     }
 
@@ -154,6 +166,17 @@ impl<'a> Timers<'a> {
             return Poll::Pending;
         };
         self.timer.poll_until(cx, at).map(|()| reason)
+    }
+
+    /// How much time is left to the exchange, if it has an end.
+    #[must_use]
+    pub fn left(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let ends = [self.asked, self.route, self.stream].into_iter().flatten().min();
+        let left = ends.map(|end| end.saturating_duration_since(now));
+        // The route's timeout begins when the request is in.
+        let whole = self.route_timeout.filter(|_| self.route.is_none());
+        [left, whole].into_iter().flatten().min()
     }
 
     /// The earliest moment at which the exchange as a whole ends, if there is one.

@@ -49,8 +49,12 @@ const fn is_host_byte(byte: u8) -> bool {
 }
 
 fn is_port_suffix(text: &[u8]) -> bool {
-    let port = text.strip_prefix(b":").and_then(|port| std::str::from_utf8(port).ok());
-    port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok())
+    let [b':', digits @ ..] = text else { return false };
+    let number = digits.iter().try_fold(0_u16, |number, byte| {
+        let digit = byte.is_ascii_digit().then(|| u16::from(byte - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    });
+    !digits.is_empty() && number.is_some()
 }
 
 /// Whether a trailer of this (lower-case) name would frame, route or authorise the message, or mean another hop

@@ -47,11 +47,15 @@ impl Bucket {
     /// Tokens that are there.
     #[must_use]
     pub fn left(&self, rate: Rate, now: Instant) -> u32 {
-        let now = nanos(now.saturating_duration_since(self.begun));
-        let missing = self.full_at_ns.load(Ordering::Relaxed).saturating_sub(now);
-        let missing = missing.div_ceil(nanos(rate.interval).max(1));
-        rate.burst.saturating_sub(u32::try_from(missing).unwrap_or(u32::MAX))
+        left(&self.full_at_ns, rate, nanos(now.saturating_duration_since(self.begun)))
     }
+}
+
+/// Tokens that are there.
+pub(super) fn left(full_at_ns: &AtomicU64, rate: Rate, now_ns: u64) -> u32 {
+    let missing = full_at_ns.load(Ordering::Relaxed).saturating_sub(now_ns);
+    let missing = missing.div_ceil(nanos(rate.interval).max(1));
+    rate.burst.saturating_sub(u32::try_from(missing).unwrap_or(u32::MAX))
 }
 
 /// Takes a token from a bucket that is full at the first number.

@@ -11,11 +11,14 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::bucket::nanos;
+use crate::model::limits::Priority;
 
 /// Steps of latency: eight for each doubling, from a microsecond to two minutes.
 const STEPS: usize = 8 * 27;
 /// The limit may be halved or doubled at a time.
 const GRADIENTS: (f64, f64) = (0.5, 2.0);
+/// One place in so many is added for what is of high priority, and one at least.
+const RESERVE: u32 = 10;
 /// With the least limit this often in a row, the service at rest is measured anew.
 const MINIMUMS: u32 = 5;
 
@@ -103,10 +106,16 @@ impl Gradient {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Takes a place; whether there was one. Each must be given back by [`Self::leave`].
+    /// Takes a place; whether there was one. Each must be given back by [`Self::leave`]. What is of high priority finds
+    /// one beyond the limit too, so that the rest is refused first.
     #[must_use]
-    pub fn enter(&self) -> bool {
-        let entered = self.under_way.fetch_add(1, Ordering::Relaxed) < self.limit();
+    pub fn enter(&self, priority: Priority) -> bool {
+        let limit = self.limit();
+        let limit = match priority {
+            Priority::Default => limit,
+            Priority::High => limit.saturating_add((limit / RESERVE).max(1)),
+        };
+        let entered = self.under_way.fetch_add(1, Ordering::Relaxed) < limit;
         if !entered {
             self.under_way.fetch_sub(1, Ordering::Relaxed);
         }
@@ -281,7 +290,7 @@ mod tests {
                 }
                 *ends > now
             });
-            while gradient.enter() {
+            while gradient.enter(Priority::Default) {
                 let slot = slots.iter_mut().min().unwrap();
                 *slot = (*slot).max(now) + Duration::from_millis(10);
                 under_way.push((now, *slot));
@@ -294,13 +303,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_of_high_priority_is_refused_last() {
+        let gradient = Gradient::new(settings());
+        let entered = |priority| (0..1000).take_while(|_| gradient.enter(priority)).count();
+        let limit = usize::try_from(gradient.limit()).unwrap();
+        assert_eq!(entered(Priority::Default), limit);
+        assert_eq!(entered(Priority::High), (limit / 10).max(1));
+        assert!(!gradient.enter(Priority::Default));
+    }
+
+    #[test]
     fn what_began_before_a_measurement_is_no_part_of_it() {
         let gradient =
             Gradient::new(Settings { measure: Duration::ZERO, update: Duration::ZERO, ..settings() });
         let begin = Instant::now();
         let at = |milliseconds| begin + Duration::from_millis(milliseconds);
         let ask = |began, ended| {
-            assert!(gradient.enter());
+            assert!(gradient.enter(Priority::Default));
             gradient.leave(at(began), true, at(ended), 0);
         };
         (0..50).for_each(|_| ask(10, 20));

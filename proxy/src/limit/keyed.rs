@@ -63,16 +63,29 @@ impl Keyed {
         rate: Rate,
         now: Instant,
     ) -> Result<(), Duration> {
-        let mut hash = 1_u64;
-        for part in value {
-            hash = self.hasher.hash_one((hash, part));
-        }
-        let now_ns = nanos(now.saturating_duration_since(self.begun));
-        let Some(place) = self.place(hash.max(1), now_ns) else { return Ok(()) };
+        let (hash, now_ns) = (self.hash(value), nanos(now.saturating_duration_since(self.begun)));
+        let Some(place) = self.place(hash, now_ns) else { return Ok(()) };
         if bucket::take(&place.full_at_ns, rate, now_ns) {
             return Ok(());
         }
         Err(bucket::wait(&place.full_at_ns, rate, now_ns))
+    }
+
+    /// The tokens that this value has, and how long until there is one.
+    pub fn left<'a>(
+        &self,
+        value: impl Iterator<Item = &'a [u8]>,
+        rate: Rate,
+        now: Instant,
+    ) -> (u32, Duration) {
+        let (hash, now_ns) = (self.hash(value), nanos(now.saturating_duration_since(self.begun)));
+        let Some(place) = self.place(hash, now_ns) else { return (rate.burst, Duration::ZERO) };
+        let full_at_ns = &place.full_at_ns;
+        (bucket::left(full_at_ns, rate, now_ns), bucket::wait(full_at_ns, rate, now_ns))
+    }
+
+    fn hash<'a>(&self, value: impl Iterator<Item = &'a [u8]>) -> u64 {
+        value.fold(1_u64, |hash, part| self.hasher.hash_one((hash, part))).max(1)
     }
 
     fn place(&self, hash: u64, now_ns: u64) -> Option<&Place> {

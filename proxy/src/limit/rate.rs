@@ -29,6 +29,8 @@ pub struct RateLimit {
     pub grpc_exhausted: bool,
     /// The answer says when to come again.
     pub retry_after: bool,
+    /// Every answer says how many requests are left.
+    pub tells: bool,
     /// For all requests.
     pub all: Option<Tokens>,
     /// Also for those that a limit of their own was found for.
@@ -66,6 +68,26 @@ pub enum KindTokens {
     Each(Rate, Keyed),
 }
 
+/// What a client is told of the tokens that its request took one of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// The most that there can be.
+    pub limit: u32,
+    /// Those that are left.
+    pub left: u32,
+    /// How long until there is one.
+    pub wait: Duration,
+}
+
+impl Quota {
+    /// Keeps whichever has less left.
+    pub fn tighten(known: &mut Option<Box<Self>>, other: Self) {
+        if known.as_ref().is_none_or(|known| other.left < known.left) {
+            *known = Some(Box::new(other));
+        }
+    }
+}
+
 /// A request too many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limited {
@@ -80,6 +102,11 @@ impl Tokens {
     #[must_use]
     pub fn take_one(&self) -> bool {
         self.bucket.take(self.rate, Instant::now())
+    }
+
+    fn quota(&self, now: Instant) -> Quota {
+        let (left, wait) = (self.bucket.left(self.rate, now), self.bucket.wait(self.rate, now));
+        Quota { limit: self.rate.burst, left, wait }
     }
 
     fn take(&self, now: Instant) -> Result<(), Duration> {
@@ -105,12 +132,24 @@ impl Kind {
     fn take(&self, descriptor: &Descriptor<'_>, now: Instant) -> Result<(), Duration> {
         match &self.tokens {
             KindTokens::Together(tokens) => tokens.take(now),
+            KindTokens::Each(rate, keyed) => keyed.take(self.open(descriptor), *rate, now),
+        }
+    }
+
+    fn quota(&self, descriptor: &Descriptor<'_>, now: Instant) -> Quota {
+        match &self.tokens {
+            KindTokens::Together(tokens) => tokens.quota(now),
             KindTokens::Each(rate, keyed) => {
-                let open =
-                    self.parts.iter().zip(descriptor.parts()).filter(|((_, wanted), _)| wanted.is_none());
-                keyed.take(open.map(|(_, (_, value))| value), *rate, now)
+                let (left, wait) = keyed.left(self.open(descriptor), *rate, now);
+                Quota { limit: rate.burst, left, wait }
             }
         }
+    }
+
+    /// The values for which there are tokens of their own.
+    fn open<'a>(&'a self, descriptor: &'a Descriptor<'_>) -> impl Iterator<Item = &'a [u8]> {
+        let parts = self.parts.iter().zip(descriptor.parts());
+        parts.filter(|((_, wanted), _)| wanted.is_none()).map(|(_, (_, value))| value)
     }
 }
 
@@ -122,29 +161,50 @@ impl RateLimit {
         kinds
     }
 
-    /// Takes the tokens of a request; `None` when it may go on. Allocates nothing.
+    /// Takes the tokens of a request; `None` when it may go on. Allocates nothing but what is told to the client, where
+    /// a limit tells it.
     #[must_use]
-    pub fn limits(&self, subject: &Subject<'_>, now: Instant, draw: u64) -> Option<Limited> {
+    pub fn limits(
+        &self,
+        subject: &Subject<'_>,
+        (now, draw): (Instant, u64),
+        quota: &mut Option<Box<Quota>>,
+    ) -> Option<Limited> {
         if !self.enabled.is_some_and(|share| share.covers(draw)) {
             return None;
         }
-        let wait = self.take(subject, now).err()?;
+        let wait = self.take(subject, now, quota).err()?;
         Some(Limited { enforced: self.enforced.is_some_and(|share| share.covers(draw >> 20)), wait })
     }
 
-    fn take(&self, subject: &Subject<'_>, now: Instant) -> Result<(), Duration> {
+    fn take(
+        &self,
+        subject: &Subject<'_>,
+        now: Instant,
+        quota: &mut Option<Box<Quota>>,
+    ) -> Result<(), Duration> {
         let mut found = false;
         if !self.kinds.is_empty() {
             for kind in &self.kinds {
                 let descriptors = self.rules.iter().filter_map(|rule| Descriptor::of(rule, subject));
                 for descriptor in descriptors.filter(|descriptor| kind.is_of(descriptor)) {
                     found = true;
-                    kind.take(&descriptor, now)?;
+                    let taken = kind.take(&descriptor, now);
+                    if self.tells {
+                        Quota::tighten(quota, kind.quota(&descriptor, now));
+                    }
+                    taken?;
                 }
             }
         }
         match &self.all {
-            Some(tokens) if self.all_always || !found => tokens.take(now),
+            Some(tokens) if self.all_always || !found => {
+                let taken = tokens.take(now);
+                if self.tells {
+                    Quota::tighten(quota, tokens.quota(now));
+                }
+                taken
+            }
             Some(_) | None => Ok(()),
         }
     }

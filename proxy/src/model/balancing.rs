@@ -6,7 +6,8 @@ use outrider_proto::envoy::config::cluster::v3 as pb;
 use outrider_proto::envoy::r#type::v3 as pb_type;
 use outrider_proto::outrider::load_balancing::v1 as ours;
 use outrider_proto::{Path, unpack};
-use pb::cluster::{LbConfig, LbPolicy};
+use pb::cluster::common_lb_config::{LocalityConfigSpecifier, ZoneAwareLbConfig};
+use pb::cluster::{CommonLbConfig, LbConfig, LbPolicy};
 
 use super::labels::Subsets;
 use super::parse;
@@ -24,6 +25,8 @@ const TABLE_SIZE: u64 = 65_537;
 const MAX_TABLE_SIZE: u64 = 5_000_011;
 /// Envoy's default of `healthy_panic_threshold`.
 const PANIC_PERCENT: f64 = 50.0;
+/// Envoy's default of `min_cluster_size`.
+const MIN_ZONE_AWARE: u64 = 6;
 /// Envoy's default of `min_weight_percent`.
 const MIN_WEIGHT_PERCENT: f64 = 10.0;
 
@@ -38,6 +41,10 @@ pub struct Balancing {
     pub panic_percent: f64,
     /// Whether localities have shares of their own.
     pub locality_weighted: bool,
+    /// Whether requests stay in the proxy's own zone.
+    pub zone_aware: Option<ZoneAware>,
+    /// Whether requests are refused where too few endpoints are well, instead of being spread over all.
+    pub fail_on_panic: bool,
     /// Which sets there are beside that of all.
     pub subsets: Option<Subsets>,
 }
@@ -82,6 +89,15 @@ pub struct PeakEwma {
     pub failure_penalty: Duration,
 }
 
+/// How far requests stay in the proxy's own zone (Envoy's `ZoneAwareLbConfig`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ZoneAware {
+    /// For how many of the requests, in percent.
+    pub percent: f64,
+    /// Fewest well endpoints for it.
+    pub min_endpoints: u64,
+}
+
 /// How new endpoints come to their share (Envoy's `SlowStartConfig`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SlowStart {
@@ -110,6 +126,8 @@ impl Default for Balancing {
             slow_start: None,
             panic_percent: PANIC_PERCENT,
             locality_weighted: false,
+            zone_aware: None,
+            fail_on_panic: false,
             subsets: None,
         }
     }
@@ -122,8 +140,16 @@ impl Balancing {
             None => (named(value, path), slow_start_of(value, path)),
         };
         let common = value.common_lb_config.unwrap_or_default();
-        let panic_percent = path.field("common_lb_config", |path| {
-            percent(common.healthy_panic_threshold, PANIC_PERCENT, "healthy_panic_threshold", path)
+        let (panic_percent, zone_aware) = path.field("common_lb_config", |path| {
+            let panic =
+                percent(common.healthy_panic_threshold, PANIC_PERCENT, "healthy_panic_threshold", path);
+            let zones = zones_of(&common).map(|zones| {
+                path.field("zone_aware_lb_config", |path| ZoneAware {
+                    percent: percent(zones.routing_enabled, 100.0, "routing_enabled", path),
+                    min_endpoints: zones.min_cluster_size.unwrap_or(MIN_ZONE_AWARE),
+                })
+            });
+            (panic, zones)
         });
         let subsets = value
             .lb_subset_config
@@ -133,12 +159,22 @@ impl Balancing {
             balancer,
             slow_start,
             panic_percent,
-            locality_weighted: common.locality_config_specifier.is_some_and(|specifier| {
-                use pb::cluster::common_lb_config::LocalityConfigSpecifier;
-                matches!(specifier, LocalityConfigSpecifier::LocalityWeightedLbConfig(_))
-            }),
+            locality_weighted: matches!(
+                common.locality_config_specifier,
+                Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_))
+            ),
+            // A hash leads to the same endpoint from every zone, as in Envoy.
+            zone_aware: zone_aware.filter(|_| !balancer.by_hash()),
+            fail_on_panic: zones_of(&common).is_some_and(|zones| zones.fail_traffic_on_panic),
             subsets,
         }
+    }
+}
+
+const fn zones_of(value: &CommonLbConfig) -> Option<&ZoneAwareLbConfig> {
+    match &value.locality_config_specifier {
+        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zones)) => Some(zones),
+        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) | None => None,
     }
 }
 

@@ -8,6 +8,7 @@ use outrider_proto::envoy::config::core::v3 as core;
 use outrider_proto::{Fault, Path};
 
 use super::cluster::Cluster;
+use super::endpoint::{LocalCluster, Locality};
 use super::files::NamedFiles;
 use super::identity::IdentitySource;
 use super::listener::Listener;
@@ -41,6 +42,8 @@ pub struct Bootstrap {
     pub identity: Option<IdentitySource>,
     /// What is done when the process runs short of something.
     pub overload: Option<Overload>,
+    /// The cluster that this proxy is an endpoint of, if it says so.
+    pub local_cluster: Option<LocalCluster>,
     /// The files that the file names, if that was looked for.
     pub files: NamedFiles,
 }
@@ -70,6 +73,12 @@ impl Bootstrap {
             .dynamic_resources
             .as_ref()
             .and_then(|dynamic| path.field("dynamic_resources", |path| ads(dynamic, &messages, path)));
+        let local_cluster = value.cluster_manager.as_ref().and_then(|manager| {
+            let name =
+                path.field("cluster_manager", |path| local_cluster(manager, &messages, ads.as_ref(), path))?;
+            let node = value.node.as_ref().and_then(|node| node.locality.as_ref());
+            Some(LocalCluster { name, locality: Locality::of(node) })
+        });
         let resources = StaticResources::compile(messages, &mut faults);
         let admin = value.admin.as_ref().and_then(|admin| {
             path.field("admin", |path| {
@@ -85,7 +94,7 @@ impl Bootstrap {
             .as_ref()
             .map(|overload| path.field("overload_manager", |path| Overload::from_proto(overload, path)));
         let (node, files) = (value.node.unwrap_or_default(), NamedFiles::default());
-        let bootstrap = Self { node, admin, resources, ads, identity, overload, files };
+        let bootstrap = Self { node, admin, resources, ads, identity, overload, local_cluster, files };
         match path.finish(Some(bootstrap)) {
             Ok(bootstrap) if faults.is_empty() => Ok(bootstrap),
             Ok(_) => Err(faults),
@@ -133,6 +142,21 @@ impl StaticResources {
         }
         resources
     }
+}
+
+/// Its name, which must be that of a cluster that there is or may come.
+fn local_cluster(
+    value: &pb::ClusterManager,
+    resources: &pb::bootstrap::StaticResources,
+    ads: Option<&AdsSource>,
+    path: &mut Path,
+) -> Option<Box<str>> {
+    let name = value.local_cluster_name.as_str();
+    let known = resources.clusters.iter().any(|cluster| cluster.name == name);
+    if !name.is_empty() && !known && !ads.is_some_and(|ads| ads.clusters) {
+        path.fault_at("local_cluster_name", format!("no cluster \"{name}\""));
+    }
+    (!name.is_empty()).then(|| name.into())
 }
 
 fn check_unique(resources: &pb::bootstrap::StaticResources, path: &mut Path) {

@@ -6,10 +6,12 @@ use std::time::Duration;
 use outrider_proto::envoy::config::cluster::v3 as pb;
 use outrider_proto::envoy::config::core::v3 as core;
 use outrider_proto::envoy::extensions::upstreams::http::v3 as upstream;
+use outrider_proto::outrider::shedding::v1::DeadlineShedding;
 use outrider_proto::{Fault, Path, unpack};
-use pb::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, LbPolicy};
+use pb::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 
 use super::balancing::Balancing;
+use super::dns::DnsSettings;
 use super::endpoint::{self, EndpointSet, NamedEndpoint};
 use super::health_check::HealthCheck;
 use super::http_chain::Http2Settings;
@@ -20,12 +22,13 @@ use super::tls::UpstreamTls;
 
 /// Envoy's default of `connect_timeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Envoy's default of `dns_refresh_rate`.
-const DNS_REFRESH: Duration = Duration::from_secs(5);
 /// Envoy's default of the upstream idle timeout.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-/// The only key in `typed_extension_protocol_options`.
+/// The keys in `typed_extension_protocol_options`.
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+const SHEDDING: &str = "outrider.shedding.v1.DeadlineShedding";
+/// Where nothing else is said: so many percent of the good answers came within the time that a request must have left.
+const SHED_PERCENTILE: u32 = 10;
 
 /// A compiled cluster.
 #[derive(Debug)]
@@ -52,6 +55,10 @@ pub struct Cluster {
     pub health_check: Option<HealthCheck>,
     /// When endpoints are ejected for what they did to requests.
     pub outliers: Option<OutlierDetection>,
+    /// A request is refused that has less time left than this percentile of its good answers take.
+    pub sheds: Option<u8>,
+    /// Whether opaque connections end when their endpoint turns unwell.
+    pub cuts_unwell: bool,
     /// How its endpoints are spoken to; plaintext without.
     pub tls: Option<UpstreamTls>,
 }
@@ -62,33 +69,16 @@ pub enum Discovery {
     /// They stand in the cluster itself.
     Static(Arc<EndpointSet>),
     /// Their names are resolved again and again.
-    StrictDns {
+    Dns {
         /// The names.
         hosts: Vec<NamedEndpoint>,
-        /// How often.
-        refresh: Duration,
-        /// Which addresses are taken.
-        family: DnsFamily,
+        /// How.
+        settings: DnsSettings,
     },
     /// A resource of this name.
     Eds(Arc<str>),
     /// Where the connection was going.
     OriginalDst,
-}
-
-/// Which addresses of a name are taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DnsFamily {
-    /// IPv6, or IPv4 if there is none (Envoy's AUTO).
-    V6Preferred,
-    /// IPv4, or IPv6 if there is none.
-    V4Preferred,
-    /// IPv4 only.
-    V4Only,
-    /// IPv6 only.
-    V6Only,
-    /// Both.
-    All,
 }
 
 /// Which HTTP is spoken with endpoints.
@@ -121,7 +111,7 @@ impl Cluster {
         if connect_timeout.is_zero() {
             path.fault_at("connect_timeout", "must be longer than 0");
         }
-        let http = http_options(value, path);
+        let (http, sheds) = extensions(value, path);
         let tls = value
             .transport_socket
             .as_ref()
@@ -138,6 +128,8 @@ impl Cluster {
             outliers: value.outlier_detection.as_ref().map(|outliers| {
                 path.field("outlier_detection", |path| OutlierDetection::from_proto(outliers, path))
             }),
+            sheds,
+            cuts_unwell: value.close_connections_on_host_health_failure,
             protocol: http.protocol,
             http2: http.http2,
             idle_timeout: http.idle_timeout,
@@ -152,11 +144,12 @@ fn discovery(value: &pb::Cluster, path: &mut Path) -> Option<Discovery> {
     let kind = value.cluster_discovery_type.as_ref().map_or(0, |ClusterDiscoveryType::Type(kind)| *kind);
     let kind = DiscoveryType::try_from(kind).unwrap_or_default();
     let assignment = value.load_assignment.clone().unwrap_or_default();
-    let in_place = matches!(kind, DiscoveryType::Static | DiscoveryType::StrictDns);
+    let in_place =
+        matches!(kind, DiscoveryType::Static | DiscoveryType::StrictDns | DiscoveryType::LogicalDns);
     if value.load_assignment.is_some() && !in_place {
         path.fault_at(
             "load_assignment",
-            "only STATIC and STRICT_DNS clusters hold their endpoints themselves",
+            "only STATIC, STRICT_DNS and LOGICAL_DNS clusters hold their endpoints themselves",
         );
     }
     if value.eds_cluster_config.is_some() && kind != DiscoveryType::Eds {
@@ -173,24 +166,18 @@ fn discovery(value: &pb::Cluster, path: &mut Path) -> Option<Discovery> {
             });
             Some(Discovery::Static(Arc::new(set)))
         }
-        DiscoveryType::StrictDns => {
-            let family = match value.dns_lookup_family() {
-                DnsLookupFamily::Auto => DnsFamily::V6Preferred,
-                DnsLookupFamily::V4Only => DnsFamily::V4Only,
-                DnsLookupFamily::V6Only => DnsFamily::V6Only,
-                DnsLookupFamily::V4Preferred => DnsFamily::V4Preferred,
-                DnsLookupFamily::All => DnsFamily::All,
-            };
-            let refresh =
-                parse::duration(value.dns_refresh_rate.as_ref(), DNS_REFRESH, "dns_refresh_rate", path);
-            if refresh < Duration::from_millis(1) {
-                path.fault_at("dns_refresh_rate", "must be at least 1ms");
-            }
+        DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
+            let one = kind == DiscoveryType::LogicalDns;
+            let settings = DnsSettings::from_proto(value, one, path);
             let hosts = path.field("load_assignment", |path| {
                 endpoint::check_name(value.load_assignment.as_ref(), path);
-                endpoint::named(&assignment, path)
+                let hosts = endpoint::named(&assignment, path);
+                if one && hosts.len() != 1 {
+                    path.fault_at("endpoints", "a LOGICAL_DNS cluster has exactly one endpoint");
+                }
+                hosts
             });
-            Some(Discovery::StrictDns { hosts, refresh, family })
+            Some(Discovery::Dns { hosts, settings })
         }
         DiscoveryType::Eds => path.field("eds_cluster_config", |path| {
             let Some(eds) = &value.eds_cluster_config else {
@@ -217,23 +204,45 @@ struct HttpOptions {
     max_requests_per_connection: Option<u32>,
 }
 
-fn http_options(value: &pb::Cluster, path: &mut Path) -> HttpOptions {
+fn extensions(value: &pb::Cluster, path: &mut Path) -> (HttpOptions, Option<u8>) {
     let mut options = HttpOptions {
         protocol: ProtocolChoice::Http1,
         http2: Http2Settings::default(),
         idle_timeout: Some(IDLE_TIMEOUT),
         max_requests_per_connection: None,
     };
+    let mut sheds = None;
     for (key, any) in &value.typed_extension_protocol_options {
         path.field("typed_extension_protocol_options", |path| {
-            path.key(key, |path| match unpack::<upstream::HttpProtocolOptions>(any) {
-                Some(found) if key == HTTP_OPTIONS => options = HttpOptions::from_proto(&found, path),
-                Some(_) => path.fault(format!("the key must be \"{HTTP_OPTIONS}\"")),
-                None => path.fault(format!("\"{}\" is not supported here", any.type_url)),
+            path.key(key, |path| {
+                let expected = if let Some(found) = unpack::<upstream::HttpProtocolOptions>(any) {
+                    options = HttpOptions::from_proto(&found, path);
+                    HTTP_OPTIONS
+                } else if let Some(found) = unpack::<DeadlineShedding>(any) {
+                    sheds = Some(percentile(&found, path));
+                    SHEDDING
+                } else {
+                    path.fault(format!("\"{}\" is not supported here", any.type_url));
+                    key
+                };
+                if key != expected {
+                    path.fault(format!("the key must be \"{expected}\""));
+                }
             });
         });
     }
-    options
+    (options, sheds)
+}
+
+fn percentile(value: &DeadlineShedding, path: &mut Path) -> u8 {
+    let said = value.percentile.unwrap_or(SHED_PERCENTILE);
+    match u8::try_from(said) {
+        Ok(percentile @ 1..=50) => percentile,
+        Ok(_) | Err(_) => {
+            path.fault_at("percentile", "must be from 1 to 50");
+            1
+        }
+    }
 }
 
 impl HttpOptions {

@@ -15,6 +15,8 @@ use super::parse;
 pub const OVERPROVISIONING: u32 = 140;
 /// Envoy's bound on `priority`.
 const MAX_PRIORITY: u32 = 128;
+/// Most addresses of one endpoint.
+pub const MAX_RACED: usize = 8;
 
 /// Compiled endpoints.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub struct EndpointSet {
 pub struct Endpoint {
     /// Where it is.
     pub address: SocketAddr,
+    /// Where it is besides; connections are tried there too when the first address is slow to answer.
+    pub more: Arc<[SocketAddr]>,
     /// Its name, where it has one.
     pub hostname: Option<Arc<str>>,
     /// Its share, relative to the others; at least 1.
@@ -79,6 +83,15 @@ pub struct Locality {
     pub weight: u32,
     /// How many times over its well endpoints can carry the load of all of them, in percent.
     pub overprovisioning: u32,
+}
+
+/// The cluster that this proxy is an endpoint of, and where it stands itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalCluster {
+    /// The cluster's name.
+    pub name: Box<str>,
+    /// Where the proxy stands.
+    pub locality: Locality,
 }
 
 impl Default for Locality {
@@ -136,7 +149,8 @@ impl EndpointSet {
             let labels = labels(endpoint, path);
             // The same address twice is one endpoint, as in Envoy.
             let checked = path.field("endpoint", |path| CheckedAt::from_proto(host, path));
-            let endpoint = Endpoint { address, hostname, weight, health, locality, labels, checked };
+            let more = path.field("endpoint", |path| more(host, path));
+            let endpoint = Endpoint { address, more, hostname, weight, health, locality, labels, checked };
             seen.insert(address).then_some(endpoint)
         });
         Self { endpoints }
@@ -166,19 +180,27 @@ impl Locality {
             || (self.region == other.region && self.zone == other.zone && self.sub_zone == other.sub_zone)
     }
 
-    fn from_proto(group: &pb::LocalityLbEndpoints, overprovisioning: u32, path: &mut Path) -> Self {
-        if group.priority > MAX_PRIORITY {
-            path.fault_at("priority", format!("larger than {MAX_PRIORITY}"));
-        }
-        let value = group.locality.as_ref();
+    /// The place itself, without what endpoints there are.
+    #[must_use]
+    pub fn of(value: Option<&core::Locality>) -> Self {
         let text = |part: fn(&core::Locality) -> &String| value.map_or("", |value| part(value)).into();
         Self {
             region: text(|value| &value.region),
             zone: text(|value| &value.zone),
             sub_zone: text(|value| &value.sub_zone),
+            ..Self::default()
+        }
+    }
+
+    fn from_proto(group: &pb::LocalityLbEndpoints, overprovisioning: u32, path: &mut Path) -> Self {
+        if group.priority > MAX_PRIORITY {
+            path.fault_at("priority", format!("larger than {MAX_PRIORITY}"));
+        }
+        Self {
             priority: group.priority,
             weight: group.load_balancing_weight.unwrap_or(0),
             overprovisioning,
+            ..Self::of(group.locality.as_ref())
         }
     }
 }
@@ -199,6 +221,9 @@ pub(super) fn named(value: &pb::ClusterLoadAssignment, path: &mut Path) -> Vec<N
         let checked = path.field("endpoint", |path| CheckedAt::from_proto(host, path));
         let (host, port) = path.field("endpoint", |path| {
             parse::plain_address(host.address.as_ref(), path);
+            if !host.additional_addresses.is_empty() {
+                path.fault_at("additional_addresses", "has no effect beside an address that is a name");
+            }
             if !host.hostname.is_empty() {
                 path.fault_at("hostname", "has no effect beside an address that is a name");
             }
@@ -208,6 +233,21 @@ pub(super) fn named(value: &pb::ClusterLoadAssignment, path: &mut Path) -> Vec<N
         let labels = labels(endpoint, path);
         Some(NamedEndpoint { host, port, weight, health, locality: Arc::clone(locality), labels, checked })
     })
+}
+
+/// The further addresses of an endpoint.
+fn more(value: &pb::Endpoint, path: &mut Path) -> Arc<[SocketAddr]> {
+    if value.additional_addresses.len() >= MAX_RACED {
+        path.fault_at("additional_addresses", format!("more than {}", MAX_RACED - 1));
+    }
+    let values = value.additional_addresses.iter().enumerate();
+    let parsed = values.filter_map(|(index, value)| {
+        path.item("additional_addresses", index, |path| {
+            parse::plain_address(value.address.as_ref(), path);
+            parse::socket_address(value.address.as_ref(), path)
+        })
+    });
+    parsed.collect()
 }
 
 fn each<T>(

@@ -100,6 +100,7 @@ pub(super) fn requests(value: &http_filter::LocalRateLimit, path: &mut Path) -> 
         response_headers,
         grpc_exhausted: value.rate_limited_as_resource_exhausted,
         retry_after: value.enable_retry_after_header,
+        tells: value.enable_x_ratelimit_headers() == common::XRateLimitHeadersRfcVersion::DraftVersion03,
         all,
         all_always: value.always_consume_default_token_bucket.unwrap_or(true),
         rules,

@@ -70,7 +70,7 @@ enum PathRule {
 impl Route {
     pub(super) fn from_proto(
         value: &pb::Route,
-        vhost_retry: Option<&RetryPolicy>,
+        vhost: (Option<&RetryPolicy>, bool),
         path: &mut Path,
     ) -> Option<Self> {
         let rule = path.field("match", |path| match &value.r#match {
@@ -79,7 +79,7 @@ impl Route {
         });
         let action = match &value.action {
             Some(pb::route::Action::Route(action)) => path
-                .field("route", |path| ForwardAction::from_proto(action, vhost_retry, path))
+                .field("route", |path| ForwardAction::from_proto(action, vhost, path))
                 .map(|action| RouteAction::Forward(Box::new(action))),
             Some(pb::route::Action::Redirect(action)) => path
                 .field("redirect", |path| RedirectAction::from_proto(action, path))

@@ -192,12 +192,13 @@ impl VirtualHost {
             .retry_policy
             .as_ref()
             .map(|policy| path.field("retry_policy", |path| RetryPolicy::from_proto(policy, path)));
+        let hedge = value.hedge_policy.as_ref().is_some_and(|hedge| hedge.hedge_on_per_try_timeout);
         let routes: Vec<Arc<Route>> = value
             .routes
             .iter()
             .enumerate()
             .filter_map(|(index, route)| {
-                path.item("routes", index, |path| Route::from_proto(route, retry.as_ref(), path))
+                path.item("routes", index, |path| Route::from_proto(route, (retry.as_ref(), hedge), path))
             })
             .map(Arc::new)
             .collect();

@@ -45,9 +45,9 @@ fn compiled(config: &Value) -> Result<String, String> {
     let resources = &bootstrap.resources;
     let listeners: Vec<_> = resources.listeners.iter().map(|(_, listener)| listener).collect();
     let clusters: Vec<_> = resources.clusters.iter().map(|(_, cluster)| cluster).collect();
-    let Bootstrap { admin, ads, identity, overload, .. } = bootstrap;
+    let Bootstrap { admin, ads, identity, overload, local_cluster, .. } = bootstrap;
     Ok(format!(
-        "{admin:#?} {ads:#?} {identity:#?} {overload:#?} {listeners:#?} {clusters:#?} {:#?}",
+        "{admin:#?} {ads:#?} {identity:#?} {overload:#?} {local_cluster:#?} {listeners:#?} {clusters:#?} {:#?}",
         resources.secrets
     ))
 }

@@ -135,6 +135,7 @@ reasons! {
     OverflowConcurrency "overflow_concurrency" 503 NONE Upstream Again "The adaptive limit on requests at a time is reached: with more the service would get slower." "Give the service more instances; or look at why it is slow.";
     Overloaded "overloaded" 503 OM Policy Again "The proxy is short of memory, connections or files and refuses requests." "Look at outrider_overload_pressure_percent; give the proxy more, or find out who asks so much.";
     OverflowRetries "overflow_max_retries" 503 UO Upstream Again "The cluster's limit on retries is reached." "Look at the upstream: it fails more than the retries allow.";
+    DeadlineTooShort "deadline_too_short" 504 UO Upstream Again "The request has less time left than the service's answers have taken lately; it was not sent." "Give it more time; or look at why the service is slow.";
     RouteTimeout "route_timeout" 504 UT Upstream Again "The response was not complete within the route's timeout." "Look at the upstream, or raise the timeout.";
     PerTryTimeout "per_try_timeout" 504 UT Upstream Again "No response within per_try_timeout, and no retry was left." "Look at the upstream, or raise the timeout.";
     PerTryIdle "per_try_idle_timeout" 504 SI Upstream Again "No byte in either direction within per_try_idle_timeout, and no retry was left." "Look at the upstream, or raise the timeout.";

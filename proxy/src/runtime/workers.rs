@@ -17,6 +17,7 @@ use super::sockets::BoundListener;
 use crate::identity::Revoked;
 use crate::limit::pressure::Pressure;
 use crate::model::Snapshot;
+use crate::model::endpoint::LocalCluster;
 use crate::observe::access_log::LogQueue;
 use crate::observe::metrics::Shard;
 use crate::policy::egress::Surroundings;
@@ -54,6 +55,8 @@ pub struct WorkerSettings {
     pub surroundings: Arc<Surroundings>,
     /// How short the process is of what it needs.
     pub pressure: Arc<Pressure>,
+    /// The cluster that this proxy is an endpoint of.
+    pub local_cluster: Option<Arc<LocalCluster>>,
     /// How long connections of a changed listener, and of a proxy that is ending, may take.
     pub drain_timeout: Duration,
 }
@@ -93,6 +96,7 @@ impl Workers {
                     names_reason: settings.names_reason,
                     surroundings: settings.surroundings,
                     pressure: settings.pressure,
+                    local_cluster: settings.local_cluster,
                 };
                 let worker = Rc::new(Worker::new(shard, logs, shared));
                 let listeners = Listeners::new(

@@ -70,7 +70,8 @@ struct Upstream {
 }
 
 /// Passes a connection on, to its end.
-pub async fn serve(mut transport: Transport, chain: &Arc<TcpChain>, target: Target, worker: &Rc<Worker>) {
+pub async fn serve(mut transport: Transport, chain: Arc<TcpChain>, target: Target, worker: Rc<Worker>) {
+    let (chain, worker) = (&*chain, &worker);
     let (name, _) = chain.cluster.pick(worker.draw());
     let series = Series::open(worker, chain, name, target.direction);
     let (started, started_at) = (Instant::now(), SystemTime::now());
@@ -141,7 +142,7 @@ async fn connect(
         let choice = Choice { tried: &tried, ..Choice::any(target.standing.facts.destination) };
         let picked: Option<Rc<EndpointState>> = cluster.pick(&choice, &mut worker.random.borrow_mut());
         let endpoint = picked.ok_or(Reason::NoHealthyUpstream)?;
-        worker.may_reach(&target.standing, cluster, endpoint.address())?;
+        worker.may_reach(&target.standing, cluster, &endpoint)?;
         let (active, begun) = (endpoint.begin(), cluster.stamp());
         let met = Box::pin(fault::meet_attempt((target, cluster), endpoint.address(), worker, notes)).await;
         let opened = match met {
@@ -153,8 +154,11 @@ async fn connect(
             }
         };
         match opened {
-            Ok((transport, place)) => {
-                target.standing.has_reached(cluster.destination(endpoint.address()));
+            Ok((mut transport, place)) => {
+                if cluster.config().cuts_unwell {
+                    endpoint.ends_with_health(transport.cutoff());
+                }
+                target.standing.has_reached(cluster.destination(transport.peer()));
                 observe(cluster, &endpoint, (Outcome::Connected, begun), worker);
                 return Ok(Upstream {
                     transport,

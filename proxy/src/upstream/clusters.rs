@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
@@ -11,10 +12,13 @@ use tokio::time::Instant;
 
 use super::budget::Earned;
 use super::endpoint::EndpointState;
+use super::haste::Haste;
 use super::members::{Choice, Members};
 use super::outlier::{Cause, Charge, Outcome};
 use super::usage::{Permit, Resource, Usage, UsageRegistry};
+use crate::balance::zone::Home;
 use crate::identity::Revoked;
+use crate::model::endpoint::LocalCluster;
 use crate::model::limits::{CircuitLimits, Priority, RetryLimit};
 use crate::model::{Balancer, Cluster, Discovery, EndpointSet, Snapshot};
 use crate::observe::series::RequestSeries;
@@ -28,24 +32,41 @@ const MAX_ORIGINAL_ENDPOINTS: usize = 1024;
 #[derive(Debug)]
 pub struct Clusters {
     by_name: RefCell<FxHashMap<Arc<str>, Rc<ClusterState>>>,
-    /// Those whose endpoints may be ejected.
+    /// Those whose endpoints may be ejected or fail health checks.
     watched: RefCell<Vec<Rc<ClusterState>>>,
     usage: Arc<UsageRegistry>,
     buffers: Rc<BufferPool>,
     secured: Rc<Registry<Cutoff>>,
+    /// The cluster that this proxy is an endpoint of.
+    local: Option<Arc<LocalCluster>>,
+    /// Where this proxy and its like stand, as far as that is known.
+    home: RefCell<Option<Rc<Home>>>,
 }
 
 impl Clusters {
     /// Without any cluster.
     #[must_use]
-    pub fn new(usage: Arc<UsageRegistry>, buffers: Rc<BufferPool>) -> Self {
+    pub fn new(usage: Arc<UsageRegistry>, buffers: Rc<BufferPool>, local: Option<Arc<LocalCluster>>) -> Self {
         Self {
             by_name: RefCell::default(),
             watched: RefCell::default(),
             usage,
             buffers,
             secured: Rc::default(),
+            local,
+            home: RefCell::default(),
         }
+    }
+
+    /// Finds out anew where this proxy and its like stand. It is the same value as before where nothing changed.
+    fn look_home(&self, snapshot: &Snapshot) -> Option<Rc<Home>> {
+        let local = self.local.as_ref()?;
+        let found = Home::new(local, &snapshot.clusters.get(&*local.name)?.endpoints)?;
+        let mut home = self.home.borrow_mut();
+        if home.as_deref() != Some(&found) {
+            *home = Some(Rc::new(found));
+        }
+        home.clone()
     }
 
     /// The cluster of this name.
@@ -57,6 +78,7 @@ impl Clusters {
     /// Follows a snapshot: what did not change keeps its connections, what did is replaced, and requests under
     /// way keep what they have.
     pub fn update(&self, snapshot: &Snapshot) {
+        let home = self.look_home(snapshot);
         let mut by_name = self.by_name.borrow_mut();
         by_name.retain(|name, state| {
             let stays = snapshot.clusters.contains_key(name);
@@ -67,19 +89,21 @@ impl Clusters {
         });
         for (name, entry) in &snapshot.clusters {
             match by_name.get(name).filter(|state| Arc::ptr_eq(&state.config, &entry.config)) {
-                Some(state) => state.update(&entry.endpoints),
+                Some(state) => state.update(&entry.endpoints, home.as_ref()),
                 None => {
                     let usage = self.usage.cluster(name);
                     let tools = (Rc::clone(&self.buffers), Rc::clone(&self.secured));
                     let state = ClusterState::new(&entry.config, usage, tools);
-                    state.update(&entry.endpoints);
+                    state.update(&entry.endpoints, home.as_ref());
                     if let Some(old) = by_name.insert(Arc::clone(name), Rc::new(state)) {
                         old.retire();
                     }
                 }
             }
         }
-        let watched = by_name.values().filter(|state| state.config.outliers.is_some());
+        let watched = by_name
+            .values()
+            .filter(|state| state.config.outliers.is_some() || state.config.health_check.is_some());
         *self.watched.borrow_mut() = watched.map(Rc::clone).collect();
     }
 
@@ -90,10 +114,13 @@ impl Clusters {
         covered.filter(|link| !link.is_cut()).map(|link| link.cut()).count()
     }
 
-    /// Adds to what all workers know what this one has seen since the last time.
+    /// Adds to what all workers know what this one has seen since the last time, and follows what they know.
     pub fn flush(&self) {
         for state in self.watched.borrow().iter() {
-            state.for_all(|endpoint| endpoint.tally.flush(&endpoint.host().conduct));
+            if state.config.outliers.is_some() {
+                state.for_all(|endpoint| endpoint.tally.flush(&endpoint.host().conduct));
+            }
+            state.follow_health();
         }
     }
 
@@ -115,6 +142,8 @@ pub struct ClusterState {
     original: RefCell<FxHashMap<SocketAddr, Rc<EndpointState>>>,
     local: Rc<LocalConnections>,
     earned: Earned,
+    /// How long its answers take, where a request without enough time is refused.
+    haste: Option<Box<Haste>>,
     buffers: Rc<BufferPool>,
     secured: Rc<Registry<Cutoff>>,
     /// How requests to it are recorded.
@@ -155,6 +184,7 @@ impl ClusterState {
             original: RefCell::default(),
             local: Rc::default(),
             earned: Earned::new(),
+            haste: config.sheds.map(|percentile| Box::new(Haste::new(percentile))),
             buffers,
             secured,
             series: RequestSeries::new(&config.name),
@@ -201,7 +231,28 @@ impl ClusterState {
     /// The time, where it is wanted of an attempt how long it took.
     #[must_use]
     pub fn stamp(&self) -> Option<Instant> {
-        matches!(self.config.balancing.balancer, Balancer::PeakEwma(_)).then(Instant::now)
+        let wanted = self.haste.is_some() || matches!(self.config.balancing.balancer, Balancer::PeakEwma(_));
+        wanted.then(Instant::now)
+    }
+
+    /// Whether a request with so much time left is refused.
+    #[must_use]
+    pub fn is_hopeless(&self, left: impl FnOnce() -> Option<Duration>) -> bool {
+        self.haste.as_ref().is_some_and(|haste| left().is_some_and(|left| haste.refuses(left)))
+    }
+
+    fn note_time(&self, endpoint: &EndpointState, outcome: Outcome, begun: Instant) {
+        let now = Instant::now();
+        let took = now.saturating_duration_since(begun);
+        if let Some(haste) = &self.haste
+            && (outcome.is_well() || outcome == Outcome::TimedOut)
+        {
+            haste.observe(took, outcome.is_well());
+        }
+        if let Balancer::PeakEwma(parameters) = &self.config.balancing.balancer {
+            let took = if outcome.is_well() { took } else { took.max(parameters.failure_penalty) };
+            endpoint.latency.observe(parameters, took, now);
+        }
     }
 
     /// Takes note of how an attempt went that began at the stamp; why its endpoint is ejected, if it is.
@@ -211,11 +262,8 @@ impl ClusterState {
         (outcome, begun): (Outcome, Option<Instant>),
         random: &mut fastrand::Rng,
     ) -> Option<Cause> {
-        if let (Balancer::PeakEwma(parameters), Some(begun)) = (&self.config.balancing.balancer, begun) {
-            let now = Instant::now();
-            let took = now.saturating_duration_since(begun);
-            let took = if outcome.is_well() { took } else { took.max(parameters.failure_penalty) };
-            endpoint.latency.observe(parameters, took, now);
+        if let Some(begun) = begun {
+            self.note_time(endpoint, outcome, begun);
         }
         let config = self.config.outliers.as_ref()?;
         let charge = Charge::new(config.split, outcome);
@@ -325,12 +373,14 @@ impl ClusterState {
         self.members.borrow().all().to_vec()
     }
 
-    fn update(&self, source: &Arc<EndpointSet>) {
+    fn update(&self, source: &Arc<EndpointSet>, home: Option<&Rc<Home>>) {
+        let home = home.filter(|_| self.config.balancing.zone_aware.is_some());
         let old = Rc::clone(&self.members.borrow());
-        if old.is_of(source) {
+        if old.is_of(source) && old.is_at(home) {
             return;
         }
-        let members = old.updated(source, &self.config.balancing, &self.usage.hosts);
+        let how = (&self.config.balancing, home.map(Rc::clone));
+        let members = old.updated(source, how, &self.usage.hosts);
         *self.members.borrow_mut() = Rc::new(members);
     }
 

@@ -1,13 +1,16 @@
 //! Opening a connection to an endpoint.
 
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use rustls::pki_types::{ServerName, UnixTime};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::identity::live::Current;
 use crate::identity::{PeerIdentity, Refusal};
@@ -15,6 +18,9 @@ use crate::model::Cluster;
 use crate::model::tls::UpstreamTls;
 use crate::observe::Reason;
 use crate::transport::{BufferPool, Cutoff, Registry, Transport};
+
+/// How long an address is waited for before the next one of the same endpoint is tried besides; Envoy's.
+const HEAD_START: Duration = Duration::from_millis(300);
 
 /// Why there is no connection.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -84,13 +90,17 @@ impl ConnectError {
 /// When the endpoint cannot be reached in time, or is not who it should be.
 pub async fn connect(
     cluster: &Cluster,
-    address: SocketAddr,
+    (address, more): (SocketAddr, &[SocketAddr]),
     (buffers, secured): (&Rc<BufferPool>, &Registry<Cutoff>),
 ) -> Result<Transport, ConnectError> {
     let limit = cluster.connect_timeout;
     let connected = timeout(limit, async {
         let failed = |error: io::Error| ConnectError::failed(address, &error);
-        let stream = TcpStream::connect(address).await.map_err(failed)?;
+        let stream = match more {
+            [] => TcpStream::connect(address).await,
+            more => Box::pin(race(address, more)).await,
+        };
+        let stream = stream.map_err(failed)?;
         let mut transport = Transport::new(stream).map_err(failed)?;
         if let Some(tls) = &cluster.tls {
             let encrypted = Box::pin(encrypt(&mut transport, tls, buffers)).await;
@@ -103,6 +113,51 @@ pub async fn connect(
         Ok(transport)
     });
     connected.await.unwrap_or(Err(ConnectError::TimedOut { address, limit }))
+}
+
+/// A connection on its way.
+type Dial = Pin<Box<dyn Future<Output = io::Result<TcpStream>>>>;
+
+/// The first connection that comes about: the next address is tried when an attempt fails, or has not come out after
+/// the head start (RFC 8305 section 5).
+async fn race(first: SocketAddr, more: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut left = std::iter::once(first).chain(more.iter().copied());
+    let mut under_way: Vec<Dial> = Vec::new();
+    let mut last = io::Error::from(io::ErrorKind::NotConnected);
+    let mut turn = pin!(sleep(Duration::ZERO));
+    poll_fn(|cx| {
+        loop {
+            let (mut place, mut failed) = (0, under_way.is_empty());
+            while let Some(attempt) = under_way.get_mut(place) {
+                match attempt.as_mut().poll(cx) {
+                    Poll::Ready(Ok(stream)) => return Poll::Ready(Ok(stream)),
+                    Poll::Ready(Err(error)) => {
+                        last = error;
+                        failed = true;
+                        drop(under_way.swap_remove(place));
+                    }
+                    Poll::Pending => place += 1,
+                }
+            }
+            if !failed && turn.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            match left.next() {
+                Some(address) => {
+                    under_way.push(Box::pin(TcpStream::connect(address)));
+                    turn.as_mut().reset(Instant::now() + HEAD_START);
+                }
+                None if under_way.is_empty() => {
+                    return Poll::Ready(Err(std::mem::replace(
+                        &mut last,
+                        io::ErrorKind::NotConnected.into(),
+                    )));
+                }
+                None => return Poll::Pending,
+            }
+        }
+    })
+    .await
 }
 
 async fn encrypt(

@@ -14,6 +14,7 @@ use super::connect::ConnectError;
 use super::host::Host;
 use super::outlier::OwnTally;
 use crate::balance::ewma::Latency;
+use crate::transport::{Cutoff, Registry};
 
 /// Idle HTTP/1 connections kept per endpoint and worker; more are closed after use.
 pub const MAX_IDLE_PER_ENDPOINT: usize = 512;
@@ -22,6 +23,8 @@ pub const MAX_IDLE_PER_ENDPOINT: usize = 512;
 #[derive(Debug)]
 pub struct EndpointState {
     address: SocketAddr,
+    /// Where else it is.
+    more: Arc<[SocketAddr]>,
     hostname: Option<Arc<str>>,
     /// Idle connections, the most recently used last.
     #[expect(
@@ -42,6 +45,8 @@ pub struct EndpointState {
     /// Since when it may get requests.
     since: Cell<Instant>,
     was_well: Cell<bool>,
+    /// Connections that end when it turns unwell.
+    opaque: Registry<Cutoff>,
     /// A removed endpoint keeps no connection after use.
     removed: Cell<bool>,
     /// Whether an HTTP/2 connection is being opened, how often that failed, and with what.
@@ -57,12 +62,14 @@ impl EndpointState {
     pub fn new(address: SocketAddr, hostname: Option<Arc<str>>, host: Arc<Host>) -> Self {
         Self {
             address,
+            more: Arc::default(),
             hostname,
             host,
             latency: Latency::default(),
             tally: OwnTally::default(),
             since: Cell::new(Instant::now()),
             was_well: Cell::new(false),
+            opaque: Registry::default(),
             idle: RefCell::default(),
             shared: RefCell::default(),
             active: Cell::new(0),
@@ -74,7 +81,25 @@ impl EndpointState {
         }
     }
 
-    /// Where it is.
+    /// It is at these addresses too.
+    #[must_use]
+    pub fn and_at(mut self, more: &Arc<[SocketAddr]>) -> Self {
+        self.more = Arc::clone(more);
+        self
+    }
+
+    /// Where else it is.
+    #[must_use]
+    pub const fn more(&self) -> &Arc<[SocketAddr]> {
+        &self.more
+    }
+
+    /// Everywhere it is.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        std::iter::once(self.address).chain(self.more.iter().copied())
+    }
+
+    /// Where it is; the first of its addresses where it has several.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
@@ -98,12 +123,22 @@ impl EndpointState {
         self.since.get()
     }
 
-    /// Takes note of whether it may get requests.
+    /// Takes note of whether it may get requests. Where it no longer may, what is idle is closed, and so are the
+    /// opaque connections that end with its health.
     pub fn set_well(&self, well: bool) {
-        if well && !self.was_well.replace(well) {
-            self.since.set(Instant::now());
+        match (self.was_well.replace(well), well) {
+            (false, true) => self.since.set(Instant::now()),
+            (true, false) => {
+                self.close_all();
+                self.opaque.alive().iter().for_each(|connection| connection.cut());
+            }
+            (true, true) | (false, false) => {}
         }
-        self.was_well.set(well);
+    }
+
+    /// Takes note of an opaque connection that ends when the endpoint turns unwell.
+    pub fn ends_with_health(&self, connection: &Rc<Cutoff>) {
+        self.opaque.add(connection);
     }
 
     /// As if it had been there for longer.

@@ -10,6 +10,7 @@ use super::endpoint::EndpointState;
 use super::host::Hosts;
 use crate::balance::Wish;
 use crate::balance::levels::{Levels, Member};
+use crate::balance::zone::Home;
 use crate::model::endpoint::Health;
 use crate::model::labels::{Fallback, SubsetKey};
 use crate::model::{Balancing, EndpointSet};
@@ -37,6 +38,8 @@ pub struct Choice<'a> {
 pub struct Members {
     source: Arc<EndpointSet>,
     generation: u64,
+    /// Where the proxy stands, if that counts.
+    home: Option<Rc<Home>>,
     all: Vec<Rc<EndpointState>>,
     everybody: Levels,
     subsets: Option<SubsetLevels>,
@@ -63,6 +66,16 @@ impl Members {
     #[must_use]
     pub fn is_of(&self, source: &Arc<EndpointSet>) -> bool {
         Arc::ptr_eq(&self.source, source) && !self.all.is_empty()
+    }
+
+    /// Whether the choice goes by this place of the proxy.
+    #[must_use]
+    pub fn is_at(&self, home: Option<&Rc<Home>>) -> bool {
+        match (&self.home, home) {
+            (Some(own), Some(other)) => Rc::ptr_eq(own, other),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
     }
 
     /// The generation of the health that the choice goes by.
@@ -103,7 +116,12 @@ impl Members {
 
     /// These endpoints instead; those that stay keep their connections, the others are told to go.
     #[must_use]
-    pub fn updated(&self, source: &Arc<EndpointSet>, balancing: &Balancing, hosts: &Hosts) -> Self {
+    pub fn updated(
+        &self,
+        source: &Arc<EndpointSet>,
+        (balancing, home): (&Balancing, Option<Rc<Home>>),
+        hosts: &Hosts,
+    ) -> Self {
         let known: FxHashMap<SocketAddr, &Rc<EndpointState>> =
             self.all.iter().map(|endpoint| (endpoint.address(), endpoint)).collect();
         let mut stay: FxHashMap<SocketAddr, ()> = FxHashMap::default();
@@ -112,31 +130,35 @@ impl Members {
             .iter()
             .map(|endpoint| {
                 stay.insert(endpoint.address, ());
-                match known.get(&endpoint.address) {
-                    Some(state) => Rc::clone(state),
-                    None => {
-                        let host = hosts.host(endpoint.address);
-                        Rc::new(EndpointState::new(endpoint.address, endpoint.hostname.clone(), host))
-                    }
+                let old = known.get(&endpoint.address);
+                if let Some(state) = old.filter(|state| state.more() == &endpoint.more) {
+                    return Rc::clone(state);
                 }
+                if let Some(replaced) = old {
+                    replaced.remove();
+                }
+                let (address, hostname) = (endpoint.address, endpoint.hostname.clone());
+                let state = EndpointState::new(address, hostname, hosts.host(address));
+                Rc::new(state.and_at(&endpoint.more))
             })
             .collect();
         for gone in self.all.iter().filter(|old| !stay.contains_key(&old.address())) {
             gone.remove();
         }
-        Self::build(Arc::clone(source), all, balancing, hosts.generation())
+        Self::build(Arc::clone(source), all, (balancing, home), hosts.generation())
     }
 
     /// The same endpoints by their present health.
     #[must_use]
     pub fn rebuilt(&self, balancing: &Balancing, generation: u64) -> Self {
-        Self::build(Arc::clone(&self.source), self.all.clone(), balancing, generation)
+        let how = (balancing, self.home.clone());
+        Self::build(Arc::clone(&self.source), self.all.clone(), how, generation)
     }
 
     fn build(
         source: Arc<EndpointSet>,
         all: Vec<Rc<EndpointState>>,
-        balancing: &Balancing,
+        (balancing, home): (&Balancing, Option<Rc<Home>>),
         generation: u64,
     ) -> Self {
         let members: Vec<Member> = source
@@ -155,15 +177,21 @@ impl Members {
                 }
             })
             .collect();
-        let subsets = SubsetLevels::build(&source, &members, balancing);
+        let levels = |members: &[Member]| Levels::new(members, balancing, home.as_deref());
+        let subsets = SubsetLevels::build(&source, &members, balancing, levels);
         // Nobody chooses from all where there are subsets.
-        let everybody = if subsets.is_some() { Levels::default() } else { Levels::new(&members, balancing) };
-        Self { source, generation, all, everybody, subsets }
+        let everybody = if subsets.is_some() { Levels::default() } else { levels(&members) };
+        Self { source, generation, home, all, everybody, subsets }
     }
 }
 
 impl SubsetLevels {
-    fn build(source: &EndpointSet, members: &[Member], balancing: &Balancing) -> Option<Self> {
+    fn build(
+        source: &EndpointSet,
+        members: &[Member],
+        balancing: &Balancing,
+        levels: impl Fn(&[Member]) -> Levels,
+    ) -> Option<Self> {
         let subsets = balancing.subsets.as_ref()?;
         let mut by_key: FxHashMap<SubsetKey, Vec<Member>> = FxHashMap::default();
         for selector in &subsets.selectors {
@@ -182,7 +210,6 @@ impl SubsetLevels {
                 fitting.map(|(_, member)| member.clone()).collect()
             }
         };
-        let levels = |members: &[Member]| Levels::new(members, balancing);
         Some(Self {
             by_key: by_key.iter().map(|(key, members)| (Arc::clone(key), levels(members))).collect(),
             fallback: levels(&fallback),

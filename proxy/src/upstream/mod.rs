@@ -8,6 +8,7 @@ pub mod client;
 pub mod clusters;
 pub mod connect;
 pub mod endpoint;
+pub mod haste;
 pub mod host;
 pub mod injected;
 pub mod link;

@@ -73,7 +73,7 @@ pub async fn open_opaque(
     let Some(place) = cluster.connection_permit(Priority::Default) else {
         return Err(AcquireError::Overflow(Resource::Connections));
     };
-    let transport = connect(cluster.config(), endpoint.address(), cluster.tools()).await?;
+    let transport = connect(cluster.config(), (endpoint.address(), endpoint.more()), cluster.tools()).await?;
     Ok((transport, place))
 }
 
@@ -90,7 +90,8 @@ async fn acquire_h1(
         // Registered before the limit is looked at, so that a connection freed in between is not missed.
         let freed = cluster.connection_freed();
         if let Some(place) = cluster.connection_permit(priority) {
-            let transport = connect(cluster.config(), endpoint.address(), cluster.tools()).await?;
+            let transport =
+                connect(cluster.config(), (endpoint.address(), endpoint.more()), cluster.tools()).await?;
             let link = H1Link::new(transport, Rc::clone(cluster.buffers()));
             let client = H1Client::new(link, place, Instant::now());
             return Ok(UpstreamLink::from_h1(Box::new(client)));
@@ -153,7 +154,7 @@ async fn open_h2(
 ) -> Result<(), ConnectError> {
     let config = Arc::clone(cluster.config());
     let address = endpoint.address();
-    let transport = connect(&config, address, cluster.tools()).await?;
+    let transport = connect(&config, (address, endpoint.more()), cluster.tools()).await?;
     let settings = &config.http2;
     let handshake = h2::client::Builder::new()
         .initial_window_size(settings.initial_stream_window_bytes)

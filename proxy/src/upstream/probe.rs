@@ -86,11 +86,11 @@ impl Subject {
     #[must_use]
     pub fn new(
         cluster: &Arc<Cluster>,
-        address: SocketAddr,
+        (address, more): (SocketAddr, &Arc<[SocketAddr]>),
         host: Option<Arc<str>>,
         buffers: Rc<BufferPool>,
     ) -> Self {
-        let endpoint = Rc::new(EndpointState::new(address, None, Arc::default()));
+        let endpoint = Rc::new(EndpointState::new(address, None, Arc::default()).and_at(more));
         Self { cluster: ClusterState::apart(cluster, buffers), endpoint, host }
     }
 
@@ -174,8 +174,12 @@ impl Subject {
     }
 
     async fn tcp(&self, check: &TcpCheck) -> Result<Finding, NoAnswer> {
-        let mut transport =
-            connect(self.cluster.config(), self.endpoint.address(), self.cluster.tools()).await?;
+        let mut transport = connect(
+            self.cluster.config(),
+            (self.endpoint.address(), self.endpoint.more()),
+            self.cluster.tools(),
+        )
+        .await?;
         if !check.send.is_empty() {
             transport.write_all(&check.send).await?;
             transport.flush().await?;

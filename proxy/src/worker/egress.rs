@@ -9,18 +9,28 @@ use super::Worker;
 use crate::observe::Reason;
 use crate::policy::Standing;
 use crate::policy::egress::Mode;
-use crate::upstream::ClusterState;
+use crate::upstream::{ClusterState, EndpointState};
 
 /// Security events that a worker logs in one [`WINDOW`]; the next one says how many were left out.
 const MAX_EVENTS: u32 = 20;
 const WINDOW: Duration = Duration::from_secs(1);
 
 impl Worker {
-    /// Whether traffic of this connection may go to an endpoint of the cluster. Tells of what is refused or recorded.
+    /// Whether traffic of this connection may go to an endpoint of the cluster, at all of its addresses. Tells of what
+    /// is refused or recorded.
     ///
     /// # Errors
     /// Why it may not.
     pub fn may_reach(
+        &self,
+        standing: &Standing,
+        cluster: &ClusterState,
+        endpoint: &EndpointState,
+    ) -> Result<(), Reason> {
+        endpoint.addresses().try_for_each(|address| self.may_reach_address(standing, cluster, address))
+    }
+
+    fn may_reach_address(
         &self,
         standing: &Standing,
         cluster: &ClusterState,

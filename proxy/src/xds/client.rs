@@ -141,7 +141,7 @@ async fn connect(cluster: Arc<Cluster>) -> Result<Channel, StreamError> {
             .filter(|endpoint| endpoint.health == Health::Well)
             .map(|endpoint| endpoint.address.to_string())
             .collect(),
-        Discovery::StrictDns { hosts, .. } => {
+        Discovery::Dns { hosts, .. } => {
             hosts.iter().map(|host| format!("{}:{}", host.host, host.port)).collect()
         }
         Discovery::Eds(_) | Discovery::OriginalDst => Vec::new(),

@@ -32,7 +32,7 @@ fn a_thousand_random_edits_decode_and_compile_as_from_scratch() {
         writeln!(history, "{number}: {edit}").unwrap();
         let before: Vec<Snapshot> = proxies().iter().map(|proxy| mesh.snapshot(proxy)).collect();
         mesh = mesh.update(Arc::new(objects.clone()));
-        let fresh = Mesh::with_settings(Arc::new(objects.clone()), Settings::default());
+        let fresh = Mesh::remembering(Arc::new(objects.clone()), Settings::default(), &mesh.in_mesh());
         let said = |mesh: &Mesh| golden::statuses(mesh);
         assert_eq!(said(&mesh), said(&fresh), "seed {seed}, after {edit}");
         for (proxy, before) in proxies().iter().zip(&before) {
@@ -304,10 +304,21 @@ fn authorization(random: &mut fastrand::Rng) -> Value {
 }
 
 fn traffic(random: &mut fastrand::Rng) -> Value {
+    let balancers = [
+        json!({"policy": "RoundRobin", "slowStart": "5s"}),
+        json!({"policy": "LeastRequest", "choices": 3}),
+        json!({"policy": "Random", "panicThreshold": 0}),
+        json!({"policy": "PeakEwma"}),
+        json!({"policy": "RingHash", "hash": [{"header": "X-User"}, {"sourceAddress": true}]}),
+        json!({"policy": "Maglev", "hash": [{"cookie": "who"}, {"queryParameter": "q"}]}),
+    ];
     let mut spec = json!({
         "targetRefs": [{"name": name(random)}],
-        "loadBalancer": {"policy": one(random, &["RoundRobin", "LeastRequest", "Random", "PeakEwma"])},
-        "retries": {"attempts": random.u32(..4), "on": ["5xx", "reset"], "codes": [429], "backoff": "20ms"},
+        "loadBalancer": balancers[random.usize(..balancers.len())],
+        "retries": {
+            "attempts": random.u32(..4), "on": ["5xx", "reset"], "codes": [429], "backoff": "20ms",
+            "perTryTimeout": "1s", "hedge": random.bool(),
+        },
         "timeouts": {"connect": "1s", "request": "3s", "idle": "60s"},
         "circuitBreaker": {"maxRequests": 100, "maxRetries": 3},
     });

@@ -46,6 +46,13 @@ struct Asked {
     task: AbortHandle,
 }
 
+impl Asked {
+    /// Whether it is asked in the same way and place.
+    fn is_asked_as(&self, endpoint: &Endpoint) -> bool {
+        self.endpoint.checked == endpoint.checked && self.endpoint.more == endpoint.more
+    }
+}
+
 impl Drop for Asked {
     fn drop(&mut self) {
         self.task.abort();
@@ -83,7 +90,7 @@ impl Health {
             checked.config = Arc::clone(&entry.config);
             for endpoint in entry.endpoints.endpoints.iter().filter(|endpoint| !endpoint.checked.never) {
                 let asked = match endpoints.remove(&endpoint.address) {
-                    Some(known) if same && known.endpoint.checked == endpoint.checked => known,
+                    Some(known) if same && known.is_asked_as(endpoint) => known,
                     known => {
                         self.ask(&checked, check, (endpoint, known.map(|known| Arc::clone(&known.host))))
                     }
@@ -116,10 +123,14 @@ impl Health {
             hosts.set_unchecked(&host);
             host
         });
-        let mut address = endpoint.address;
-        address.set_port(endpoint.checked.port.unwrap_or_else(|| address.port()));
+        let at = |mut address: SocketAddr| {
+            address.set_port(endpoint.checked.port.unwrap_or_else(|| address.port()));
+            address
+        };
+        let more = endpoint.more.iter().copied().map(at).collect();
+        let asked_at = (at(endpoint.address), &more);
         let subject =
-            Subject::new(&checked.config, address, endpoint.checked.host.clone(), Rc::clone(&self.buffers));
+            Subject::new(&checked.config, asked_at, endpoint.checked.host.clone(), Rc::clone(&self.buffers));
         let asking = Asking {
             subject,
             check: check.clone(),

@@ -112,10 +112,31 @@ const TOKEN_BYTES: [bool; 256] = {
     table
 };
 
-/// HTAB, visible characters, space and obs-text (RFC 9110 section 5.5). Without an early end, so that the
-/// compiler looks at many bytes at a time.
+/// HTAB, visible characters, space and obs-text (RFC 9110 section 5.5).
 pub(super) fn is_value(value: &[u8]) -> bool {
-    !value.iter().fold(false, |bad, byte| bad | ((*byte < b' ') & (*byte != b'\t')) | (*byte == 0x7f))
+    let is_clean =
+        |word: &[u8; 8]| !may_hold_control(u64::from_ne_bytes(*word)) || word.iter().all(is_value_byte);
+    let (words, _) = value.as_chunks();
+    match value.last_chunk() {
+        // It overlaps with the last of the others, so that no byte is looked at alone.
+        Some(last) => words.iter().all(is_clean) && is_clean(last),
+        None => value.iter().all(is_value_byte),
+    }
+}
+
+const fn is_value_byte(byte: &u8) -> bool {
+    (*byte >= b' ' && *byte != 0x7f) || *byte == b'\t'
+}
+
+/// Whether one of eight bytes may be below space or DEL, looked at all at once: a subtraction borrows out of the top bit
+/// of a byte that is smaller, and what borrows from its neighbour as well is looked at again.
+const fn may_hold_control(word: u64) -> bool {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const TOPS: u64 = u64::from_ne_bytes([0x80; 8]);
+    let below_space = word.wrapping_sub(ONES * 0x20) & !word;
+    let del = word ^ (ONES * 0x7f);
+    let is_del = del.wrapping_sub(ONES) & !del;
+    (below_space | is_del) & TOPS != 0
 }
 
 fn trim_ows(value: &[u8]) -> &[u8] {
@@ -157,6 +178,19 @@ mod tests {
             assert_eq!(parse(&[b'a', byte, b'b', b':']).is_ok(), is_tchar || byte == b':', "name {byte:#x}");
             let is_field_vchar = byte == b'\t' || (b' '..0x7f).contains(&byte) || byte >= 0x80;
             assert_eq!(parse(&[b'a', b':', b'x', byte, b'y']).is_ok(), is_field_vchar, "value {byte:#x}");
+        }
+    }
+
+    #[test]
+    fn a_control_character_is_found_wherever_it_stands() {
+        for len in 1..40 {
+            for place in 0..len {
+                for byte in 0..=255_u8 {
+                    let mut value = vec![b'x'; len];
+                    value[place] = byte;
+                    assert_eq!(is_value(&value), is_value_byte(&byte), "{byte:#x} at {place} of {len}");
+                }
+            }
         }
     }
 

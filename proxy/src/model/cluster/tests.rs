@@ -1,6 +1,7 @@
 use outrider_proto::json;
 
 use super::*;
+use crate::model::dns::{DNS_REFRESH, DnsFamily};
 use crate::model::limits::{CircuitLimits, Priority, RetryLimit};
 use crate::model::{Balancer, Balancing};
 
@@ -73,11 +74,10 @@ fn names_are_resolved_as_asked() {
         ("dns_lookup_family: ALL, dns_refresh_rate: 0.5s", DnsFamily::All, Duration::from_millis(500)),
     ] {
         let cluster = cluster(&format!("type: STRICT_DNS, {}, {more}", assignment("name.test")));
-        let Discovery::StrictDns { hosts, refresh: found_refresh, family: found_family } = cluster.discovery
-        else {
+        let Discovery::Dns { hosts, settings } = cluster.discovery else {
             panic!("STRICT_DNS");
         };
-        assert_eq!((found_family, found_refresh), (family, refresh), "{more}");
+        assert_eq!((settings.family, settings.refresh), (family, refresh), "{more}");
         assert_eq!((hosts[0].host.as_str(), hosts[0].port), ("name.test", 1));
     }
 }
@@ -154,7 +154,7 @@ fn faults_name_their_fields() {
         ("type: ORIGINAL_DST".into(), "lb_policy: must be CLUSTER_PROVIDED for ORIGINAL_DST".into()),
         (
             format!("type: ORIGINAL_DST, lb_policy: CLUSTER_PROVIDED, {}", assignment("1.1.1.1")),
-            "load_assignment: only STATIC and STRICT_DNS clusters hold their endpoints themselves".into(),
+            "load_assignment: only STATIC, STRICT_DNS and LOGICAL_DNS clusters hold their endpoints themselves".into(),
         ),
         (
             "eds_cluster_config: {eds_config: {ads: {}}}".into(),

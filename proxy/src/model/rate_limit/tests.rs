@@ -24,7 +24,7 @@ fn passes(limit: &RateLimit, headers: &[(&str, &str)], peer: Option<&str>, now: 
     }
     let remote = "10.0.0.1".parse().unwrap();
     let subject = Subject { head: &head, remote, peer, cluster: None };
-    (0..10).filter(|_| limit.limits(&subject, now, 0).is_none()).count()
+    (0..10).filter(|_| limit.limits(&subject, (now, 0), &mut None).is_none()).count()
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub struct ForwardAction {
     pub priority: Priority,
     /// When attempts are made again.
     pub retry: Option<RetryPolicy>,
+    /// Whether an attempt that is late is waited for while another is made.
+    pub hedge: bool,
     /// Upgrades that the route allows or forbids, whatever the filter chain says.
     pub upgrades: Vec<(Box<str>, bool)>,
     /// Who else gets a copy.
@@ -182,7 +184,7 @@ fn empty_name() -> &'static Arc<str> {
 impl ForwardAction {
     pub(super) fn from_proto(
         value: &pb::RouteAction,
-        vhost_retry: Option<&RetryPolicy>,
+        (vhost_retry, vhost_hedge): (Option<&RetryPolicy>, bool),
         path: &mut Path,
     ) -> Option<Self> {
         use pb::route_action::ClusterNotFoundResponseCode as NotFound;
@@ -242,6 +244,7 @@ impl ForwardAction {
             grpc_route,
             priority: Priority::from_proto(value.priority()),
             retry: own_retry.or_else(|| vhost_retry.cloned()),
+            hedge: value.hedge_policy.as_ref().map_or(vhost_hedge, |hedge| hedge.hedge_on_per_try_timeout),
             upgrades: parse::upgrades(
                 value.upgrade_configs.iter().map(|upgrade| (upgrade.upgrade_type.as_str(), upgrade.enabled)),
                 path,

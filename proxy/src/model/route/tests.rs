@@ -10,7 +10,7 @@ use crate::model::retry::RetryOn;
 fn compile(yaml: &str) -> Result<Route, Vec<String>> {
     let value: pb::Route = json::from_yaml(yaml).unwrap();
     let mut path = Path::root();
-    let route = Route::from_proto(&value, None, &mut path);
+    let route = Route::from_proto(&value, (None, false), &mut path);
     path.finish(route).map_err(|faults| faults.iter().map(ToString::to_string).collect())
 }
 

@@ -1,0 +1,241 @@
+//! Manifests: the pods and pods' templates in a file, changed in place; everything else comes out as it went in.
+
+use std::collections::BTreeMap;
+
+use outrider_proto::Fault;
+use serde_json::Value;
+
+use super::pod::{InjectError, Outcome};
+use super::{Settings, Surroundings, inject, plain, yaml};
+
+/// Deepest nesting of a document, as in the API server.
+const MAX_DEPTH: usize = 64;
+/// Most mappings, lists and scalars in a document.
+const MAX_NODES: usize = 1_000_000;
+
+/// What was done with an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Kind and name.
+    pub object: String,
+    /// What was done, in words.
+    pub done: String,
+}
+
+/// Why a file could not be changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    /// It is no YAML.
+    #[error("document {document}: not valid YAML: {reason}")]
+    Syntax {
+        /// Which document, from 1.
+        document: usize,
+        /// What the reader says.
+        reason: String,
+    },
+    /// A pod can have no sidecar.
+    #[error("{object}: {error}")]
+    Inject {
+        /// Kind and name.
+        object: String,
+        /// Why.
+        error: InjectError,
+    },
+}
+
+/// A file with sidecars in all pods that may have one.
+///
+/// # Errors
+/// When a document cannot be read, or a pod can have none; nothing is changed then.
+pub fn inject_all(
+    text: &str,
+    around: &Surroundings,
+    settings: &Settings,
+) -> Result<(String, Vec<Note>), ManifestError> {
+    each(text, |object, notes| {
+        let name = name(object);
+        let own = object["metadata"]["namespace"].as_str().map(str::to_owned);
+        let around =
+            Surroundings { namespace: own.unwrap_or_else(|| around.namespace.clone()), ..around.clone() };
+        let Some(pod) = template(object) else { return Ok(()) };
+        let done = inject(pod, &around, settings);
+        let done = done
+            .map_err(|error| ManifestError::Inject { object: name.clone(), error: place(error, object) })?;
+        let said = match done {
+            Outcome::Skipped(reason) => format!("left as it is: {reason}"),
+            Outcome::Injected(injected) => {
+                if let Some(pod) = template(object) {
+                    *pod = injected.pod;
+                }
+                let warnings = injected.warnings.iter().map(|warning| format!("; warning: {warning}"));
+                format!("injected{}", warnings.collect::<String>())
+            }
+        };
+        notes.push(Note { object: name, done: said });
+        Ok(())
+    })
+}
+
+/// A file without the sidecars that an injection has put there.
+///
+/// # Errors
+/// When a document cannot be read.
+pub fn uninject_all(text: &str) -> Result<(String, Vec<Note>), ManifestError> {
+    each(text, |object, notes| {
+        let name = name(object);
+        let Some(pod) = template(object) else { return Ok(()) };
+        let before = plain(pod);
+        let done =
+            if *pod == before { "left as it is: it has no sidecar of ours" } else { "sidecar removed" };
+        *pod = before;
+        notes.push(Note { object: name, done: done.to_owned() });
+        Ok(())
+    })
+}
+
+/// The pod in an object: itself, or the template of what makes pods.
+pub fn template(object: &mut Value) -> Option<&mut Value> {
+    let pointer = pointer(object)?;
+    object.pointer_mut(pointer).filter(|pod| pod.is_object())
+}
+
+/// Where the pod of an object is.
+#[must_use]
+pub fn pointer(object: &Value) -> Option<&'static str> {
+    match (object["apiVersion"].as_str()?, object["kind"].as_str()?) {
+        ("v1", "Pod") => Some(""),
+        ("v1", "ReplicationController")
+        | ("apps/v1", "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet")
+        | ("batch/v1", "Job") => Some("/spec/template"),
+        ("v1", "PodTemplate") => Some("/template"),
+        ("batch/v1", "CronJob") => Some("/spec/jobTemplate/spec/template"),
+        _ => None,
+    }
+}
+
+/// Kind and name.
+#[must_use]
+pub fn name(object: &Value) -> String {
+    let metadata = &object["metadata"];
+    let name = metadata["name"].as_str().or_else(|| metadata["generateName"].as_str()).unwrap_or_default();
+    format!("{}/{name}", object["kind"].as_str().unwrap_or_default())
+}
+
+fn place(error: InjectError, object: &Value) -> InjectError {
+    let prefix = pointer(object).unwrap_or_default().trim_start_matches('/').replace('/', ".");
+    let dot = if prefix.is_empty() { "" } else { "." };
+    let placed = |fault: Fault| Fault::new(format!("{prefix}{dot}{}", fault.path), fault.reason);
+    InjectError(error.0.into_iter().map(placed).collect())
+}
+
+type Change<'a> = dyn FnMut(&mut Value, &mut Vec<Note>) -> Result<(), ManifestError> + 'a;
+
+/// Documents that nothing changes keep their text, comments included.
+fn each(
+    text: &str,
+    mut change: impl FnMut(&mut Value, &mut Vec<Note>) -> Result<(), ManifestError>,
+) -> Result<(String, Vec<Note>), ManifestError> {
+    let change: &mut Change<'_> = &mut change;
+    let (mut out, mut notes) = (String::new(), Vec::new());
+    for (index, document) in documents(text).into_iter().enumerate() {
+        let before =
+            parse(&document.text).map_err(|reason| ManifestError::Syntax { document: index + 1, reason })?;
+        let mut after = before.clone();
+        let is_list = is_list(&after);
+        match after.get_mut("items").and_then(Value::as_array_mut) {
+            Some(items) if is_list => {
+                for item in items {
+                    change(item, &mut notes)?;
+                }
+            }
+            _ => change(&mut after, &mut notes)?,
+        }
+        if index > 0 {
+            out.push_str("---\n");
+        }
+        out.push_str(&if after == before { document.text } else { yaml::write(&after) });
+    }
+    Ok((out, notes))
+}
+
+fn is_list(object: &Value) -> bool {
+    object["apiVersion"] == "v1" && object["kind"].as_str().is_some_and(|kind| kind.ends_with("List"))
+}
+
+/// The objects of a document: itself, or the items of a list.
+#[must_use]
+pub fn objects(document: &Value) -> Vec<&Value> {
+    match document["items"].as_array() {
+        Some(items) if is_list(document) => items.iter().collect(),
+        _ => vec![document],
+    }
+}
+
+/// A document of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Document {
+    /// Where the first thing in it stands, from 1.
+    pub line: usize,
+    /// Its text.
+    pub text: String,
+}
+
+/// The documents of a file. A line that begins with `---` and a blank, or is nothing else, separates documents wherever
+/// it stands (YAML 1.2 section 9.1.2), `...` ends one. Those without anything in them are left out.
+#[must_use]
+pub fn documents(text: &str) -> Vec<Document> {
+    let says = |line: &str| !matches!(line.trim_start().chars().next(), None | Some('#' | '%'));
+    let (mut all, mut current) = (Vec::new(), Document::default());
+    for (index, line) in text.lines().enumerate() {
+        let marker = |marker: &str| {
+            line.strip_prefix(marker).filter(|rest| rest.is_empty() || rest.starts_with([' ', '\t']))
+        };
+        let rest = marker("---").or_else(|| marker("...").map(|_| ""));
+        if rest.is_some() {
+            all.push(std::mem::take(&mut current));
+        }
+        let line = rest.map_or(line, str::trim_start);
+        if current.line == 0 && says(line) {
+            current.line = index + 1;
+        }
+        if rest.is_none() || !line.is_empty() {
+            current.text.push_str(line);
+            current.text.push('\n');
+        }
+    }
+    all.push(current);
+    all.retain(|document| document.line > 0);
+    all
+}
+
+/// Reads one document: no key twice, and bounds that an "alias bomb" runs into.
+///
+/// # Errors
+/// What the reader says.
+pub fn parse(text: &str) -> Result<Value, String> {
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: 4 * MAX_NODES,
+            max_nodes: MAX_NODES,
+            max_depth: MAX_DEPTH,
+        },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_NODES },
+        strict_booleans: true,
+        // As every tool of Kubernetes reads `defaultMode: 0644`.
+        legacy_octal_numbers: true,
+        with_snippet: false,
+    };
+    serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| error.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Labels and annotations that say something of a namespace, when the file holds the namespace, too.
+#[must_use]
+pub fn switches(namespace: &Value) -> BTreeMap<String, String> {
+    ["annotations", "labels"]
+        .into_iter()
+        .filter_map(|part| namespace["metadata"][part].as_object())
+        .flatten()
+        .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+        .collect()
+}
