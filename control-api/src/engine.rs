@@ -5,10 +5,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Instant, SystemTime};
 
 use tokio::sync::watch;
+use tokio::time::sleep_until;
 
+use crate::compile::faults::Injections;
 use crate::compile::model::InMesh;
 use crate::compile::registered::with_registered;
 use crate::compile::{Mesh, Settings};
+use crate::experiments::Experiments;
 use crate::object::Objects;
 use crate::proxy_info::ProxyInfo;
 use crate::registry::{RegisteredWorkload, Registry};
@@ -24,6 +27,10 @@ type Registered = Arc<Vec<RegisteredWorkload>>;
 pub struct Compiled {
     /// The objects, compiled.
     pub mesh: Arc<Mesh>,
+    /// What of the faults proxies are told.
+    pub injections: Arc<Injections>,
+    /// What the source has by itself.
+    pub source: Arc<Objects>,
     /// What is wrong with what the source has.
     pub diagnostics: Arc<Vec<Diagnostic>>,
     /// Whether the source was read whole.
@@ -36,19 +43,49 @@ pub struct Compiled {
 #[derive(Debug)]
 pub struct Engine {
     registry: Arc<Registry>,
+    experiments: Arc<Experiments>,
     current: RwLock<Compiled>,
     changes: watch::Sender<u64>,
+    /// Counts what must be told at once.
+    urgent: watch::Sender<u64>,
 }
 
 impl Engine {
     /// With what the source has at the start, and what was in the mesh before that.
     #[must_use]
-    pub fn new(settings: Settings, view: &View, registry: Arc<Registry>, in_mesh: &InMesh) -> Self {
+    pub fn new(
+        settings: Settings,
+        view: &View,
+        registry: Arc<Registry>,
+        in_mesh: &InMesh,
+        experiments: Arc<Experiments>,
+    ) -> Self {
         let registered = Arc::clone(&registry.workloads().watch().borrow());
-        let objects = together(&view.objects, &registered);
+        let objects = together(&experiments.with_applied(&view.objects), &registered);
+        experiments.observe(&objects, view.complete);
         let mesh = Arc::new(Mesh::remembering(objects, settings, in_mesh));
-        let current = RwLock::new(Compiled::new(mesh, view));
-        Self { registry, current, changes: watch::channel(0).0 }
+        let current = RwLock::new(Compiled::new(mesh, view, &experiments));
+        Self { registry, experiments, current, changes: watch::channel(0).0, urgent: watch::channel(0).0 }
+    }
+
+    /// Which faults run, and who may change that; after a change [`Self::faults_changed`] is to be called.
+    #[must_use]
+    pub fn experiments(&self) -> &Arc<Experiments> {
+        &self.experiments
+    }
+
+    /// A number that grows with each change that proxies must be told of at once.
+    pub fn urgent(&self) -> watch::Receiver<u64> {
+        self.urgent.subscribe()
+    }
+
+    /// Makes what is told of faults what it is to be, now, and has all proxies told at once. A fault that is new comes
+    /// with the next compiling, which begins now.
+    pub fn faults_changed(&self) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        current.injections = Arc::new(current.mesh.injections(&self.experiments.in_force()));
+        drop(current);
+        self.urgent.send_modify(|number| *number += 1);
     }
 
     /// What is in force now.
@@ -62,11 +99,26 @@ impl Engine {
         let mut registered = self.registry.workloads().watch();
         // The source may have changed since `new`.
         source.mark_changed();
+        let mut urgent = self.urgent();
         loop {
+            let next_end = self.experiments.next_end();
+            let ended = async {
+                match next_end {
+                    Some(end) => sleep_until(end).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 changed = source.changed() => if changed.is_err() { return },
                 // The sender is the registry's own.
                 _ = registered.changed() => {}
+                // And this one is the engine's.
+                _ = urgent.changed() => {}
+                () = ended => {
+                    self.faults_changed();
+                    urgent.borrow_and_update();
+                    continue;
+                }
             }
             let view = source.borrow_and_update().clone();
             let workloads = Arc::clone(&registered.borrow_and_update());
@@ -82,7 +134,8 @@ impl Engine {
     fn compile(&self, view: &View, registered: &Registered) {
         let started = Instant::now();
         let before = self.compiled();
-        let objects = together(&view.objects, registered);
+        let objects = together(&self.experiments.with_applied(&view.objects), registered);
+        self.experiments.observe(&objects, view.complete);
         let unchanged = Arc::ptr_eq(&objects, before.mesh.objects());
         let mesh = if unchanged { Arc::clone(&before.mesh) } else { Arc::new(before.mesh.update(objects)) };
         // What proxies get is made here, once, and not by the first of their streams that asks.
@@ -97,7 +150,9 @@ impl Engine {
         metrics::histogram!("outrider_control_compile_seconds").record(took.as_secs_f64());
         let problems = view.diagnostics.len();
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        let before = std::mem::replace(&mut *current, Compiled::new(mesh, view));
+        // Under the lock: a stop that comes meanwhile is not lost.
+        let next = Compiled::new(mesh, view, &self.experiments);
+        let before = std::mem::replace(&mut *current, next);
         drop(current);
         if !unchanged {
             tracing::info!(objects = view.objects.len(), problems, ?took, "objects compiled");
@@ -109,15 +164,19 @@ impl Engine {
 }
 
 impl Compiled {
-    fn new(mesh: Arc<Mesh>, view: &View) -> Self {
-        let (diagnostics, complete) = (Arc::clone(&view.diagnostics), view.complete);
-        Self { mesh, diagnostics, complete, since: SystemTime::now() }
+    fn new(mesh: Arc<Mesh>, view: &View, experiments: &Experiments) -> Self {
+        let (diagnostics, source) = (Arc::clone(&view.diagnostics), Arc::clone(&view.objects));
+        let injections = Arc::new(mesh.injections(&experiments.in_force()));
+        Self { mesh, injections, source, diagnostics, complete: view.complete, since: SystemTime::now() }
     }
 }
 
 impl Snapshots for Engine {
     fn snapshot(&self, proxy: &ProxyInfo) -> Arc<Snapshot> {
-        Arc::new(self.compiled().mesh.snapshot(proxy))
+        let compiled = self.compiled();
+        let mut snapshot = compiled.mesh.snapshot(proxy);
+        compiled.mesh.inject(&compiled.injections, proxy, &mut snapshot);
+        Arc::new(snapshot)
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -13,6 +13,7 @@ pub mod compile;
 pub mod conditions;
 pub mod digest;
 pub mod engine;
+pub mod experiments;
 pub mod inject;
 pub mod kubernetes;
 pub mod object;

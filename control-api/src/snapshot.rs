@@ -20,11 +20,16 @@ pub enum Kind {
     Route,
     /// `envoy.extensions.transport_sockets.tls.v3.Secret`
     Secret,
+    /// `outrider.fault.v1.FaultInjection`
+    Faults,
 }
 
 impl Kind {
     /// Every kind, in the order in which they are sent: what is referred to comes before what refers to it.
-    pub const ALL: [Self; 5] = [Self::Secret, Self::Cluster, Self::Endpoints, Self::Listener, Self::Route];
+    ///
+    /// Faults refer to others by name only, and their end is more urgent than anything.
+    pub const ALL: [Self; 6] =
+        [Self::Faults, Self::Secret, Self::Cluster, Self::Endpoints, Self::Listener, Self::Route];
 
     /// The kind of a type URL, if it is one of ours.
     #[must_use]
@@ -41,6 +46,7 @@ impl Kind {
             Self::Listener => type_url::LISTENER,
             Self::Route => type_url::ROUTE,
             Self::Secret => type_url::SECRET,
+            Self::Faults => type_url::FAULTS,
         }
     }
 }

@@ -144,7 +144,9 @@ async fn answer<D: Downstream>(
     let routed = selected.map(|(host, route)| Routed { table, host, route, draw: origin.worker.draw() });
     report.route = routed.as_ref().map(|routed| Arc::clone(routed.route));
     let leased = snapshot.faults.as_deref();
-    let stopped = if chain.faults.is_empty() && leased.is_none() {
+    let stopped = if chain.faults.is_empty()
+        && !leased.is_some_and(|set| inject::concerns(set, request, origin, routed.as_ref()))
+    {
         authorize::stop(request, origin, routed.as_ref(), report)
     } else {
         Box::pin(inject::pass(down, request, (&mut *timer, origin), (routed.as_ref(), leased), report)).await

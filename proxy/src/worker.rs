@@ -17,9 +17,10 @@ use crate::model::endpoint::LocalCluster;
 use crate::model::{RouteTable, Snapshot};
 use crate::observe::Reason;
 use crate::observe::access_log::{AccessLogger, LogQueue};
-use crate::observe::metrics::{Labels, Shard};
+use crate::observe::metrics::{GaugeGuard, Labels, Shard};
 use crate::observe::series::{
-    CONNECTIONS_CUT, EgressSeries, FAULTS, FAULTS_OVERFLOW, PolicySeries, ReasonSeries, RequestSeries,
+    CONNECTIONS_CUT, EgressSeries, FAULTS, FAULTS_ACTIVE, FAULTS_OVERFLOW, PolicySeries, ReasonSeries,
+    RequestSeries,
 };
 use crate::policy::egress::Surroundings;
 use crate::policy::{Decision, Standing};
@@ -125,10 +126,13 @@ impl Worker {
         self.snapshot.borrow().faults.clone()
     }
 
-    /// Counts what a fault does.
-    pub fn count_fault(&self, name: &str, effect: &str) {
-        let labels = Labels::none().with("fault", name).with("effect", effect);
-        self.metrics.counter(FAULTS, &labels).add(1);
+    /// Counts what a fault does, and shows that it is at work until the guard is dropped.
+    #[must_use]
+    pub fn count_fault(&self, name: &str, effect: &str) -> GaugeGuard {
+        let labels = Labels::none().with("fault", name);
+        let active = self.metrics.gauge(FAULTS_ACTIVE, &labels).hold();
+        self.metrics.counter(FAULTS, &labels.with("effect", effect)).add(1);
+        active
     }
 
     /// Counts a fault that a cap held back.

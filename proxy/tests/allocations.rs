@@ -7,11 +7,16 @@ use std::cell::Cell;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use outrider_proxy::bootstrap::{self, Settings};
+use outrider_proxy::fault::leased::Subject;
+use outrider_proxy::fault::{Action, FaultSet, Guard, Leased, Place, Stage};
+use outrider_proxy::http::message::RequestHead;
+use tokio::time::Instant;
 
 /// Requests before counting begins: pools, caches and tables have their size then.
 const WARM_UP: usize = 2_000;
@@ -61,6 +66,7 @@ fn count() {
 
 #[test]
 fn a_request_allocates_nothing() {
+    faults_of_others();
     UNCOUNTED.set(true);
     let proxy = start_proxy(start_backend());
     for (what, request) in [
@@ -83,6 +89,37 @@ fn a_request_allocates_nothing() {
         println!("{what}: {made} allocations in {COUNTED} requests");
         assert!(made <= BESIDE, "{what}: {made} allocations in {COUNTED} requests");
     }
+}
+
+/// Faults that are about other requests make nothing for this one.
+fn faults_of_others() {
+    let faults = (0..99).map(|number| {
+        let name = format!("shop/{number}");
+        let mut fault = Leased::new(name.as_str().into(), Place::Inbound, Action::Blackhole);
+        fault.rule.clusters = vec![name];
+        fault.lease.extend(Instant::now() + Duration::from_secs(3600));
+        Arc::new(fault)
+    });
+    let set = FaultSet::new(faults.collect(), Guard::default(), &Arc::default()).unwrap();
+    let head = RequestHead { path: "/plain".into(), ..RequestHead::default() };
+    let subject = Subject {
+        listener: "l",
+        destination: "127.0.0.1:80".parse().unwrap(),
+        peer: None,
+        head: Some(&head),
+        route: "",
+        cluster: "c",
+        endpoint: None,
+        tls: false,
+    };
+    UNCOUNTED.set(false);
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    for _ in 0..COUNTED {
+        assert!(!set.concerns((Place::Inbound, Stage::Whole), &subject));
+        assert!(set.choose((Place::Upstream, Stage::Attempt), &subject, 1, |_| {}).is_none());
+    }
+    let made = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    assert!(made <= BESIDE, "{made} allocations");
 }
 
 fn request(method: &str, path: &str, body: &str) -> String {

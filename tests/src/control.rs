@@ -117,6 +117,27 @@ impl Control {
         }
     }
 
+    /// Sends it a signal by its name.
+    pub fn signal(&self, name: &str) {
+        if let Some(process) = &self.process {
+            process.signal(name);
+        }
+    }
+
+    /// What the operator's command line says to these arguments: whether it went well, and all that it wrote.
+    ///
+    /// # Panics
+    /// When it cannot be run.
+    #[must_use]
+    pub fn outrider_cli(&self, arguments: &[&str]) -> (bool, String) {
+        let mut command = Command::new(control_binary().with_file_name("outrider"));
+        command.args(arguments).args(["--control", &format!("127.0.0.1:{}", self.api)]);
+        let done = command.output().expect("outrider is not built; run `make test`");
+        let text =
+            String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
+        (done.status.success(), text)
+    }
+
     /// Asks it to end, and waits until it has.
     ///
     /// # Panics

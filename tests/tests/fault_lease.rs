@@ -110,6 +110,8 @@ async fn a_stop_takes_effect_within_a_second_under_load() {
     lab.until("faults under load", || faulted.load(Ordering::Relaxed) > 100).await;
     let mut held = client::connect(lab.inbound).await;
     held.write_all(b"GET /hole HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
+    let at_work = || lab.metric("outrider_faults_active{fault=\"b\"}");
+    lab.until("what is held is shown", || at_work() > 0.5).await;
     assert_eq!(lab.push(&[("g", STOP)], None, &[]).await, None);
     let stopped = begun.elapsed();
     let mut first = [0; 12];
@@ -123,6 +125,7 @@ async fn a_stop_takes_effect_within_a_second_under_load() {
     }
     let last = Duration::from_millis(u64::from(last.load(Ordering::Relaxed)));
     assert!(last < stopped + SECOND, "stopped at {stopped:?}, last fault at {last:?}");
+    lab.until("nothing is at work any more", || at_work() < 0.5).await;
     // As long as the stop is there, none begins.
     let refused = lab.push(&[("a", ABORT)], Some(LONG), &[]).await;
     assert!(refused.is_some_and(|refused| refused.contains("a guard stops all faults")));

@@ -1,9 +1,10 @@
-//! The HTTP API: what is in force, who has it, and what is wrong. It changes nothing.
+//! The HTTP API: what is in force, who has it, and what is wrong. It changes nothing but faults.
 //!
 //! Everybody may ask for health and metrics; the rest is answered on loopback connections only, because it shows the
-//! whole mesh.
+//! whole mesh. There anybody may stop faults; who begins them shows the operator's token.
 
 mod answer;
+mod faults;
 mod objects;
 mod proxies;
 mod services;
@@ -15,13 +16,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
+use crate::auth::operator::OperatorToken;
 use crate::engine::Engine;
 use crate::registry::Registry;
 use answer::{Answer, Query};
@@ -30,6 +34,8 @@ use answer::{Answer, Query};
 const MAX_CONNECTIONS: usize = 64;
 /// For a head to come in.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest body of a request: faults are small.
+const MAX_BODY_BYTES: usize = 256 * 1024;
 /// How long to wait when the system has no room for a connection.
 const BREATH: Duration = Duration::from_millis(100);
 /// The description of all this.
@@ -47,6 +53,11 @@ GET /api/v1/proxies/ID/config           the resources themselves
 GET /api/v1/services                    services
 GET /api/v1/services/NAMESPACE/NAME     one, with its endpoints
 GET /api/v1/workloads                   workloads that have registered themselves
+GET /api/v1/faults                      faults, and whether all of them are stopped
+POST /api/v1/faults                     begins those of a YAML file (operator's token)
+POST /api/v1/faults/stop                stops all of them until that is lifted
+POST /api/v1/faults/resume              lifts it (operator's token)
+POST /api/v1/faults/NAMESPACE/NAME/stop stops one
 ";
 
 /// What the API tells of.
@@ -58,6 +69,8 @@ pub struct Api {
     pub registry: Arc<Registry>,
     /// Metrics.
     pub recorder: PrometheusHandle,
+    /// Who may begin faults.
+    pub operator: OperatorToken,
 }
 
 /// Listens until `ending` is set, and says where.
@@ -100,17 +113,26 @@ async fn accept(listener: TcpListener, api: Arc<Api>, mut ending: watch::Receive
 }
 
 async fn serve(stream: TcpStream, peer: SocketAddr, api: &Arc<Api>) {
-    let service = service_fn(|request: Request<hyper::body::Incoming>| {
+    let service = service_fn(|request: Request<Incoming>| {
         let api = Arc::clone(api);
         async move {
-            let (head, _) = request.into_parts();
+            let (head, body) = request.into_parts();
+            let body = match read(body).await {
+                Ok(body) => body,
+                Err(refused) => return Ok::<_, Infallible>(refused.into_response()),
+            };
             // Thousands of resources take a while; the streams of proxies must not wait for them.
             let answered = tokio::task::spawn_blocking(move || {
                 let query = Query::new(&head.uri);
-                refused(&head.method, &head.headers, (&query, peer)).unwrap_or_else(|| route(&query, &api))
+                let refused = refused(&head.method, &head.headers, (&query, peer));
+                let answer = || match head.method {
+                    Method::POST => change(&query, &head.headers, &body, &api),
+                    _ => route(&query, &api),
+                };
+                refused.unwrap_or_else(answer)
             });
             let failed = || Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made\n");
-            Ok::<_, Infallible>(answered.await.unwrap_or_else(|_| failed()).into_response())
+            Ok(answered.await.unwrap_or_else(|_| failed()).into_response())
         }
     });
     let served = hyper::server::conn::http1::Builder::new()
@@ -125,10 +147,12 @@ async fn serve(stream: TcpStream, peer: SocketAddr, api: &Arc<Api>) {
 
 /// Why a request is refused whatever there is.
 fn refused(method: &Method, headers: &HeaderMap, (query, peer): (&Query, SocketAddr)) -> Option<Answer> {
-    if !matches!(*method, Method::GET | Method::HEAD) {
-        return Some(Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n"));
+    if !matches!(*method, Method::GET | Method::HEAD | Method::POST) {
+        return Some(Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET, HEAD and POST\n"));
     }
-    if matches!(query.segments().as_slice(), ["healthz" | "readyz" | "metrics" | "openapi.json"]) {
+    if *method != Method::POST
+        && matches!(query.segments().as_slice(), ["healthz" | "readyz" | "metrics" | "openapi.json"])
+    {
         return None;
     }
     let forbidden = |why: &str| Some(Answer::text(StatusCode::FORBIDDEN, why));
@@ -167,7 +191,39 @@ fn route(query: &Query, api: &Api) -> Answer {
         ["api", "v1", "services"] => Answer::json(&services::all(api)),
         ["api", "v1", "services", namespace, name] => Answer::found(services::one(api, namespace, name)),
         ["api", "v1", "workloads"] => Answer::json(&services::workloads(api)),
+        ["api", "v1", "faults"] => faults::all(api),
         _ => Answer::text(StatusCode::NOT_FOUND, format!("no such page; there are:\n{HELP}")),
+    }
+}
+
+/// What of a request's body there may be, as text.
+async fn read(body: Incoming) -> Result<String, Answer> {
+    let limited = Limited::new(body, MAX_BODY_BYTES).collect();
+    let too_large = || {
+        let reason = format!("a body that is whole, and {MAX_BODY_BYTES} bytes at most\n");
+        Answer::text(StatusCode::PAYLOAD_TOO_LARGE, reason)
+    };
+    let read = tokio::time::timeout(HEADER_TIMEOUT, limited).await;
+    let bytes = read.ok().and_then(Result::ok).ok_or_else(too_large)?.to_bytes();
+    let not_text = |_| Answer::text(StatusCode::BAD_REQUEST, "the body is not UTF-8\n");
+    String::from_utf8(bytes.to_vec()).map_err(not_text)
+}
+
+/// What changes something. To stop faults can do no harm; to begin them takes the operator's token.
+fn change(query: &Query, headers: &HeaderMap, body: &str, api: &Api) -> Answer {
+    let authorization = headers.get("authorization").map(HeaderValue::as_bytes);
+    let operator = api.operator.is_in(authorization);
+    let parts: Vec<&str> = query.segments();
+    match parts.as_slice() {
+        ["api", "v1", "faults", "stop"] => faults::stop_all(api, true),
+        ["api", "v1", "faults", namespace, name, "stop"] => faults::stop(api, namespace, name),
+        ["api", "v1", "faults"] if operator => faults::apply(api, body),
+        ["api", "v1", "faults", "resume"] if operator => faults::stop_all(api, false),
+        ["api", "v1", "faults"] | ["api", "v1", "faults", "resume"] => {
+            let reason = "the operator's token is needed: operator.token in the state directory\n";
+            Answer::text(StatusCode::UNAUTHORIZED, reason)
+        }
+        _ => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only faults can be changed here\n"),
     }
 }
 
@@ -185,6 +241,9 @@ fn metrics(api: &Api) -> Answer {
     metrics::gauge!("outrider_control_proxies").set(count(api.registry.len()));
     metrics::gauge!("outrider_control_objects").set(count(compiled.mesh.objects().len()));
     metrics::gauge!("outrider_control_problems").set(count(compiled.diagnostics.len()));
+    metrics::gauge!("outrider_control_faults").set(count(compiled.injections.running().count()));
+    let stopped = usize::from(api.engine.experiments().is_stopped());
+    metrics::gauge!("outrider_control_faults_stopped").set(count(stopped));
     let age = compiled.since.elapsed().unwrap_or_default();
     metrics::gauge!("outrider_control_config_age_seconds").set(age.as_secs_f64());
     Answer::typed(StatusCode::OK, "text/plain; version=0.0.4", api.recorder.render())

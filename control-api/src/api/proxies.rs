@@ -8,6 +8,7 @@ use outrider_proto::envoy::config::cluster::v3::Cluster;
 use outrider_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use outrider_proto::envoy::config::listener::v3::Listener;
 use outrider_proto::envoy::config::route::v3::RouteConfiguration;
+use outrider_proto::outrider::fault::v1::FaultInjection;
 use prost::{Message, Name};
 use serde::Serialize;
 use serde_json::Value;
@@ -143,6 +144,7 @@ fn body(one: &ResourceReport) -> Option<Value> {
         Kind::Endpoints => json::<ClusterLoadAssignment>(body),
         Kind::Listener => json::<Listener>(body),
         Kind::Route => json::<RouteConfiguration>(body),
+        Kind::Faults => json::<FaultInjection>(body),
         // There may be private keys in it.
         Kind::Secret => Value::String("[not shown]".to_owned()),
     };
@@ -164,6 +166,7 @@ fn name(kind: Kind) -> &'static str {
         Kind::Endpoints => "endpoints",
         Kind::Listener => "listener",
         Kind::Route => "route",
+        Kind::Faults => "faults",
         Kind::Secret => "secret",
     }
 }

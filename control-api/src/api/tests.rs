@@ -1,9 +1,11 @@
+use std::collections::{BTreeMap, BTreeSet};
+
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::Value;
 
 use super::*;
+use crate::ca::state::StateDir;
 use crate::compile::Settings;
-
 use crate::proxy_info::ProxyInfo;
 use crate::serve::{Answer as Told, Item, Standing};
 use crate::snapshot::Kind;
@@ -37,6 +39,7 @@ fn api() -> (Api, crate::registry::Connection) {
         &view,
         Arc::clone(&registry),
         &crate::compile::model::InMesh::new(),
+        Arc::default(),
     ));
     let info = Arc::new(ProxyInfo { id: "p/1".into(), namespace: "shop".into(), ..ProxyInfo::default() });
     let connection = registry.connect(&info, "delta");
@@ -55,7 +58,9 @@ fn api() -> (Api, crate::registry::Connection) {
     let standing = Standing { told, wildcard: true, named: Arc::default(), settled: true };
     connection.standing(std::iter::once((Kind::Cluster, standing)));
     let recorder = PrometheusBuilder::new().build_recorder().handle();
-    (Api { engine, registry, recorder }, connection)
+    let state = StateDir::open(&scratch.path().join("state")).unwrap();
+    let operator = OperatorToken::open(&state).unwrap();
+    (Api { engine, registry, recorder, operator }, connection)
 }
 
 fn ask(api: &Api, path: &str) -> Value {
@@ -114,8 +119,10 @@ fn proxies_and_their_resources_are_shown() {
 #[test]
 fn the_description_and_the_help_name_every_page() {
     let described: Value = serde_json::from_str(OPENAPI).unwrap();
+    let operations: BTreeMap<String, serde_json::Map<String, Value>> =
+        serde_json::from_value(described["paths"].clone()).unwrap();
     let described: Vec<&String> = described["paths"].as_object().unwrap().keys().collect();
-    let helped: Vec<_> = HELP.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    let helped: BTreeSet<_> = HELP.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
     assert_eq!(described.len(), helped.len());
     let (api, _connection) = api();
     for path in described {
@@ -124,7 +131,12 @@ fn the_description_and_the_help_name_every_page() {
             .replace("{namespace}", "shop")
             .replace("{name}", "web")
             .replace("{id}", "p%2F1");
-        assert_eq!(route(&Query::new(&asked.parse().unwrap()), &api).status, StatusCode::OK, "{path}");
+        let query = Query::new(&asked.parse().unwrap());
+        let answers = match operations.get(path).unwrap().contains_key("get") {
+            true => route(&query, &api).status == StatusCode::OK,
+            false => change(&query, &HeaderMap::new(), "", &api).status != StatusCode::METHOD_NOT_ALLOWED,
+        };
+        assert!(answers, "{path}");
         let upper =
             path.replace("{kind}", "KIND").replace("{namespace}", "NAMESPACE").replace("{name}", "NAME");
         assert!(helped.contains(&&*upper.replace("{id}", "ID")), "{path}");
@@ -136,7 +148,7 @@ fn the_mesh_is_shown_on_loopback_and_to_no_web_page() {
     let ask = |method: Method, path: &str, header: Option<(&'static str, &'static str)>, peer: &str| {
         let mut headers = HeaderMap::new();
         if let Some((name, value)) = header {
-            headers.insert(name, http::HeaderValue::from_static(value));
+            headers.insert(name, HeaderValue::from_static(value));
         }
         let query = Query::new(&path.parse().unwrap());
         let peer = SocketAddr::new(peer.parse().unwrap(), 1);
@@ -153,8 +165,49 @@ fn the_mesh_is_shown_on_loopback_and_to_no_web_page() {
         (Method::GET, status, None, far, StatusCode::FORBIDDEN),
         (Method::GET, "/readyz", None, far, StatusCode::OK),
         (Method::GET, "/metrics", None, far, StatusCode::OK),
-        (Method::POST, "/readyz", None, local, StatusCode::METHOD_NOT_ALLOWED),
+        (Method::PUT, "/readyz", None, local, StatusCode::METHOD_NOT_ALLOWED),
+        (Method::POST, "/api/v1/faults/stop", None, local, StatusCode::OK),
+        (Method::POST, "/api/v1/faults/stop", None, far, StatusCode::FORBIDDEN),
+        (Method::POST, "/readyz", None, far, StatusCode::FORBIDDEN),
+        (Method::POST, "/api/v1/faults/stop", Some(("origin", "null")), local, StatusCode::FORBIDDEN),
     ] {
         assert_eq!(ask(method, path, header, peer), expected, "{path} {header:?} {peer}");
     }
+}
+
+#[tokio::test]
+async fn anybody_here_may_stop_faults_and_the_operator_alone_begins_them() {
+    let (api, _connection) = api();
+    let change = |path: &str, token: bool, body: &str| {
+        let mut headers = HeaderMap::new();
+        let token = if token { api.operator.header() } else { "Bearer guessed".to_owned() };
+        headers.insert("authorization", token.parse().unwrap());
+        let answer = change(&Query::new(&path.parse().unwrap()), &headers, body, &api);
+        (answer.status.as_u16(), answer.body)
+    };
+    let fault = "apiVersion: mesh.outrider.dev/v1alpha1\nkind: FaultInjection\n\
+                 metadata: {name: f}\nspec: {direction: Inbound, refuse: {}}";
+    let faults = "/api/v1/faults";
+    assert_eq!(change(faults, false, fault).0, 401);
+    assert_eq!(change("/api/v1/faults/resume", false, "").0, 401);
+    assert_eq!(change("/api/v1/status", true, fault).0, 405);
+    for (body, reason) in [
+        ("", "there is no FaultInjection"),
+        (WEB, "Service/shop/web is no FaultInjection"),
+        (&*fault.replace("refuse", "refute"), "spec.refute: unknown field"),
+        ("{", "line 1: "),
+    ] {
+        let (status, answer) = change(faults, true, body);
+        assert!(status == 422 && answer.contains(reason), "{status} {answer}");
+    }
+    assert_eq!(change(faults, true, fault).0, 200);
+    assert_eq!(api.engine.experiments().in_force().over.len(), 0);
+    assert_eq!(change("/api/v1/faults/default/g/stop", false, "").0, 404);
+    assert_eq!(change("/api/v1/faults/default/f/stop", false, "").0, 200);
+    let (status, answer) = change("/api/v1/faults/stop", false, "");
+    assert!(status == 200 && answer.contains("\"stopped\":true"), "{answer}");
+    assert_eq!(change(faults, true, fault).0, 409);
+    assert_eq!(ask(&api, faults)["stopped"], true);
+    assert_eq!(change("/api/v1/faults/resume", true, "").0, 200);
+    assert_eq!(ask(&api, faults)["stopped"], false);
 }

@@ -2,6 +2,7 @@
 
 mod caller;
 pub mod join;
+pub mod operator;
 mod spiffe;
 pub mod token_review;
 mod tokens;

@@ -51,7 +51,7 @@ pub(super) fn all() -> Vec<Value> {
         definition::<EgressPolicy>(&["egress"], &[]),
         definition::<FaultInjection>(
             &["fault"],
-            &[("Direction", ".spec.direction"), ("Percent", ".spec.percent"), ("TTL", ".spec.ttl")],
+            &[("Direction", ".spec.direction"), ("Percent", ".spec.percent"), ("Duration", ".spec.duration")],
         ),
     ]
 }

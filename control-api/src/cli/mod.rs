@@ -2,6 +2,7 @@
 
 mod cluster;
 mod crds;
+mod fault;
 mod pods;
 mod report;
 mod server;
@@ -52,6 +53,11 @@ enum Command {
     },
     /// Writes the definitions of our own kinds, for `kubectl apply -f -`.
     Crds,
+    /// Faults on purpose: what runs, and how it is begun and stopped.
+    Fault {
+        #[command(subcommand)]
+        action: fault::Action,
+    },
     /// Puts sidecars into the pods of manifests, and writes the manifests; what was done goes to standard error.
     Inject(Box<pods::Inject>),
     /// Takes the sidecars out again that `inject`, or the webhook, has put there.
@@ -94,6 +100,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, out: &mut dyn Write, e
             })
         }
         Command::Crds => crds::write(out).map(|()| OK),
+        Command::Fault { action } => fault::run(&action, out),
         Command::Inject(asked) => pods::inject(&asked, out, err),
         Command::Uninject(asked) => pods::uninject(&asked, out, err),
         Command::Audit(asked) => pods::audit(&asked, out),

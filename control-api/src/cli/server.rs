@@ -1,7 +1,7 @@
 //! What a running control server says: objects, proxies, configuration, endpoints.
 
-mod ask;
-mod table;
+pub(super) mod ask;
+pub(super) mod table;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -17,15 +17,15 @@ use super::{FOUND, OK};
 pub(super) struct Options {
     /// The control server's HTTP API.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15080")]
-    control: SocketAddr,
+    pub(super) control: SocketAddr,
     /// The form of the answer.
     #[arg(long, short, value_enum, default_value_t = Form::Table)]
-    output: Form,
+    pub(super) output: Form,
 }
 
 /// The form of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
+pub(super) enum Form {
     /// For people.
     Table,
     /// As the control server says it.
@@ -226,11 +226,11 @@ fn endpoints(answer: &Value) -> Table {
     table
 }
 
-fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
+pub(super) fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
     value.get(field).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-fn text(value: &Value) -> &str {
+pub(super) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 

@@ -78,7 +78,7 @@ impl Compiler<'_> {
 
     /// The routes of a rule, one for each match.
     fn rule(&mut self, key: &Key, rule: &Rule<'_>, matches: Vec<(Rank, pb::RouteMatch, Option<String>)>) {
-        let name = format!("{key}#{}", rule.index);
+        let name = rule_name(key, rule.index);
         for (rank, rule_match, prefix) in matches {
             let mut route = self.answer(key, rule, rule_match, prefix.as_deref());
             route.name.clone_from(&name);
@@ -258,6 +258,11 @@ pub(super) fn configuration(name: &str, routes: Vec<pb::Route>) -> pb::RouteConf
         validate_clusters: Some(false),
         ..Default::default()
     }
+}
+
+/// What a rule is called: in access logs, and by faults.
+pub(super) fn rule_name(route: &Key, index: usize) -> String {
+    format!("{route}#{index}")
 }
 
 /// A condition on a header.

@@ -12,6 +12,8 @@ mod balancing;
 mod chain;
 mod cluster;
 mod egress;
+mod fault_message;
+pub mod faults;
 mod forward;
 mod grpc;
 mod http;
@@ -33,7 +35,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use outrider_proto::envoy::config::listener::v3 as listener;
-use outrider_proto::fault;
+use outrider_proto::fault as faulty;
 use prost::Message as _;
 
 use self::egress::Egress;
@@ -58,6 +60,8 @@ pub struct Settings {
     pub cluster_domain: String,
     /// Where policies for the whole mesh are.
     pub root_namespace: String,
+    /// What no experiment may pass.
+    pub faults: faults::Caps,
 }
 
 impl Default for Settings {
@@ -66,6 +70,7 @@ impl Default for Settings {
             trust_domain: "cluster.local".to_owned(),
             cluster_domain: "cluster.local".to_owned(),
             root_namespace: "outrider-system".to_owned(),
+            faults: faults::Caps::default(),
         }
     }
 }
@@ -90,6 +95,9 @@ type ViewKey = (Option<Arc<str>>, Dialect);
 /// The outbound listeners for clients of a namespace (if it has routes of its own) that policies let out of the mesh.
 type WaysOut = BTreeMap<(Option<Arc<str>>, Egress), Option<Outbound>>;
 
+/// All services, by key.
+type Services = BTreeMap<Key, Arc<MeshService>>;
+
 /// Resources by `node.id` and kind.
 type Own = BTreeMap<(Arc<str>, Kind), Arc<Resources>>;
 
@@ -98,10 +106,11 @@ type Own = BTreeMap<(Arc<str>, Kind), Arc<Resources>>;
 pub struct Mesh {
     settings: Settings,
     objects: Arc<Objects>,
-    services: BTreeMap<Key, Arc<MeshService>>,
+    services: Services,
     inputs: BTreeMap<Key, Input>,
     compiled: All,
     inbound: Arc<Resources>,
+    faults: Vec<faults::Compiled>,
     /// The namespaces whose clients are told something else than others.
     consumers: BTreeSet<Arc<str>>,
     /// Whether our own proxy is told anything that Envoy is not.
@@ -192,6 +201,7 @@ impl Mesh {
             changes: Changes::between(&old.compiled, &compiled).map(Arc::new),
         });
         report(&objects, &compiled, &mut statuses);
+        let faults = faults::compile((&objects, &services), &mut statuses);
         let consumers = compiled.values().flat_map(|service| service.consumers.keys().cloned()).collect();
         let ours = compiled.values().any(|service| !service.ours.is_empty());
         let inbound = inbound_clusters(&objects, &services, old.map(|old| &*old.inbound));
@@ -204,6 +214,7 @@ impl Mesh {
             inputs,
             compiled,
             inbound,
+            faults,
             consumers,
             ours,
             statuses,
@@ -348,7 +359,7 @@ impl Mesh {
                 }
                 // Closed, not open: without its listener a port cannot be reached.
                 Err(faults) => {
-                    tracing::error!(listener = listener.name, faults = fault::joined(&faults), "left out");
+                    tracing::error!(listener = listener.name, faults = faulty::joined(&faults), "left out");
                 }
             }
         }
@@ -400,11 +411,6 @@ fn report(objects: &Objects, compiled: &All, statuses: &mut Statuses) {
         statuses.accept(key, "");
     }
     egress::report(objects, statuses);
-    for key in objects.faults.keys() {
-        let message =
-            format!("{} is checked, but the proxy cannot enforce it yet: it has no effect", key.kind);
-        statuses.refuse((key, ""), ConditionKind::Accepted, "UnsupportedValue", &message);
-    }
 }
 
 #[cfg(test)]

@@ -43,8 +43,13 @@ fn endpoints(engine: &Engine) -> usize {
 #[tokio::test]
 async fn changes_of_the_source_and_of_workloads_become_snapshots() {
     let registry = Arc::new(Registry::new(Arc::new(Workloads::new(Duration::ZERO))));
-    let engine =
-        Arc::new(Engine::new(Settings::default(), &view(&[80]), Arc::clone(&registry), &InMesh::new()));
+    let engine = Arc::new(Engine::new(
+        Settings::default(),
+        &view(&[80]),
+        Arc::clone(&registry),
+        &InMesh::new(),
+        Arc::default(),
+    ));
     let (source, receiver) = watch::channel(view(&[80]));
     let mut changes = engine.changes();
     tokio::spawn(Arc::clone(&engine).run(receiver));

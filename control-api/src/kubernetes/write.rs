@@ -220,6 +220,7 @@ mod tests {
             &view,
             Arc::clone(&registry),
             &crate::compile::model::InMesh::new(),
+            Arc::default(),
         ));
         tokio::spawn(Arc::clone(&engine).run(views));
         let writer = Writer::new(server.client(), Arc::clone(&engine), registry);

@@ -260,7 +260,7 @@ impl Operation {
 }
 
 /// Whether a text is exact, or has one `*` at its beginning or its end.
-fn is_pattern(text: &str) -> bool {
+pub(super) fn is_pattern(text: &str) -> bool {
     let inner = text.strip_prefix('*').or_else(|| text.strip_suffix('*')).unwrap_or(text);
     !text.is_empty() && !inner.contains('*')
 }

@@ -8,6 +8,7 @@ pub mod authorization;
 pub mod balancing;
 pub mod core;
 pub mod egress;
+pub mod fault_action;
 pub mod fault_injection;
 pub mod gateway;
 pub mod http_route;

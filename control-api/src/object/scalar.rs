@@ -70,6 +70,54 @@ impl FromStr for Cidr {
     }
 }
 
+/// A share in percent, from 0 to 100, with up to four decimals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Percent {
+    /// In parts of a million, from 0 to a million.
+    pub millionths: u32,
+}
+
+impl Percent {
+    /// All.
+    pub const ALL: Self = Self { millionths: 1_000_000 };
+}
+
+impl FromStr for Percent {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const RULE: &str = "a number from 0 to 100 with four decimals at most";
+        let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+        let digits =
+            |text: &str| (1..=4).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits(whole) || !digits(decimals) {
+            return Err(RULE);
+        }
+        let parts = format!("{whole}{decimals:0<4}").parse().map_err(|_| RULE)?;
+        let share = Self { millionths: parts };
+        if share <= Self::ALL { Ok(share) } else { Err(RULE) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Percent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = serde_json::Number::deserialize(deserializer)?;
+        number.to_string().parse().map_err(|rule| de::Error::custom(format!("{number} is not {rule}")))
+    }
+}
+
+impl JsonSchema for Percent {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Percent".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "number", "minimum": 0, "maximum": 100})
+    }
+}
+
 /// A port of a workload, by number or by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PortRef {

@@ -99,6 +99,43 @@ fn the_digest_sees_what_matters_and_nothing_else() {
     assert_ne!(digest(ROUTE), digest(&ROUTE.replace("weight: 10", "weight: 11")));
 }
 
+/// Specifications of a `FaultInjection` that are not good, and what is said of them.
+const FAULTS: &[(&str, &str)] = &[
+    ("{direction: Inbound, ttl: 11m, refuse: {}}", "spec.ttl: must be from 1s to 10m"),
+    ("{direction: Inbound, ttl: 10ms, refuse: {}}", "spec.ttl: must be from 1s to 10m"),
+    ("{direction: Inbound, duration: 25h, refuse: {}}", "spec.duration: must be more"),
+    ("{direction: Inbound}", "spec: exactly one of delay, abort"),
+    ("{direction: Inbound, refuse: {}, blackhole: {}}", "spec: exactly one of delay"),
+    ("{direction: Inbound, refuse: {}, percent: 100.1}", "spec.percent: 100.1 is not"),
+    ("{direction: Inbound, refuse: {}, percent: 0.00001}", "spec.percent: "),
+    ("{direction: Inbound, refuse: {}, match: {methods: [GET]}}", "spec.match: of a"),
+    ("{direction: Inbound, delay: {}}", "spec.delay: exactly one of fixed"),
+    ("{direction: Inbound, delay: {fixed: 2h}}", "spec.delay.fixed: longer than"),
+    ("{direction: Inbound, delay: {uniform: {min: 2s, max: 1s}}}", "spec.delay.uniform: min is more"),
+    ("{direction: Inbound, delay: {pareto: {scale: 1s, shape: 0}}}", "spec.delay.pareto: scale and shape"),
+    ("{direction: Inbound, abort: {httpStatus: 500, reset: {}}}", "spec.abort: exactly one of httpStatus"),
+    ("{direction: Inbound, abort: {httpStatus: 100}}", "spec.abort.httpStatus: must be"),
+    ("{direction: Inbound, abort: {grpc: {status: 14, message: '%'}}}", "spec.abort.grpc.message: must be"),
+    ("{direction: Inbound, bandwidth: {}}", "spec.bandwidth: one of the directions"),
+    ("{direction: Inbound, corrupt: {oneInBytes: 0}}", "spec.corrupt.oneInBytes: must"),
+    ("{direction: Inbound, drip: {chunkBytes: 0, interval: 1s}}", "spec.drip: chunkBytes"),
+    (
+        "{direction: Inbound, blackhole: {}, match: {services: [{name: a}]}}",
+        "spec.match.services: services and routes are",
+    ),
+    (
+        "{direction: Outbound, blackhole: {}, match: {endpoints: [10.0.0.1]}}",
+        "spec.match.endpoints: with Upstream only",
+    ),
+    ("{direction: Upstream, blackhole: {}, match: {endpoints: [a]}}", "spec.match.endpoints[0]: must be IP"),
+    (
+        "{direction: Upstream, blackhole: {}, match: {identities: [a]}}",
+        "spec.match.identities[0]: must begin",
+    ),
+    ("{direction: Upstream, blackhole: {}, match: {path: 'a*b'}}", "spec.match.path: must begin"),
+    ("{direction: Upstream, blackhole: {}, ramp: {over: 0s}}", "spec.ramp.over: must"),
+];
+
 #[test]
 fn our_kinds_are_checked_beyond_their_shape() {
     let cases = [
@@ -173,9 +210,9 @@ fn our_kinds_are_checked_beyond_their_shape() {
             "spec.rules[0].from[0].identities[0]: must begin with spiffe://",
         ),
         ("EgressPolicy", "{allow: [{ports: [1]}]}", "spec.allow[0]: exactly one of"),
-        ("FaultInjection", "{direction: Inbound, ttl: 48h, percent: 1}", "spec.ttl: must be more than 0"),
     ];
-    for (kind, spec, expected) in cases {
+    let faults = FAULTS.iter().map(|(spec, expected)| ("FaultInjection", *spec, *expected));
+    for (kind, spec, expected) in cases.into_iter().chain(faults) {
         let text = format!(
             "apiVersion: mesh.outrider.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: a}}\nspec: {spec}"
         );

@@ -29,8 +29,12 @@ impl Waiting {
     }
 }
 
-/// Tells `told` of the changes of `source`, until one of them is gone.
-pub async fn run(mut source: watch::Receiver<u64>, told: watch::Sender<u64>) {
+/// Tells `told` of the changes of `source`, until one of them is gone; what is `urgent` at once.
+pub async fn run(
+    mut source: watch::Receiver<u64>,
+    mut urgent: watch::Receiver<u64>,
+    told: watch::Sender<u64>,
+) {
     let mut waiting = Waiting::default();
     loop {
         let due = waiting.due();
@@ -43,6 +47,10 @@ pub async fn run(mut source: watch::Receiver<u64>, told: watch::Sender<u64>) {
         tokio::select! {
             changed = source.changed() => match changed {
                 Ok(()) => waiting.change(Instant::now()),
+                Err(_) => return,
+            },
+            changed = urgent.changed() => match changed {
+                Ok(()) => drop(told.send_replace(*source.borrow())),
                 Err(_) => return,
             },
             () = wait => {
@@ -62,7 +70,8 @@ mod tests {
     async fn changes_are_told_when_it_is_quiet_and_before_long() {
         let (change, source) = watch::channel(0);
         let (told, mut seen) = watch::channel(0);
-        let task = tokio::spawn(run(source, told));
+        let (urge, urgent) = watch::channel(0);
+        let task = tokio::spawn(run(source, urgent, told));
         let start = Instant::now();
         for number in 1..=3 {
             change.send_replace(number);
@@ -70,6 +79,11 @@ mod tests {
         }
         seen.changed().await.unwrap();
         assert_eq!((*seen.borrow_and_update(), start.elapsed()), (3, QUIET * 2));
+        // It cannot wait.
+        let start = Instant::now();
+        urge.send_replace(1);
+        seen.changed().await.unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO);
         // Never quiet.
         let start = Instant::now();
         let churn = tokio::spawn(async move {

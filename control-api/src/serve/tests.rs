@@ -32,6 +32,7 @@ struct Lab {
     snapshots: Arc<MapSnapshots>,
     registry: Arc<Registry>,
     end: watch::Sender<bool>,
+    _urge: watch::Sender<u64>,
     served: tokio::task::JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
@@ -40,7 +41,8 @@ impl Lab {
         let snapshots = Arc::new(MapSnapshots::default());
         let registry = Arc::new(Registry::default());
         let (told, changes) = watch::channel(0);
-        tokio::spawn(debounce::run(snapshots.changes(), told));
+        let (urge, urgent) = watch::channel(0);
+        tokio::spawn(debounce::run(snapshots.changes(), urgent, told));
         let (end, ending) = watch::channel(false);
         let shared = Shared {
             identifier: "test".into(),
@@ -55,7 +57,7 @@ impl Lab {
         let status = status::ClientStatus::service(Arc::clone(&registry), access.clone(), "outrider-system");
         let services = Routes::new(Ads::service(shared, access)).add_service(status);
         let served = tokio::spawn(server::run(services, listener, Transport::Plaintext, ending));
-        Self { address, snapshots, registry, end, served }
+        Self { address, snapshots, registry, end, _urge: urge, served }
     }
 
     async fn open() -> Self {

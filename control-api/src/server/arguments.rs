@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::object::scalar::Percent;
+
 /// The control server: operators' objects in, configuration and identities for sidecars out.
 #[derive(Debug, Parser)]
 #[command(name = "outrider-control", version, args_conflicts_with_subcommands = true)]
@@ -81,6 +83,15 @@ pub(super) struct Serve {
     /// How long an endpoint stays that has registered itself and has lost its stream, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(super) grace_s: u64,
+    /// Workloads of the mesh that may have faults at a time, in percent, rounded down.
+    #[arg(long, value_name = "PERCENT", default_value = "100")]
+    pub(super) faults_max_workloads_percent: Percent,
+    /// Requests, attempts and connections of each proxy that may have one, in percent.
+    #[arg(long, value_name = "PERCENT", default_value = "100")]
+    pub(super) faults_max_share_percent: Percent,
+    /// Requests and connections of each proxy that may have one at a time.
+    #[arg(long, value_name = "NUMBER")]
+    pub(super) faults_max_active: Option<u32>,
     #[command(flatten)]
     pub(super) webhook: super::webhook::Webhook,
     /// error, warn, info, debug, trace or off.

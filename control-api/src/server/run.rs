@@ -17,12 +17,15 @@ use super::arguments::Serve;
 use super::{StartError, cluster, in_mesh, kept, webhook};
 use crate::api::{self, Api};
 use crate::auth::join::JoinKey;
+use crate::auth::operator::OperatorToken;
 use crate::auth::token_review::Reviews;
 use crate::auth::{Access, Authenticator, Tokens, check_segment, check_trust_domain};
 use crate::ca::state::StateDir;
 use crate::ca::{Authority, GivenFiles, Lives, Origin};
 use crate::compile::Settings;
+use crate::compile::faults::Caps;
 use crate::engine::Engine;
+use crate::experiments::Experiments;
 use crate::proxy_info::Identity;
 use crate::registry::{Registry, Workloads};
 use crate::serve::ads::Ads;
@@ -92,18 +95,22 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
         tracing::warn!(%diagnostic, "not in force");
     }
     let known = in_mesh::restore(&base.state).map_err(|error| StartError::of("--state-dir")(&error))?;
-    let engine = Arc::new(Engine::new(settings(&serve), &view, Arc::clone(&registry), &known));
+    let failed = StartError::of("--state-dir");
+    let experiments = Experiments::open(base.state.clone()).map_err(|error| failed(&error))?;
+    let operator = OperatorToken::open(&base.state).map_err(|error| failed(&error))?;
+    let (settings, experiments) = (settings(&serve), Arc::new(experiments));
+    let engine = Arc::new(Engine::new(settings, &view, Arc::clone(&registry), &known, experiments));
     tokio::spawn(in_mesh::run(base.state.clone(), Arc::clone(&engine)));
     tokio::spawn(Arc::clone(&engine).run(source));
     tokio::spawn(kept::run(base.state.clone(), workloads.watch()));
     tokio::spawn(async move { workloads.run().await });
     tokio::spawn(upkeep(recorder.clone()));
 
-    let api = Api { engine: Arc::clone(&engine), registry: Arc::clone(&registry), recorder };
+    let api = Api { engine: Arc::clone(&engine), registry: Arc::clone(&registry), recorder, operator };
     let state = (Arc::clone(&engine), Arc::clone(&registry));
     let lease = client.clone().map(|client| cluster::write(client, &serve, state, ending.clone()));
     let (told, changes) = watch::channel(0);
-    tokio::spawn(debounce::run(engine.changes(), told));
+    tokio::spawn(debounce::run(engine.changes(), engine.urgent(), told));
     let shared = Shared {
         identifier: format!("outrider-control/{}", env!("CARGO_PKG_VERSION")).into(),
         snapshots: engine,
@@ -144,6 +151,11 @@ fn settings(serve: &Serve) -> Settings {
         trust_domain: serve.common.trust_domain.clone(),
         cluster_domain: serve.cluster_domain.clone(),
         root_namespace: serve.root_namespace.clone(),
+        faults: Caps {
+            max_workloads: serve.faults_max_workloads_percent,
+            max_share: serve.faults_max_share_percent,
+            max_active: serve.faults_max_active,
+        },
     }
 }
 

@@ -9,6 +9,7 @@ mod yaml;
 use std::sync::Arc;
 
 pub use diagnostic::{Diagnostic, Severity};
+pub(crate) use yaml::documents;
 
 use crate::object::Objects;
 

@@ -15,10 +15,10 @@ const MAX_NODES: usize = 1_000_000;
 const MAX_DEPTH: usize = 64;
 
 /// A document, or what is wrong with it.
-pub(super) type Document = (Place, Result<Value, Fault>);
+pub(crate) type Document = (Place, Result<Value, Fault>);
 
 /// The objects of a file; the items of a `List` are objects of their own.
-pub(super) fn documents(file: &Arc<str>, text: &str) -> Vec<Document> {
+pub(crate) fn documents(file: &Arc<str>, text: &str) -> Vec<Document> {
     let mut all = Vec::new();
     for (index, (line, text)) in split(text).into_iter().enumerate() {
         let place = Place { file: Arc::clone(file), document: index + 1, line };

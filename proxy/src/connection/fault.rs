@@ -46,7 +46,7 @@ pub async fn ends(
         return false;
     };
     let Some(fault) = &plan.end else { return false };
-    worker.count_fault(&fault.name, fault.action.effect());
+    let _at_work = worker.count_fault(&fault.name, fault.action.effect());
     worker.reasons.count(&worker.metrics, Reason::FaultInjected);
     log(transport, (facts, &plan), listener, worker);
     if let Action::TlsFailure(alert) = fault.action {

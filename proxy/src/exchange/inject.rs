@@ -39,6 +39,16 @@ pub(super) enum Stop {
     Gone,
 }
 
+/// Whether a leased fault is about this request; most of the time none is, and then nothing is made for it.
+pub(super) fn concerns(
+    set: &FaultSet,
+    request: &RequestHead,
+    origin: &Origin,
+    routed: Option<&Routed<'_>>,
+) -> bool {
+    set.concerns((place(origin.direction), Stage::Whole), &subject(request, origin, routed))
+}
+
 /// Takes a request through policies and faults; `None` when it may go on. Cancel-safe.
 pub(super) async fn pass<D: Downstream>(
     down: &mut D,
@@ -100,7 +110,8 @@ async fn inject<D: Downstream>(
             placed = true;
             report.injected().add(&faults.name, Some(slot));
         }
-        worker.count_fault(&faults.name, effect);
+        let shown = worker.count_fault(&faults.name, effect);
+        report.injected().show(shown);
         true
     };
     if let Some(rate) = filter.rate(request, worker.draw()).filter(|_| may("rate", report)) {

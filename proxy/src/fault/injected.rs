@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::set::Pause;
 use super::shape::Shaper;
+use crate::observe::metrics::GaugeGuard;
 
 /// The faults of one exchange or connection.
 #[derive(Debug, Default)]
@@ -13,6 +14,8 @@ pub struct Injected {
     pub names: Vec<Arc<str>>,
     /// Their places among the faults at work, given back at the end.
     slots: Vec<Slot>,
+    /// What shows in metrics that they are at work.
+    shown: Vec<GaugeGuard>,
     /// How long the response is held back.
     pub hold: Option<Pause>,
     /// How the bytes to the client go.
@@ -28,6 +31,11 @@ impl Injected {
             self.names.push(Arc::clone(name));
         }
         self.slots.extend(slot);
+    }
+
+    /// Shows that a fault is at work, until the end.
+    pub fn show(&mut self, guard: GaugeGuard) {
+        self.shown.push(guard);
     }
 
     /// The names in one line.

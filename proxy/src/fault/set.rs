@@ -7,6 +7,7 @@ use super::injected::{Injected, Slot};
 use super::leased::{Action, Leased, Moment, Place, Side, Subject};
 use super::shape::{Pace, Shaper};
 use crate::observe::Flags;
+use crate::observe::metrics::GaugeGuard;
 
 /// What is in force.
 #[derive(Debug)]
@@ -82,6 +83,12 @@ impl FaultSet {
         self.tally.next_connection()
     }
 
+    /// Whether any fault is about this one, however its draw may go. What most requests pay while there are faults for others.
+    #[must_use]
+    pub fn concerns(&self, (place, stage): (Place, Stage), subject: &Subject<'_>) -> bool {
+        self.faults.iter().any(|fault| fault.concerns((place, stage), subject))
+    }
+
     /// What happens to this one. `held_back` hears of each fault that would have been and that a cap forbids.
     #[must_use]
     pub fn choose(
@@ -91,15 +98,7 @@ impl FaultSet {
         connection: u64,
         mut held_back: impl FnMut(&Leased),
     ) -> Option<Box<Plan>> {
-        let concerns = |fault: &&Arc<Leased>| {
-            let in_time =
-                stage == Stage::Attempt || fault.action.is_before_all() == (stage == Stage::Accepted);
-            fault.place == place
-                && in_time
-                && fault.lease.is_live()
-                && fault.action.suits(subject)
-                && fault.rule.matches(subject)
-        };
+        let concerns = |fault: &&Arc<Leased>| fault.concerns((place, stage), subject);
         let mut concerning = self.faults.iter().filter(concerns).peekable();
         concerning.peek()?;
         if self.guard.spares(subject) {
@@ -132,6 +131,17 @@ impl FaultSet {
     }
 }
 
+impl Leased {
+    fn concerns(&self, (place, stage): (Place, Stage), subject: &Subject<'_>) -> bool {
+        let in_time = stage == Stage::Attempt || self.action.is_before_all() == (stage == Stage::Accepted);
+        self.place == place
+            && in_time
+            && self.lease.is_live()
+            && self.action.suits(subject)
+            && self.rule.matches(subject)
+    }
+}
+
 impl Plan {
     /// The response flags of what is planned, apart from an end, which has its own.
     #[must_use]
@@ -142,13 +152,13 @@ impl Plan {
         if shaped { flags.with(Flags::FS) } else { flags }
     }
 
-    /// Hands the marks and places over and counts the faults.
-    pub fn note(&mut self, injected: &mut Injected, count: impl Fn(&Leased)) {
+    /// Hands the marks and places over and counts the faults; `count` gives what shows that one is at work.
+    pub fn note(&mut self, injected: &mut Injected, count: impl Fn(&Leased) -> GaugeGuard) {
         let last = self.hits.len().saturating_sub(1);
         for (index, (fault, slot)) in self.hits.drain(..).enumerate() {
             // The last one is the place in the proxy, which stands under the name of the first.
             if index < last {
-                count(&fault);
+                injected.show(count(&fault));
             }
             injected.add(&fault.name, Some(slot));
         }

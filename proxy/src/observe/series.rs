@@ -194,6 +194,13 @@ pub const FAULTS: Family = Family {
     kind: Kind::Counter,
     labels: &["fault", "effect"],
 };
+/// `outrider_faults_active`
+pub const FAULTS_ACTIVE: Family = Family {
+    name: "outrider_faults_active",
+    help: "Requests and connections that a fault is at work on now, by its name.",
+    kind: Kind::Gauge,
+    labels: &["fault"],
+};
 /// `outrider_faults_overflow_total`
 pub const FAULTS_OVERFLOW: Family = Family {
     name: "outrider_faults_overflow_total",
@@ -241,6 +248,7 @@ pub const ALL: &[Family] = &[
     AUTHZ_ALLOWED,
     AUTHZ_DENIED,
     FAULTS,
+    FAULTS_ACTIVE,
     FAULTS_OVERFLOW,
     CONNECTIONS_CUT,
     TCP_OPENED,

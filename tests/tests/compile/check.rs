@@ -74,5 +74,6 @@ fn proxy_kind(kind: Kind) -> ProxyKind {
         Kind::Listener => ProxyKind::Listener,
         Kind::Route => ProxyKind::Routes,
         Kind::Secret => ProxyKind::Secret,
+        Kind::Faults => ProxyKind::Faults,
     }
 }

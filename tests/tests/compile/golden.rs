@@ -116,6 +116,7 @@ fn resources(snapshot: &Snapshot) -> Vec<String> {
                 Kind::Listener => pretty::<Listener>(&resource.body),
                 Kind::Route => pretty::<RouteConfiguration>(&resource.body),
                 Kind::Secret => unreachable!("secrets are not compiled"),
+                Kind::Faults => unreachable!("faults come beside what is compiled of the mesh"),
             };
             all.push(format!("## {kind:?} {name} of {}\n{body}", resource.origin));
         }

@@ -17,13 +17,31 @@ const MAX_ANSWER_BYTES: u64 = 1 << 30;
 ///
 /// # Errors
 /// When there is none, or none that is JSON.
-pub(super) fn ask(address: SocketAddr, path: &str) -> io::Result<Value> {
+pub(in crate::cli) fn ask(address: SocketAddr, path: &str) -> io::Result<Value> {
+    exchange(address, &format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n"))
+}
+
+/// The answer to a POST, with the operator's token where there is one.
+///
+/// # Errors
+/// When there is none, or none that is JSON.
+pub(in crate::cli) fn tell(
+    address: SocketAddr,
+    path: &str,
+    (token, body): (Option<&str>, &str),
+) -> io::Result<Value> {
+    let token = token.map_or_else(String::new, |token| format!("authorization: Bearer {token}\r\n"));
+    let length = body.len();
+    let head = format!("POST {path} HTTP/1.0\r\nhost: {address}\r\n{token}content-length: {length}\r\n\r\n");
+    exchange(address, &(head + body))
+}
+
+fn exchange(address: SocketAddr, request: &str) -> io::Result<Value> {
     let failed = |error: io::Error| {
         io::Error::new(error.kind(), format!("control server {address}: {error}; is --control right?"))
     };
     let mut stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).map_err(failed)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
-    let request = format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(failed)?;
     let mut answer = Vec::new();
     stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).map_err(failed)?;
@@ -37,7 +55,7 @@ pub(super) fn ask(address: SocketAddr, path: &str) -> io::Result<Value> {
 }
 
 /// Percent-encoded, as a part of a path or a parameter.
-pub(super) fn encoded(text: &str) -> String {
+pub(in crate::cli) fn encoded(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
             out.push(char::from(byte));

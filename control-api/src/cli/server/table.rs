@@ -8,18 +8,18 @@ use super::text;
 
 /// Rows under a head; all cells of a column are equally wide.
 #[derive(Debug)]
-pub(super) struct Table(Vec<Vec<String>>);
+pub(in crate::cli) struct Table(Vec<Vec<String>>);
 
 impl Table {
-    pub(super) fn new(head: &[&str]) -> Self {
+    pub(in crate::cli) fn new(head: &[&str]) -> Self {
         Self(vec![head.iter().map(|cell| (*cell).to_owned()).collect()])
     }
 
-    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
+    pub(in crate::cli) fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.0.push(cells.into());
     }
 
-    pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+    pub(in crate::cli) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let columns = self.0.first().map_or(0, Vec::len);
         let width = |column: usize| {
             let cells = self.0.iter().filter_map(|row| row.get(column));
@@ -38,7 +38,7 @@ impl Table {
 }
 
 /// Something that is wrong in a file, on one line.
-pub(super) fn problem(problem: &Value) -> String {
+pub(in crate::cli) fn problem(problem: &Value) -> String {
     let object = problem["object"].as_str().map(|object| format!("{object}: ")).unwrap_or_default();
     let kept = if problem["kept"] == true { " (the last good version stays in force)" } else { "" };
     let (file, severity) = (text(&problem["file"]), text(&problem["severity"]));

@@ -1,0 +1,120 @@
+//! `outrider fault`: what runs, and how it is begun and stopped.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::OK;
+use super::server::ask::{ask, encoded, tell};
+use super::server::table::Table;
+use super::server::{Form, Options, list, text};
+
+/// What is to be done.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum Action {
+    /// All faults, and what is left of each.
+    List {
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Begins faults that are in no file of the control server. They end with their duration, with a stop, and when the
+    /// control server restarts.
+    Apply {
+        /// YAML with `FaultInjection` objects.
+        #[arg(long, short, value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        token: Token,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Ends one fault, or all of them; proxies are told at once.
+    Stop {
+        /// `NAMESPACE/NAME`; without a namespace `default`.
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        name: Option<String>,
+        /// All of them, and none begins until `outrider fault resume`.
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        options: Options,
+    },
+    /// Lifts a stop of all. Faults of files whose time is not over go on.
+    Resume {
+        #[command(flatten)]
+        token: Token,
+        #[command(flatten)]
+        options: Options,
+    },
+}
+
+/// Who may begin faults.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Token {
+    /// The operator's token, in the control server's state directory.
+    #[arg(long, value_name = "FILE", default_value = "/var/lib/outrider/operator.token")]
+    token_file: PathBuf,
+}
+
+/// Does it, and shows how faults are then; the exit code.
+///
+/// # Errors
+/// When it cannot be done, or shown.
+pub(super) fn run(action: &Action, out: &mut dyn Write) -> io::Result<u8> {
+    let (options, answer) = match action {
+        Action::List { options } => (options, ask(options.control, "/api/v1/faults")?),
+        Action::Apply { file, token, options } => {
+            let body = read(file)?;
+            let token = read(&token.token_file)?;
+            (options, tell(options.control, "/api/v1/faults", (Some(token.trim()), &body))?)
+        }
+        Action::Stop { name, options, .. } => {
+            let path = match name {
+                None => "/api/v1/faults/stop".to_owned(),
+                Some(name) => {
+                    let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
+                    format!("/api/v1/faults/{}/{}/stop", encoded(namespace), encoded(name))
+                }
+            };
+            (options, tell(options.control, &path, (None, ""))?)
+        }
+        Action::Resume { token, options } => {
+            let token = read(&token.token_file)?;
+            (options, tell(options.control, "/api/v1/faults/resume", (Some(token.trim()), ""))?)
+        }
+    };
+    if options.output == Form::Json {
+        writeln!(out, "{answer:#}")?;
+    } else {
+        table(&answer).write(out)?;
+        if answer.get("stopped") == Some(&Value::Bool(true)) {
+            writeln!(out, "All faults are stopped, until `outrider fault resume`.")?;
+        }
+    }
+    Ok(OK)
+}
+
+fn read(file: &Path) -> io::Result<String> {
+    fs::read_to_string(file)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))
+}
+
+fn table(answer: &Value) -> Table {
+    let mut table = Table::new(&["FAULT", "PHASE", "LEFT", "PROXIES", "FROM"]);
+    for fault in list(answer, "faults") {
+        table.row([
+            format!("{}/{}", text(&fault["namespace"]), text(&fault["name"])),
+            text(&fault["phase"]).to_owned(),
+            fault["left_s"].as_u64().map_or_else(|| "-".to_owned(), |left| format!("{left}s")),
+            format!("{}/{}", fault["acknowledged"], fault["proxies"]),
+            match text(&fault["file"]) {
+                "" => "applied".to_owned(),
+                file => file.to_owned(),
+            },
+        ]);
+    }
+    table
+}
