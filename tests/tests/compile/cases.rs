@@ -24,6 +24,16 @@ fn policies_of_every_kind() {
 }
 
 #[test]
+fn clients_of_grpc_without_a_proxy() {
+    let client = ProxyInfo {
+        id: "shop/client as gRPC".into(),
+        dialect: Dialect::Grpc,
+        ..proxy("shop/client", "client")
+    };
+    case("grpc", &[client]);
+}
+
+#[test]
 fn the_examples_of_the_documentation_are_a_mesh_without_faults() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/objects.md");
     let text = fs::read_to_string(file).unwrap();

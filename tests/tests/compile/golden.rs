@@ -67,7 +67,7 @@ pub fn case(name: &str, proxies: &[ProxyInfo]) {
         let refused = Judge::default().refusals(proxy, &snapshot);
         assert!(refused.is_empty(), "{name}: {} refuses: {refused:#?}", proxy.id);
         write!(shown, "\n# told to {}\n", proxy.id).unwrap();
-        for block in resources(&snapshot) {
+        for block in resources(&snapshot, proxy.dialect) {
             if blocks.contains(&block) {
                 writeln!(shown, "{} as above", block.lines().next().unwrap_or_default()).unwrap();
             } else {
@@ -105,12 +105,13 @@ pub fn statuses(mesh: &Mesh) -> String {
     text
 }
 
-/// Every resource as one block: kind, name and origin, then its JSON form.
-fn resources(snapshot: &Snapshot) -> Vec<String> {
+/// Every resource as one block: kind, name and origin, then its JSON form; in the dialect of gRPC, what is on the wire.
+fn resources(snapshot: &Snapshot, dialect: Dialect) -> Vec<String> {
     let mut all = Vec::new();
     for kind in Kind::ALL {
         for (name, resource) in snapshot.kind(kind).into_iter().flatten() {
             let body = match kind {
+                _ if dialect == Dialect::Grpc => super::raw::shown(&resource.body),
                 Kind::Cluster => pretty::<Cluster>(&resource.body),
                 Kind::Endpoints => pretty::<ClusterLoadAssignment>(&resource.body),
                 Kind::Listener => pretty::<Listener>(&resource.body),

@@ -6,6 +6,7 @@ mod edits;
 mod envoy;
 mod golden;
 mod odd;
+mod raw;
 mod run;
 mod same;
 mod served;
