@@ -25,7 +25,7 @@ fn cluster(name: &str, more: &str, groups: &[String]) -> String {
 }
 
 fn clusters(ports: &[u16]) -> Vec<String> {
-    let (a, b) = |at: usize| -> (Vec<u16>, Vec<u16>) { (ports[..at].to_vec(), ports[at..].to_vec()) }(2);
+    let (a, b) = (ports[..2].to_vec(), ports[2..].to_vec());
     let two = |zone_a: &[u16], zone_b: &[u16]| vec![group("a", zone_a, ""), group("b", zone_b, "")];
     let ill = vec![group("a", &a, ", health_status: UNHEALTHY"), group("b", &b[..1], "")];
     vec![
