@@ -119,6 +119,12 @@ impl Default for PeakEwma {
     }
 }
 
+impl Default for ZoneAware {
+    fn default() -> Self {
+        Self { percent: 100.0, min_endpoints: MIN_ZONE_AWARE }
+    }
+}
+
 impl Default for Balancing {
     fn default() -> Self {
         Self {
@@ -126,7 +132,7 @@ impl Default for Balancing {
             slow_start: None,
             panic_percent: PANIC_PERCENT,
             locality_weighted: false,
-            zone_aware: None,
+            zone_aware: Some(ZoneAware::default()),
             fail_on_panic: false,
             subsets: None,
         }
@@ -143,7 +149,7 @@ impl Balancing {
         let (panic_percent, zone_aware) = path.field("common_lb_config", |path| {
             let panic =
                 percent(common.healthy_panic_threshold, PANIC_PERCENT, "healthy_panic_threshold", path);
-            let zones = zones_of(&common).map(|zones| {
+            let zones = zones_of(&common).map_or_else(ZoneAware::default, |zones| {
                 path.field("zone_aware_lb_config", |path| ZoneAware {
                     percent: percent(zones.routing_enabled, 100.0, "routing_enabled", path),
                     min_endpoints: zones.min_cluster_size.unwrap_or(MIN_ZONE_AWARE),
@@ -155,16 +161,18 @@ impl Balancing {
             .lb_subset_config
             .as_ref()
             .map(|config| path.field("lb_subset_config", |path| Subsets::from_proto(config, path)));
+        let locality_weighted = matches!(
+            common.locality_config_specifier,
+            Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_))
+        );
         Self {
             balancer,
             slow_start,
             panic_percent,
-            locality_weighted: matches!(
-                common.locality_config_specifier,
-                Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_))
-            ),
-            // A hash leads to the same endpoint from every zone, as in Envoy.
-            zone_aware: zone_aware.filter(|_| !balancer.by_hash()),
+            locality_weighted,
+            // As in Envoy it need not be asked for: a proxy that knows its zone and its peers' prefers it. A hash leads to
+            // the same endpoint from every zone.
+            zone_aware: (!locality_weighted && !balancer.by_hash()).then_some(zone_aware),
             fail_on_panic: zones_of(&common).is_some_and(|zones| zones.fail_traffic_on_panic),
             subsets,
         }
