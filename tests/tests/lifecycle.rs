@@ -128,8 +128,11 @@ async fn a_change_fails_no_request_that_was_on_its_way() {
         fs::write(proxy.directory.join("config.yaml"), config("two")).unwrap();
         proxy.signal("HUP");
         while client::h1(port, &version()).await.body != "two" {}
-        for (number, mut stream) in connections.into_iter().enumerate() {
+        // All at once: none waits until another has ended.
+        for stream in &mut connections {
             stream.write_all(post).await.unwrap();
+        }
+        for (number, mut stream) in connections.into_iter().enumerate() {
             let mut bytes = Vec::new();
             let ended = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
             assert!(ended.is_ok(), "{codec}, connection {number}: its listener is gone, and it is not");
