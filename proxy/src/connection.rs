@@ -87,6 +87,9 @@ async fn establish(
     }
     let standing = Rc::new(Standing::new(facts, chain, transport.cutoff()));
     worker.standings.add(&standing);
+    if drain.has_begun() && is_outdated(&standing, &worker) {
+        return None;
+    }
     match &chain.protocol {
         ChainProtocol::Tcp(tcp) => {
             let target = tcp::Target { standing, direction: listener.direction };
@@ -160,6 +163,16 @@ fn authorize(chain: &FilterChain, facts: &Facts, worker: &Worker) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Whether a connection that came in while its listener changed has no place under what the listener says now. Those
+/// that were established before are held to that when it changes.
+fn is_outdated(standing: &Standing, worker: &Worker) -> bool {
+    let snapshot = worker.snapshot();
+    let listener = snapshot.listeners.get(&standing.facts.listener);
+    let ended = listener.is_some_and(|listener| standing.follow(listener, &worker.surroundings));
+    worker.count_cut(Reason::PolicyChanged, usize::from(ended));
+    ended
 }
 
 /// Whether a rate limit of the chain has no token for the connection.

@@ -4,6 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+/// How long a connection that no request is under way on stays open once its drain has begun, or it was opened
+/// during the drain. A request that was on its way already is answered, as the last one of the connection: whoever
+/// sent it could not know, and on HTTP/1 may not send it again unless it is idempotent (RFC 9112 section 9.3.1).
+pub const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// Whether the listener that a connection came in on is being drained: it changed, it is gone, or the proxy is
 /// ending.
@@ -18,7 +26,7 @@ pub struct Drain {
 
 #[derive(Debug, Default)]
 struct State {
-    begun: Cell<bool>,
+    begun: Cell<Option<Instant>>,
     seats: RefCell<Seats>,
 }
 
@@ -32,7 +40,10 @@ struct Seats {
 impl Drain {
     /// Begins to drain; it cannot be taken back.
     pub fn begin(&self) {
-        self.state.begun.set(true);
+        if self.has_begun() {
+            return;
+        }
+        self.state.begun.set(Some(Instant::now()));
         let waiting = self.state.seats.borrow().taken.iter().flatten().cloned().collect::<Vec<_>>();
         waiting.into_iter().for_each(Waker::wake);
     }
@@ -40,18 +51,24 @@ impl Drain {
     /// Whether it has begun.
     #[must_use]
     pub fn has_begun(&self) -> bool {
-        self.state.begun.get()
+        self.state.begun.get().is_some()
     }
 
-    /// Waits for it to begin. Cancel-safe.
-    pub async fn begun(&self) {
-        poll_fn(|cx| self.poll_begun(cx)).await;
+    /// Waits until a connection that was opened then, and that nothing is under way on, is to be closed. Cancel-safe.
+    pub async fn last_call_is_over(&self, opened: Instant) {
+        let end = poll_fn(|cx| self.poll_last_call(cx, opened)).await;
+        sleep_until(end).await;
     }
 
-    /// Ready once it has begun; until then the task that asked last is woken when it does.
-    pub fn poll_begun(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.has_begun() {
-            return Poll::Ready(());
+    /// Ready once it has begun, with the end of the [`LAST_CALL`] of a connection that was opened then.
+    pub fn poll_last_call(&self, cx: &Context<'_>, opened: Instant) -> Poll<Instant> {
+        self.poll_begun(cx).map(|begun| begun.max(opened) + LAST_CALL)
+    }
+
+    /// Ready once it has begun, with the time of that; until then the task that asked last is woken when it does.
+    pub fn poll_begun(&self, cx: &Context<'_>) -> Poll<Instant> {
+        if let Some(begun) = self.state.begun.get() {
+            return Poll::Ready(begun);
         }
         let mut seats = self.state.seats.borrow_mut();
         let seat = self.seat.get().unwrap_or_else(|| seats.take());
@@ -130,5 +147,23 @@ mod tests {
         drain.begin();
         assert_eq!(count.0.load(Ordering::Relaxed), 2);
         assert!(first.poll_begun(&cx).is_ready() && third.has_begun());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_call_begins_with_the_drain_or_with_a_later_connection() {
+        let (drain, before) = (Drain::default(), Instant::now());
+        let cx = Context::from_waker(Waker::noop());
+        assert!(drain.poll_last_call(&cx, before).is_pending());
+        tokio::time::advance(LAST_CALL * 5).await;
+        let begun = Instant::now();
+        drain.begin();
+        assert_eq!(drain.poll_last_call(&cx, before), Poll::Ready(begun + LAST_CALL));
+        tokio::time::advance(LAST_CALL / 2).await;
+        drain.begin();
+        let opened = Instant::now();
+        assert_eq!(drain.poll_last_call(&cx, before), Poll::Ready(begun + LAST_CALL), "it begins once");
+        assert_eq!(drain.poll_last_call(&cx, opened), Poll::Ready(opened + LAST_CALL));
+        drain.last_call_is_over(before).await;
+        assert_eq!(Instant::now(), begun + LAST_CALL);
     }
 }

@@ -13,6 +13,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 const RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
+const TLS_INSPECTOR: &str =
+    "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
 const NETWORK_RBAC: &str = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
 const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 /// Everybody, or everything.
@@ -46,6 +48,8 @@ struct Setup<'a> {
     socket: &'a str,
     http: &'a str,
     tcp: bool,
+    /// Whether it looks at the first bytes before it chooses a chain.
+    looks: bool,
 }
 
 impl Lab {
@@ -102,8 +106,13 @@ fn config(setup: &Setup<'_>, admin: u16, port: u16, backend: u16) -> String {
     );
     let tcp = format!("{{name: tcp, typed_config: {{\"@type\": {TCP_PROXY}, stat_prefix: t, cluster: be}}}}");
     let last = if setup.tcp { tcp } else { http };
+    let looks = if setup.looks {
+        format!("listener_filters: [{{name: tls, typed_config: {{\"@type\": {TLS_INSPECTOR}}}}}], ")
+    } else {
+        String::new()
+    };
     format!(
-        "admin: {{address: {}}}\nstatic_resources: {{listeners: [{{name: l, address: {}, filter_chains: \
+        "admin: {{address: {}}}\nstatic_resources: {{listeners: [{{name: l, address: {}, {looks}filter_chains: \
          [{{filters: [{network}{last}]{}}}]}}], clusters: [{}]}}\n",
         address(admin),
         address(port),
@@ -361,4 +370,30 @@ async fn a_change_ends_opaque_connections_that_it_no_longer_allows() {
     let ended = timeout(PATIENCE, tunnel.read(&mut byte)).await.expect("the connection is ended");
     assert!(!matches!(ended, Ok(1..)));
     assert!(lab.metric("outrider_connections_cut_total{reason=\"policy_changed\"}") >= 1.0);
+}
+
+#[tokio::test]
+async fn a_connection_that_comes_in_during_a_change_is_held_to_the_new_policy() {
+    let (anybody, ten) = ("[{any: true}]", "[{source_ip: {address_prefix: 10.0.0.0, prefix_len: 8}}]");
+    let allow = |who| format!("rules: {}", rules("ALLOW", &[policy("who", ANY, who)]));
+    for tcp in [true, false] {
+        let allow_anybody = allow(anybody);
+        let before = Setup { network: &allow_anybody, tcp, looks: true, ..Setup::default() };
+        let (backend, admin, port) = (Backend::start().await, free_port(), free_port());
+        // One worker, so that the change is there for all connections once it is there for one.
+        let env = [("OUTRIDER_WORKERS", "1")];
+        let proxy = Process::outrider_with(&config(&before, admin, port, backend.port), admin, &env);
+        let lab = Lab { proxy, backend, admin, port };
+        let mut held = client::connect(lab.port).await;
+        let accepted = async || lab.metric("outrider_downstream_connections_active{listener=\"l\"}") >= 1.0;
+        lab.until("the connection is accepted", accepted).await;
+
+        lab.change(&Setup { network: &allow(ten), ..before });
+        lab.until("the change", async || lab.status("/").await != 200).await;
+        held.write_all(b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut byte = [0];
+        let ended = timeout(PATIENCE, held.read(&mut byte)).await.expect("the connection is ended");
+        assert!(!matches!(ended, Ok(1..)), "tcp {tcp}: answered");
+        assert!(lab.metric("outrider_connections_cut_total{reason=\"policy_changed\"}") >= 1.0);
+    }
 }

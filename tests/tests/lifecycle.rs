@@ -100,6 +100,53 @@ async fn an_idle_upstream_connection_that_was_closed_costs_nothing() {
 }
 
 #[tokio::test]
+async fn a_change_fails_no_request_that_was_on_its_way() {
+    for codec in ["AUTO", "HTTP1"] {
+        let (admin, port) = (free_port(), free_port());
+        let config = |answer: &str| {
+            let version = format!(
+                "{{match: {{path: /version}}, direct_response: {{status: 200, body: {{inline_string: '{answer}'}}}}}}"
+            );
+            config::web(admin, port, &format!("codec_type: {codec}"), &[&version], &[])
+        };
+        let proxy = Process::outrider(&config("one"), admin);
+        // What may not be sent again: whoever sends it needs an answer to it.
+        let post = b"POST /version HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n";
+        let mut connections = Vec::new();
+        for number in 0..8 {
+            let mut stream = connect(port).await;
+            if number % 2 == 0 {
+                stream.write_all(post).await.unwrap();
+                let mut answer = vec![0; 1024];
+                assert!(timeout(PATIENCE, stream.read(&mut answer)).await.unwrap().unwrap() > 0);
+            }
+            connections.push(stream);
+        }
+        let accepted = "outrider_downstream_connections_active{listener=\"web\"} 8";
+        while !admin_get(admin, "/metrics").unwrap().contains(accepted) {}
+
+        fs::write(proxy.directory.join("config.yaml"), config("two")).unwrap();
+        proxy.signal("HUP");
+        while client::h1(port, &version()).await.body != "two" {}
+        // All at once: none waits until another has ended.
+        for stream in &mut connections {
+            stream.write_all(post).await.unwrap();
+        }
+        for (number, mut stream) in connections.into_iter().enumerate() {
+            let mut bytes = Vec::new();
+            let ended = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
+            assert!(ended.is_ok(), "{codec}, connection {number}: its listener is gone, and it is not");
+            let answer = client::parse_h1(&bytes, false);
+            assert_eq!(
+                (answer.status, answer.whole),
+                (200, true),
+                "{codec}, connection {number}: {answer:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn validate_says_every_fault_with_its_path() {
     let directory = scratch("validate");
     let file = directory.join("bad.yaml");

@@ -104,15 +104,17 @@ impl Connection {
         let idle_end = chain.idle_timeout.map(|limit| self.quiet_since + limit);
         let life_end = chain.max_connection_duration.map(|limit| self.opened + limit);
         let (server, timer) = (&mut self.server, &mut self.timer);
-        let drain = &self.drain;
+        let (drain, opened) = (&self.drain, self.opened);
         poll_fn(|cx| {
             if let Poll::Ready(begun) = server.poll_begun(cx) {
                 return Poll::Ready(begun.is_ok());
             }
-            if drain.poll_begun(cx).is_ready() {
-                return Poll::Ready(false);
-            }
-            match idle_end.into_iter().chain(life_end).min() {
+            // The next request may be on its way: closed at once, the connection would fail it.
+            let last_call = match drain.poll_last_call(cx, opened) {
+                Poll::Ready(end) => Some(end),
+                Poll::Pending => None,
+            };
+            match [idle_end, life_end, last_call].into_iter().flatten().min() {
                 Some(end) => timer.poll_until(cx, end).map(|()| false),
                 None => Poll::Pending,
             }

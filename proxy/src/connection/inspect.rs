@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 
 use bytes::BytesMut;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::detect::{H2_PREFACE, MAX_SNIFF_BYTES, Sniff, client_hello, sniff};
 use crate::drain::Drain;
@@ -93,6 +93,7 @@ fn plain(protocol: &str) -> Inspected {
 pub async fn is_h2(transport: &mut Transport, chain: &HttpChain, drain: &Drain) -> Option<bool> {
     let mut seen = BytesMut::new();
     let limit = chain.idle_timeout.unwrap_or(std::time::Duration::MAX);
+    let opened = Instant::now();
     let found = loop {
         let common = seen.len().min(H2_PREFACE.len());
         if seen.get(..common) != H2_PREFACE.get(..common) {
@@ -105,7 +106,7 @@ pub async fn is_h2(transport: &mut Transport, chain: &HttpChain, drain: &Drain) 
         let limit = if seen.is_empty() { limit } else { chain.request_headers_timeout.unwrap_or(limit) };
         let count = tokio::select! {
             count = timeout(limit, read_more(transport, &mut seen)) => count.unwrap_or(0),
-            () = drain.begun() => 0,
+            () = drain.last_call_is_over(opened), if seen.is_empty() => 0,
         };
         if count == 0 {
             if seen.is_empty() {

@@ -2,6 +2,7 @@
 
 mod cases;
 mod check;
+mod churn;
 mod edits;
 mod envoy;
 mod golden;
