@@ -390,7 +390,8 @@ async fn a_connection_that_comes_in_during_a_change_is_held_to_the_new_policy() 
 
         lab.change(&Setup { network: &allow(ten), ..before });
         lab.until("the change", async || lab.status("/").await != 200).await;
-        held.write_all(b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await.unwrap();
+        let sent = held.write_all(b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await;
+        assert!(sent.is_ok(), "tcp {tcp}: {sent:?}\n{}", lab.proxy.log());
         let mut byte = [0];
         let ended = timeout(PATIENCE, held.read(&mut byte)).await.expect("the connection is ended");
         assert!(!matches!(ended, Ok(1..)), "tcp {tcp}: answered");

@@ -35,8 +35,9 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("AccessLog", "name"),
 ];
 
-/// Messages that are not compiled: the node is told to the control server as it is.
-const AS_IT_IS: &[&str] = &["Node", "ControlPlane"];
+/// Messages that are not compiled: the node is told to the control server as it is, and the last two are what a
+/// control server is asked about its clients.
+const AS_IT_IS: &[&str] = &["Node", "ControlPlane", "NodeMatcher", "UpdateFailureState"];
 
 /// What is compiled from a configuration, or why it is refused.
 fn compiled(config: &Value) -> Result<String, String> {
