@@ -248,9 +248,15 @@ fn command(
     Ok(command)
 }
 
+/// Mappings, lists and scalars that a configuration of ours may have; 10,000 services have half a million.
+const MAX_EVENTS: usize = 4_000_000;
+
 /// As JSON, which Envoy and Outrider read faster than YAML; at 10,000 services reading is most of a start.
 fn json(yaml: &str) -> Result<String> {
-    let value: serde_json::Value = serde_saphyr::from_str(yaml).context("our own configuration")?;
+    // The reader's own bounds are meant for what others write.
+    let options = serde_saphyr::options! { budget: serde_saphyr::budget! { max_events: MAX_EVENTS, max_nodes: MAX_EVENTS } };
+    let value: serde_json::Value =
+        serde_saphyr::from_str_with_options(yaml, options).context("our own configuration")?;
     Ok(value.to_string())
 }
 
