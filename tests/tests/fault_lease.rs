@@ -212,6 +212,11 @@ async fn caps_hold() {
         lab.push(&[("g", guard), ("a", &ABORT.replace("exact", "prefix"))], Some(LONG), &[]).await,
         None
     );
+    // The first that is hit shows that it is in force.
+    let end = Instant::now() + PATIENCE;
+    while lab.get(lab.inbound, "/").await.status != 418 {
+        assert!(Instant::now() < end);
+    }
     let mut hit = 0;
     for _ in 0..1000 {
         hit += usize::from(lab.get(lab.inbound, "/").await.status == 418);
