@@ -75,7 +75,9 @@ echo; echo "== the route is edited to give it half"
 sed -i 's/weight: 90/weight: 50/; s/weight: 10}/weight: 50}/' "$work/mesh/mesh.yaml"
 before=$(curl -s http://$api/api/v1/proxies/front-1 | grep -o '"config_hash":"[^"]*"')
 for _ in $(seq 100); do
-  [ "$(curl -s http://$api/api/v1/proxies/front-1 | grep -o '"config_hash":"[^"]*"')" = "$before" ] || break
+  # Told of something new, and everything acknowledged.
+  now=$(curl -s http://$api/api/v1/proxies/front-1)
+  [[ $now == *"$before"* || $now != *'"settled":true'* ]] || break
   sleep 0.1
 done
 split
