@@ -4,6 +4,7 @@
 //! source (files, Kubernetes) -> object -> compile -> snapshot per proxy -> serve (ADS)
 //! ```
 
+mod accept;
 pub mod api;
 pub mod audit;
 pub mod auth;

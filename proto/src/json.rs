@@ -12,10 +12,8 @@ use prost_types::Any;
 use serde_json::Value as Json;
 
 use crate::fault::{Fault, Path, quoted};
+use crate::yaml::MAX_DEPTH;
 use crate::{outside, pool, type_url};
-
-/// Messages nested deeper than this are refused.
-const MAX_DEPTH: usize = 64;
 
 /// Longest key that can be the name of a field, bytes.
 const MAX_NAME_BYTES: usize = 64;

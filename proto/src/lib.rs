@@ -12,6 +12,7 @@ mod outside;
 mod pool;
 pub mod strict;
 pub mod type_url;
+pub mod yaml;
 
 pub use fault::{Fault, Path};
 pub use generated::{envoy, google, grpc, outrider};

@@ -23,8 +23,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
+use crate::accept;
 use crate::auth::operator::OperatorToken;
 use crate::engine::Engine;
 use crate::registry::Registry;
@@ -36,8 +37,6 @@ const MAX_CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest body of a request: faults are small.
 const MAX_BODY_BYTES: usize = 256 * 1024;
-/// How long to wait when the system has no room for a connection.
-const BREATH: Duration = Duration::from_millis(100);
 /// The description of all this.
 const OPENAPI: &str = include_str!("openapi.json");
 
@@ -84,32 +83,12 @@ pub async fn start(
 ) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
-    tokio::spawn(accept(listener, Arc::new(api), ending));
+    let api = Arc::new(api);
+    tokio::spawn(accept::each(listener, ("the API", MAX_CONNECTIONS), ending, move |stream, peer| {
+        let api = Arc::clone(&api);
+        async move { serve(stream, peer, &api).await }
+    }));
     Ok(bound)
-}
-
-async fn accept(listener: TcpListener, api: Arc<Api>, mut ending: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = ending.wait_for(|ending| *ending) => return,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let api = Arc::clone(&api);
-                tokio::spawn(async move {
-                    serve(stream, peer, &api).await;
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the API cannot accept a connection");
-                tokio::time::sleep(BREATH).await;
-            }
-        }
-    }
 }
 
 async fn serve(stream: TcpStream, peer: SocketAddr, api: &Arc<Api>) {

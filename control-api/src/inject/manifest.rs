@@ -8,11 +8,6 @@ use serde_json::Value;
 use super::pod::{InjectError, Outcome};
 use super::{Settings, Surroundings, inject, plain, yaml};
 
-/// Deepest nesting of a document, as in the API server.
-const MAX_DEPTH: usize = 64;
-/// Most mappings, lists and scalars in a document.
-const MAX_NODES: usize = 1_000_000;
-
 /// What was done with an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
@@ -213,20 +208,10 @@ pub fn documents(text: &str) -> Vec<Document> {
 /// # Errors
 /// What the reader says.
 pub fn parse(text: &str) -> Result<Value, String> {
-    let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_events: 4 * MAX_NODES,
-            max_nodes: MAX_NODES,
-            max_depth: MAX_DEPTH,
-        },
-        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_NODES },
-        strict_booleans: true,
-        // As every tool of Kubernetes reads `defaultMode: 0644`.
-        legacy_octal_numbers: true,
-        with_snippet: false,
-    };
-    serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| error.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
+    let mut options = outrider_proto::yaml::options();
+    // As every tool of Kubernetes reads `defaultMode: 0644`.
+    options.legacy_octal_numbers = true;
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| outrider_proto::yaml::said(&error))
 }
 
 /// Labels and annotations that say something of a namespace, when the file holds the namespace, too.

@@ -2,17 +2,13 @@
 
 use std::sync::Arc;
 
-use outrider_proto::Fault;
+use outrider_proto::{Fault, yaml};
 use serde_json::Value;
 
 use crate::object::Place;
 
 /// Most documents of a file, items of lists included.
 const MAX_DOCUMENTS: usize = 100_000;
-/// Most mappings, lists and scalars in a document.
-const MAX_NODES: usize = 1_000_000;
-/// Deepest nesting of a document.
-const MAX_DEPTH: usize = 64;
 
 /// A document, or what is wrong with it.
 pub(crate) type Document = (Place, Result<Value, Fault>);
@@ -27,7 +23,7 @@ pub(crate) fn documents(file: &Arc<str>, text: &str) -> Vec<Document> {
             all.push((place, Err(Fault::new("", reason))));
             break;
         }
-        match serde_saphyr::from_str_with_options::<Value>(&text, options()) {
+        match serde_saphyr::from_str_with_options::<Value>(&text, yaml::options()) {
             Ok(Value::Null) => {}
             Ok(value) => flatten(place, value, &mut all),
             Err(error) => all.push((place, Err(syntax(&error, line)))),
@@ -87,23 +83,7 @@ fn syntax(error: &serde_saphyr::Error, first: usize) -> Fault {
         let line = usize::try_from(location.line()).unwrap_or_default();
         format!("line {}, column {}: ", first + line.saturating_sub(1), location.column())
     });
-    let text = error.to_string();
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    Fault::new("", format!("not valid YAML: {}{text}", at.unwrap_or_default()))
-}
-
-/// No key twice, only `true` and `false` as booleans (YAML 1.2), and bounds that an "alias bomb" runs into.
-fn options() -> serde_saphyr::Options {
-    serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_events: 4 * MAX_NODES,
-            max_nodes: MAX_NODES,
-            max_depth: MAX_DEPTH,
-        },
-        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_NODES },
-        strict_booleans: true,
-        with_snippet: false,
-    }
+    Fault::new("", format!("not valid YAML: {}{}", at.unwrap_or_default(), yaml::said(error)))
 }
 
 #[cfg(test)]

@@ -15,13 +15,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use super::Policy;
 use super::question::Question;
 use super::review::answer;
+use crate::accept;
 use crate::serve::listen::Tls;
 
 /// Connections at a time; the API server keeps a few.
@@ -32,39 +33,23 @@ const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a connection may stay: afterwards the API server comes again, and sees the newest certificate.
 const LIFE: Duration = Duration::from_secs(600);
-/// How long to wait when the system has no room for a connection.
-const BREATH: Duration = Duration::from_millis(100);
 
 /// Answers until `ending` is set.
 pub async fn run(
     listener: TcpListener,
     policy: watch::Receiver<Arc<Policy>>,
     tls: watch::Receiver<Arc<Tls>>,
-    mut ending: watch::Receiver<bool>,
+    ending: watch::Receiver<bool>,
 ) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = ending.wait_for(|ending| *ending) => return,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let (policy, tls, ending) = (policy.clone(), tls.clone(), ending.clone());
-                tokio::spawn(async move {
-                    if let Err(error) = connection(stream, policy, &tls, ending).await {
-                        told(peer, &error);
-                    }
-                    drop(place);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "the webhook cannot accept a connection");
-                tokio::time::sleep(BREATH).await;
+    accept::each(listener, ("the webhook", MAX_CONNECTIONS), ending.clone(), move |stream, peer| {
+        let (policy, tls, ending) = (policy.clone(), tls.clone(), ending.clone());
+        async move {
+            if let Err(error) = connection(stream, policy, &tls, ending).await {
+                told(peer, &error);
             }
         }
-    }
+    })
+    .await;
 }
 
 fn told(peer: SocketAddr, error: &io::Error) {

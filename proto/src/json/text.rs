@@ -9,15 +9,11 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value as Json};
 
-use super::MAX_DEPTH;
 use crate::fault::Fault;
+use crate::yaml::{MAX_DEPTH, MAX_NODES, options, said};
 
 /// Largest text that is read, bytes.
 const MAX_TEXT_BYTES: usize = 32 << 20;
-
-/// Most mappings, lists and scalars in a text, those that aliases repeat included. A route takes about ten, so
-/// this is room for 100,000 of them.
-const MAX_NODES: usize = 1_000_000;
 
 /// Reads a text of JSON or YAML.
 pub(super) fn read(text: &str) -> Result<Json, Vec<Fault>> {
@@ -40,25 +36,7 @@ fn json(text: &str) -> Option<Json> {
 
 fn yaml(text: &str) -> Result<Json, Vec<Fault>> {
     serde_saphyr::from_str_with_options(text, options())
-        .map_err(|error| vec![Fault::new("", format!("not valid YAML: {}", one_line(&error.to_string())))])
-}
-
-fn options() -> serde_saphyr::Options {
-    serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_events: 4 * MAX_NODES,
-            max_nodes: MAX_NODES,
-            max_depth: MAX_DEPTH,
-        },
-        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MAX_NODES },
-        strict_booleans: true,
-        with_snippet: false,
-    }
-}
-
-/// A parser's message without its line breaks: a fault is one line.
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+        .map_err(|error| vec![Fault::new("", format!("not valid YAML: {}", said(&error)))])
 }
 
 /// A value under the bounds that hold for YAML; a key that stands twice in a mapping is refused as there.
