@@ -65,6 +65,8 @@ pub struct Worker {
     pub pressure: Arc<Pressure>,
     /// Mirrored requests under way.
     pub mirrors: Cell<u32>,
+    /// Bytes of bodies that wait for mirrors.
+    pub mirrored_bytes: Rc<Cell<usize>>,
     snapshot: RefCell<Arc<Snapshot>>,
     revoked: RefCell<Arc<Revoked>>,
     events: Throttle,
@@ -108,6 +110,7 @@ impl Worker {
             surroundings,
             pressure,
             mirrors: Cell::new(0),
+            mirrored_bytes: Rc::default(),
             snapshot: RefCell::default(),
             revoked: RefCell::default(),
             events: Throttle::default(),

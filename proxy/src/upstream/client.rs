@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::clusters::Place;
@@ -87,15 +88,20 @@ pub struct H2Connection {
     idle_since: Cell<Instant>,
     /// Cleared by the connection's task when it ends.
     alive: Rc<Cell<bool>>,
+    /// The peer has answered a request.
+    answered: Cell<bool>,
+    /// Told when there is room again for those who found none.
+    room: Rc<Notify>,
+    sought: Cell<bool>,
 }
 
 impl H2Connection {
-    /// A connection whose task clears `alive` at its end.
+    /// A connection whose task clears `alive` at its end. `room` is told when a stream ends on it while it is full.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         sender: SendRequest<Bytes>,
         max_requests: Option<u32>,
-        alive: Rc<Cell<bool>>,
+        (alive, room): (Rc<Cell<bool>>, Rc<Notify>),
         now: Instant,
     ) -> Self {
         Self {
@@ -105,23 +111,36 @@ impl H2Connection {
             max_requests,
             idle_since: Cell::new(now),
             alive,
+            answered: Cell::new(false),
+            room,
+            sought: Cell::new(false),
         }
     }
 
     /// Whether one more stream may be started.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.alive.get()
-            && (self.streams.get() as usize) < self.sender.current_max_send_streams()
-            && self.max_requests.is_none_or(|limit| self.started.get() < limit)
+        let room =
+            self.takes_more() && (self.streams.get() as usize) < self.sender.current_max_send_streams();
+        if !room {
+            self.sought.set(true);
+        }
+        room
+    }
+
+    /// Whether it has room, or will have when a stream ends.
+    #[must_use]
+    pub fn takes_more(&self) -> bool {
+        self.alive.get() && self.max_requests.is_none_or(|limit| self.started.get() < limit)
     }
 
     /// Counts a stream until the guard is dropped.
     #[must_use]
     pub fn begin_stream(self: &Rc<Self>) -> StreamGuard {
+        let was_idle = self.answered.get() && self.streams.get() == 0;
         self.streams.set(self.streams.get().saturating_add(1));
         self.started.set(self.started.get().saturating_add(1));
-        StreamGuard(Rc::clone(self))
+        StreamGuard { connection: Rc::clone(self), was_idle }
     }
 
     /// A handle to send one request with.
@@ -142,11 +161,32 @@ impl H2Connection {
 
 /// A stream under way.
 #[derive(Debug)]
-pub struct StreamGuard(Rc<H2Connection>);
+pub struct StreamGuard {
+    connection: Rc<H2Connection>,
+    was_idle: bool,
+}
+
+impl StreamGuard {
+    /// Whether the connection had answered before and then waited for this request: its peer may have closed it for
+    /// idleness at the same moment.
+    #[must_use]
+    pub const fn was_idle(&self) -> bool {
+        self.was_idle
+    }
+
+    /// Takes note that the peer has answered.
+    pub fn answered(&self) {
+        self.connection.answered.set(true);
+    }
+}
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get().saturating_sub(1));
-        self.0.idle_since.set(Instant::now());
+        let connection = &self.connection;
+        connection.streams.set(connection.streams.get().saturating_sub(1));
+        connection.idle_since.set(Instant::now());
+        if connection.sought.take() {
+            connection.room.notify_one();
+        }
     }
 }

@@ -332,12 +332,13 @@ impl ClusterState {
     }
 
     /// Takes a place among the connections. A worker without any gets one whatever the limit says, as in Envoy:
-    /// otherwise it could wait for ever for connections of other workers.
-    pub(super) fn connection_permit(&self, priority: Priority) -> Option<Place> {
+    /// otherwise it could wait for ever for connections of other workers. So does who is `alone`: it could do nothing
+    /// but wait for ever, either.
+    pub(super) fn connection_permit(&self, priority: Priority, alone: bool) -> Option<Place> {
         let limit = self.limits(priority).max_connections;
         let permit = match self.usage.permit(Resource::Connections, priority, limit) {
             Some(permit) => permit,
-            None if self.local.count.get() == 0 && limit > 0 => {
+            None if (alone || self.local.count.get() == 0) && limit > 0 => {
                 self.usage.permit_unlimited(Resource::Connections, priority)
             }
             None => return None,
@@ -359,12 +360,10 @@ impl ClusterState {
 
     /// Closes an idle connection to another endpoint, so that one can be opened to this one.
     pub(super) fn close_one_idle(&self, but: &Rc<EndpointState>) -> bool {
+        let others = |endpoint: &&Rc<EndpointState>| !Rc::ptr_eq(endpoint, but);
         let members = Rc::clone(&self.members.borrow());
-        members
-            .all()
-            .iter()
-            .filter(|endpoint| !Rc::ptr_eq(endpoint, but))
-            .any(|endpoint| endpoint.take_idle().is_some())
+        members.all().iter().filter(others).any(|endpoint| endpoint.take_idle().is_some())
+            || self.original.borrow().values().filter(others).any(|endpoint| endpoint.take_idle().is_some())
     }
 
     /// The endpoints, for the operator.
