@@ -27,6 +27,15 @@ pub(super) fn outbound_http(name: &str) -> listener::Filter {
         config_source: Some(wire::ads()),
         route_config_name: name.to_owned(),
     });
+    outbound_manager(name, routes)
+}
+
+/// HTTP towards several hosts, with routes of its own.
+pub(super) fn outbound_http_with(name: &str, routes: RouteConfiguration) -> listener::Filter {
+    outbound_manager(name, RouteSpecifier::RouteConfig(routes))
+}
+
+fn outbound_manager(name: &str, routes: RouteSpecifier) -> listener::Filter {
     let mut manager = manager(name, routes, Vec::new());
     // What a path means is decided where it is served.
     manager.path_with_escaped_slashes_action = PathWithEscapedSlashesAction::KeepUnchanged.into();

@@ -19,7 +19,7 @@ use crate::object::{Key, Objects};
 /// The port to which inbound connections are redirected.
 const INBOUND_PORT: u16 = 15006;
 /// How long the first bytes are waited for where plaintext is accepted, because the server may have to speak first.
-const INSPECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const INSPECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A workload as its own sidecar sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,8 +10,9 @@ use prost::Message;
 
 use super::egress::Egress;
 use super::forward::Forward;
+use super::inbound::INSPECT_TIMEOUT;
 use super::service::{Calling, Compiled};
-use super::{Settings, ViewKey, chain, egress, grpc, wire};
+use super::{Settings, ViewKey, WaysOut, chain, egress, grpc, wire};
 use crate::object::Key;
 use crate::snapshot::{Resource, Resources};
 
@@ -43,6 +44,11 @@ pub(super) fn outbound(services: &All, namespace: Option<&str>, egress: Option<&
     let name: Arc<str> = format!("outbound|{OUTBOUND_PORT}").into();
     let mut listener = chain::listener(&name, bind, TrafficDirection::Outbound);
     listener.listener_filters = vec![chain::original_dst()];
+    if egress.is_some_and(Egress::has_hosts) {
+        listener.listener_filters.push(chain::tls_inspector());
+        listener.listener_filters_timeout = Some(wire::duration(INSPECT_TIMEOUT));
+        listener.continue_on_listener_filters_timeout = true;
+    }
     let mut body = listener.encode_to_vec();
     let empty = body.len();
     let mut taken = BTreeSet::new();
@@ -161,6 +167,7 @@ impl Compiled {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Older {
     pub(super) views: BTreeMap<ViewKey, View>,
+    pub(super) ways_out: WaysOut,
     pub(super) inbound: Arc<Resources>,
     /// What has changed since; `None` when that is too much to go on from there.
     pub(super) changes: Option<Arc<Changes>>,

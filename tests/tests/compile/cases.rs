@@ -116,6 +116,12 @@ fn a_workload_leaves_the_mesh_only_where_a_policy_lets_it() {
         expected.sort();
         assert_eq!(found, expected, "{egress}");
     }
+    // A host has a port of its own, which is said again for the range.
+    let hosts = chains("{allow: [{host: a.example, ports: [8443]}, {cidr: 192.0.2.0/24}]}", Dialect::Outrider);
+    let own = r#"refuse ["127.0.0.0:any", "0.0.0.0:any", "::1:any", ":::any", "10.0.0.9:443"]"#;
+    for expected in [format!("192.0.2.0/24:8443 {api}"), format!(":8443 {own}")] {
+        assert!(hosts.contains(&expected), "{expected}: {hosts:#?}");
+    }
     let envoy = chains("{allow: [{cidr: 0.0.0.0/0}]}", Dialect::Envoy);
     for protected in ["169.254.0.0", "10250", "10.0.0.9"] {
         assert!(
