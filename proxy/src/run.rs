@@ -1,11 +1,12 @@
 //! The proxy from start to end, on the control thread.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use outrider_proto::envoy::config::core::v3::Node;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::LocalSet;
 use tokio::time::{Instant, interval, sleep_until};
 
@@ -21,6 +22,11 @@ use crate::policy::egress::Surroundings;
 use crate::runtime::Workers;
 use crate::runtime::workers::WorkerSettings;
 use crate::{svid, xds};
+
+/// Destinations that may wait to be asked for.
+const QUEUED_ASKS: usize = 1024;
+/// How a control server knows that it need not tell everything.
+const ON_DEMAND: &str = "outrider.on-demand";
 
 /// Runs the proxy until it is told to end.
 ///
@@ -38,6 +44,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
     let locked = lock_in(settings, &bootstrap).map_err(|error| failed("lock-in", &error))?;
     locked.tell();
     let pressure = Arc::new(Pressure::default());
+    let (asks, asked) = mpsc::channel(QUEUED_ASKS);
     let workers = Workers::start(&WorkerSettings {
         count: settings.workers,
         max_connections: settings.max_connections,
@@ -45,6 +52,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         surroundings: surroundings(settings, &bootstrap.node),
         pressure: Arc::clone(&pressure),
         local_cluster: bootstrap.local_cluster.take().map(Arc::new),
+        asks,
         drain_timeout: settings.drain_timeout,
     })
     .map_err(|error| failed("workers", &error))?;
@@ -79,13 +87,16 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
             tokio::spawn(follow_identity(svid::start(source), messages.clone()));
         }
         if let Some(source) = bootstrap.ads {
-            start_xds(bootstrap.node, source, (&control, messages));
+            let notify = bootstrap.on_demand.map(|idle_timeout| control.on_demand(idle_timeout));
+            start_xds(bootstrap.node, source, (&control, messages), notify);
         }
         outrider_proto::release_descriptors();
         let given_back_bytes = crate::sys::release_startup_code();
         crate::sys::release_free_memory();
         tracing::debug!(given_back_bytes, "code of the start given back");
-        serve(&mut control, settings, &state, inbox).await.map_err(|error| failed("signals", &error))?;
+        serve(&mut control, settings, &state, (inbox, asked))
+            .await
+            .map_err(|error| failed("signals", &error))?;
         Ok::<_, StartError>(control)
     })?;
     tracing::info!("finishing what is under way");
@@ -123,16 +134,24 @@ async fn follow_identity(mut published: svid::Published, messages: mpsc::Sender<
     }
 }
 
-fn start_xds(mut node: Node, source: AdsSource, (control, messages): (&Control, mpsc::Sender<Message>)) {
+fn start_xds(
+    mut node: Node,
+    source: AdsSource,
+    (control, messages): (&Control, mpsc::Sender<Message>),
+    notify: Option<Arc<Notify>>,
+) {
     node.user_agent_name = "outrider".to_owned();
     node.user_agent_version_type =
         Some(outrider_proto::envoy::config::core::v3::node::UserAgentVersionType::UserAgentVersion(
             env!("CARGO_PKG_VERSION").to_owned(),
         ));
     node.client_features = vec!["xds.config.supports-resource-ttl".to_owned()];
+    if notify.is_some() {
+        node.client_features.push(ON_DEMAND.to_owned());
+    }
     let server = source.cluster.clone();
     let session = xds::session::Session::new(node, source);
-    tokio::spawn(xds::client::run(server, session, control.wanted(), messages));
+    tokio::spawn(xds::client::run(server, session, (control.wanted(), notify), messages));
 }
 
 /// Handles messages and signals until the proxy shall end.
@@ -140,7 +159,7 @@ async fn serve(
     control: &mut Control,
     settings: &Settings,
     state: &SharedState,
-    mut inbox: mpsc::Receiver<Message>,
+    (mut inbox, mut asked): (mpsc::Receiver<Message>, mpsc::Receiver<SocketAddr>),
 ) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -150,6 +169,7 @@ async fn serve(
         state.set(if control.is_ready() { State::Live } else { State::Initializing });
         let message = tokio::select! {
             message = inbox.recv() => message.unwrap_or(Message::Drain),
+            Some(address) = asked.recv() => Message::Destination(address),
             () = received(&mut terminate) => Message::Drain,
             () = received(&mut interrupt) => Message::Drain,
             () = received(&mut hangup) => Message::Reload,
