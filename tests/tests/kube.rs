@@ -18,6 +18,8 @@ const GATEWAY: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/shop";
 const ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/outrider-system/leases/outrider-control";
 
+const MEMORY: &str = "/api/v1/namespaces/outrider-system/configmaps/outrider-control-in-mesh";
+
 /// A cluster with our permissions and definitions, and a service.
 fn cluster(assets: &Path) -> Cluster {
     let cluster = Cluster::start(assets);
@@ -304,6 +306,37 @@ async fn a_proxy_moves_to_another_replica_and_is_told_nothing_new() {
         hashes.push(replica.ask(path)["config_hash"].clone());
     }
     assert_eq!(hashes[0], hashes[1]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_without_a_past_speaks_no_plaintext_to_what_was_in_the_mesh() {
+    let Some(assets) = assets() else { return };
+    let cluster = cluster(&assets);
+    define(&cluster);
+    let port = json!({"address": "10.1.0.1", "service": "web", "ports": [{"name": "http", "port": 80}]});
+    workload(&cluster, "web-1", &port);
+    let mut first = control(&cluster, Wire::Plaintext, "first");
+    cluster.wait(MEMORY, "kept", |one| one["data"].to_string().contains("shop/web:80"));
+    first.end();
+    // The last sidecar goes while nobody looks, and an endpoint without one comes.
+    assert_eq!(cluster.request("DELETE", &format!("{OWN}/workloads/web-1"), None).0, 200);
+    cluster.create(
+        "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices",
+        &json!({"metadata": {"name": "web-a", "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
+            "ports": [{"name": "http", "port": 80}], "endpoints": [{"addresses": ["10.1.0.5"]}]}),
+    );
+    let second = control(&cluster, Wire::Plaintext, "second");
+    let mut client = AdsClient::new("client-1", "client-1");
+    let told = timeout(PATIENCE, async {
+        client.connect(second.port).await.unwrap();
+        while !client.held.keys().any(|(kind, _)| kind.ends_with("ClusterLoadAssignment")) {
+            client.next(true).await.unwrap();
+        }
+    });
+    told.await.expect("a proxy is told of the endpoints");
+    let name = "outbound%7C80%7C%7Cweb.shop";
+    let config = second.ask(&format!("/api/v1/proxies/client-1/config?kind=cluster&name={name}"));
+    assert!(config.to_string().contains("transport_socket"), "{config:#}");
 }
 
 /// The plural of a kind, a specification that the API server takes and that is wrong all the same, and what is said of it.

@@ -94,7 +94,15 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
     for diagnostic in view.diagnostics.iter() {
         tracing::warn!(%diagnostic, "not in force");
     }
-    let known = in_mesh::restore(&base.state).map_err(|error| StartError::of("--state-dir")(&error))?;
+    let mut known = in_mesh::restore(&base.state).map_err(|error| StartError::of("--state-dir")(&error))?;
+    if let Some(client) = &client {
+        let memory = cluster::memory(client.clone(), &serve);
+        let shared = tokio::select! {
+            shared = in_mesh::restore_shared(&memory) => shared,
+            () = &mut signals => return Ok(()),
+        };
+        known.extend(shared.map_err(|error| StartError::of("--kubernetes")(&error))?);
+    }
     let failed = StartError::of("--state-dir");
     let experiments = Experiments::open(base.state.clone()).map_err(|error| failed(&error))?;
     let operator = OperatorToken::open(&base.state).map_err(|error| failed(&error))?;
