@@ -6,7 +6,7 @@ use std::sync::Arc;
 use outrider_proto::envoy::config::core::v3::Node;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, interval, sleep_until};
 
@@ -16,7 +16,7 @@ use crate::control::secrets::Own;
 use crate::control::{Control, Message, QUEUED_MESSAGES, TICK, overload};
 use crate::limit::pressure::Pressure;
 use crate::lockin::{self, Access, LockInError, Report, access};
-use crate::model::bootstrap::{AdsSource, Bootstrap};
+use crate::model::bootstrap::Bootstrap;
 use crate::observe::{logging, series};
 use crate::policy::egress::Surroundings;
 use crate::runtime::Workers;
@@ -45,6 +45,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
     locked.tell();
     let pressure = Arc::new(Pressure::default());
     let (asks, asked) = mpsc::channel(QUEUED_ASKS);
+    let own_cluster = bootstrap.local_cluster.as_ref().map(|local| Arc::from(&*local.name));
     let workers = Workers::start(&WorkerSettings {
         count: settings.workers,
         max_connections: settings.max_connections,
@@ -86,10 +87,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         if let Some(source) = settings.identity.clone().or(bootstrap.identity.clone()) {
             tokio::spawn(follow_identity(svid::start(source), messages.clone()));
         }
-        if let Some(source) = bootstrap.ads {
-            let notify = bootstrap.on_demand.map(|idle_timeout| control.on_demand(idle_timeout));
-            start_xds(bootstrap.node, source, (&control, messages), notify);
-        }
+        start_xds(bootstrap, own_cluster, &mut control, messages);
         outrider_proto::release_descriptors();
         let given_back_bytes = crate::sys::release_startup_code();
         crate::sys::release_free_memory();
@@ -134,12 +132,16 @@ async fn follow_identity(mut published: svid::Published, messages: mpsc::Sender<
     }
 }
 
+/// Asks the control server, if there is one; on demand, if it says so.
 fn start_xds(
-    mut node: Node,
-    source: AdsSource,
-    (control, messages): (&Control, mpsc::Sender<Message>),
-    notify: Option<Arc<Notify>>,
+    bootstrap: Bootstrap,
+    own_cluster: Option<Arc<str>>,
+    control: &mut Control,
+    messages: mpsc::Sender<Message>,
 ) {
+    let Bootstrap { ads, on_demand, mut node, .. } = bootstrap;
+    let Some(source) = ads else { return };
+    let notify = on_demand.map(|idle_timeout| control.on_demand(idle_timeout, own_cluster));
     node.user_agent_name = "outrider".to_owned();
     node.user_agent_version_type =
         Some(outrider_proto::envoy::config::core::v3::node::UserAgentVersionType::UserAgentVersion(

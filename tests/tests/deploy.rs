@@ -213,7 +213,8 @@ fn each_right_is_there_for_a_reason() {
     // In its own namespace: which of several replicas writes statuses, and what all of them remember.
     let verbs = ["get", "create", "update"];
     let own = ["coordination.k8s.io/leases", "/configmaps"].into_iter();
-    let own = own.flat_map(|of| verbs.map(|verb| format!("{of} {verb}")));
+    let own =
+        own.flat_map(|of| verbs.map(|verb| format!("{of} {verb}"))).chain(["/configmaps patch".to_owned()]);
     let role = one("Role", "outrider-control");
     assert_eq!(rights(&role), own.collect());
     // Nothing can be made by name only; all else it may do with its own object alone.

@@ -12,6 +12,7 @@ use super::arguments::Serve;
 use super::{StartError, in_mesh};
 use crate::engine::Engine;
 use crate::kubernetes::connect;
+use crate::kubernetes::counts::{self, Exchange};
 use crate::kubernetes::lease::{Lease, Terms};
 use crate::kubernetes::memory::Memory;
 use crate::kubernetes::write::{self, Writer};
@@ -66,9 +67,12 @@ pub(super) fn write(
     let (held, holds) = watch::channel(false);
     let memory = memory(client.clone(), serve);
     tokio::spawn(in_mesh::share(memory, Arc::clone(&engine), holds.clone()));
-    let writer = Writer::new(client.clone(), engine, registry);
+    let holder = holder();
+    let exchange = Exchange::new(client.clone(), &serve.root_namespace, &holder, Arc::clone(&registry));
+    let writer = Writer::new(client.clone(), engine, (registry, exchange.others()));
+    tokio::spawn(exchange.run(counts::PAUSE));
     tokio::spawn(writer.run(holds, write::PAUSE));
-    let lease = Lease::new(client, &serve.root_namespace, LEASE, holder(), Terms::default());
+    let lease = Lease::new(client, &serve.root_namespace, LEASE, holder, Terms::default());
     tokio::spawn(lease.run(held, ending))
 }
 

@@ -147,10 +147,11 @@ impl Control {
         }
     }
 
-    /// What the workload calls is asked for, and let go of after this long without use. Whoever asks the control server
+    /// What the workload calls is asked for, and let go of after this long without use; and so is the cluster that this
+    /// proxy is an endpoint of. Whoever asks the control server
     /// is told over this that something else is wanted.
-    pub fn on_demand(&mut self, idle_timeout: Duration) -> Arc<Notify> {
-        self.store.on_demand(idle_timeout);
+    pub fn on_demand(&mut self, idle_timeout: Duration, own_cluster: Option<Arc<str>>) -> Arc<Notify> {
+        self.store.on_demand(idle_timeout, own_cluster);
         let notify = Arc::new(Notify::new());
         self.wanting = Some((Arc::clone(&notify), self.store.wanted()));
         notify

@@ -24,6 +24,8 @@ pub(super) const MAX_DESTINATIONS: usize = 4096;
 pub(super) struct Demand {
     /// How long a destination is kept that nobody uses; `None` where everything is told at once.
     idle_timeout: Option<Duration>,
+    /// A cluster that is wanted in any case: the one that this proxy is an endpoint of.
+    own_cluster: Option<Arc<str>>,
     asked: BTreeMap<SocketAddr, Asked>,
     told: Resources<pb::Destination, Destination>,
     /// Clusters that the control server does not have.
@@ -94,8 +96,10 @@ impl Demand {
 
 impl Store {
     /// What the workload calls is asked for from now on, and let go of when nobody has used it for this long.
-    pub const fn on_demand(&mut self, idle_timeout: Duration) {
+    /// `own_cluster` is asked for in any case.
+    pub fn on_demand(&mut self, idle_timeout: Duration, own_cluster: Option<Arc<str>>) {
         self.demand.idle_timeout = Some(idle_timeout);
+        self.demand.own_cluster = own_cluster;
     }
 
     /// The workload calls somebody; whether that is news. Where there is no more room, what was not used for longest
@@ -141,7 +145,8 @@ impl Store {
         let before = self.current.route_tables.iter().filter(|(name, _)| routes.contains(*name));
         let before = before.flat_map(|(_, table)| table.clusters());
         let of_file = |name: &Arc<str>| self.clusters.get(name).is_some_and(|kept| kept.from_file);
-        direct.chain(routed).chain(before).filter(|name| !of_file(name)).cloned().collect()
+        let all = direct.chain(routed).chain(before).chain(&self.demand.own_cluster);
+        all.filter(|name| !of_file(name)).cloned().collect()
     }
 
     /// Forgets the clusters that nothing sends to any more.
@@ -207,3 +212,6 @@ impl Store {
         self.demand.told.values().filter_map(Kept::message)
     }
 }
+
+#[cfg(test)]
+mod tests;
