@@ -309,6 +309,43 @@ async fn a_proxy_moves_to_another_replica_and_is_told_nothing_new() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proxies_are_counted_over_all_replicas() {
+    let Some(assets) = assets() else { return };
+    let cluster = cluster(&assets);
+    define(&cluster);
+    let port = json!({"address": "10.1.0.1", "service": "web", "ports": [{"name": "http", "port": 80}]});
+    workload(&cluster, "web-1", &port);
+    route(&cluster, "good", "web");
+    let replicas = ["first", "second"].map(|name| control(&cluster, Wire::Plaintext, name));
+    let mut clients = ["client-1", "client-2"].map(|name| AdsClient::new(name, name));
+    for (client, replica) in clients.iter_mut().zip(&replicas) {
+        client.connect(replica.port).await.unwrap();
+    }
+    let route = format!("{ROUTES}/good");
+    let counted = |count: &str| {
+        let route = cluster.request("GET", &route, None).1;
+        condition(&route, "/status/parents/0/conditions", "Programmed").contains(count)
+    };
+    let all = timeout(PATIENCE, async {
+        while !counted("acknowledged by 2 of 2 proxies") {
+            for client in &mut clients {
+                client.step(true, Duration::from_millis(100)).await;
+            }
+        }
+    });
+    all.await.expect("both are counted, whoever writes");
+    // One replica is killed: what it has said is believed for a while, and no longer.
+    let [mut first, second] = replicas;
+    first.kill();
+    let left = timeout(2 * PATIENCE, async {
+        while !counted("acknowledged by 1 of 1 proxies") {
+            clients[1].step(true, Duration::from_millis(100)).await;
+        }
+    });
+    left.await.unwrap_or_else(|_| panic!("still counted\n{}", second.log()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_without_a_past_speaks_no_plaintext_to_what_was_in_the_mesh() {
     let Some(assets) = assets() else { return };
     let cluster = cluster(&assets);

@@ -62,7 +62,7 @@ fn every_operation_answers_as_it_is_described() {
                 let asked = names.iter().fold(path.clone(), |path, (name, value)| path.replace(name, value));
                 let (status, kind, body) = ask(control.api, &method.to_uppercase(), &asked);
                 let Some(operation) = operations.get(method) else {
-                    assert_eq!(status, 405, "{method} {asked} is not described: {body}");
+                    assert!([404, 405].contains(&status), "{method} {asked} is not described: {status} {body}");
                     continue;
                 };
                 let response = &operation["responses"][status.to_string()];
