@@ -404,7 +404,7 @@ fn bad_ones() -> Vec<(&'static str, &'static str, Value, &'static str)> {
             "faultinjections",
             "FaultInjection",
             json!({"direction": "Inbound", "ttl": "1m", "percent": 1}),
-            "delay or abort",
+            "exactly one of delay",
         ),
         ("httproutes", "HTTPRoute", route.clone(), "backendRef"),
         ("grpcroutes", "GRPCRoute", route.clone(), "backendRef"),
