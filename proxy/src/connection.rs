@@ -3,6 +3,7 @@
 //! original destination -> first bytes (where a chain depends on them) -> filter chain -> faults -> rate limits
 //! -> TLS (where it has any) -> policies of connections -> HTTP/1 | HTTP/2 | opaque
 
+mod choose;
 pub mod fault;
 pub mod h1;
 pub mod h2;
@@ -51,7 +52,12 @@ async fn establish(
     let mut transport = Transport::new(stream).ok()?;
     let original = original_destination(&transport, &listener);
     let destination = original.unwrap_or(transport.local());
-    let inspected = inspect::inspect(&mut transport, &listener, &worker).await?;
+    // A redirected connection may be one in which the server speaks first: it waits only where that tells anything.
+    let inspected = if original.is_none() || listener.chains.look_at(destination.port()) {
+        inspect::inspect(&mut transport, &listener, &worker).await?
+    } else {
+        inspect::Inspected::default()
+    };
     let inspected_as = inspected.transport_protocol();
     let mut facts = Facts {
         listener: Arc::clone(&listener.name),
@@ -63,11 +69,9 @@ async fn establish(
         server_name: inspected.server_name.map(Arc::from),
         secure: false,
         peer: None,
+        in_use: None,
     };
-    let Some(chain) = listener.chains.select(&facts.query()) else {
-        refuse(&transport, &listener, &worker, (&facts, Reason::NoFilterChain, &Authorized::default()));
-        return None;
-    };
+    let chain = &choose::chain(&mut transport, &mut facts, &listener, &worker).await?;
     if ends_early(&mut transport, (&facts, chain), &listener, &worker).await {
         return None;
     }
@@ -170,7 +174,7 @@ fn authorize(chain: &FilterChain, facts: &Facts, worker: &Worker) -> Result<(), 
 fn is_outdated(standing: &Standing, worker: &Worker) -> bool {
     let snapshot = worker.snapshot();
     let listener = snapshot.listeners.get(&standing.facts.listener);
-    let ended = listener.is_some_and(|listener| standing.follow(listener, &worker.surroundings));
+    let ended = listener.is_some_and(|listener| worker.hold(standing, listener));
     worker.count_cut(Reason::PolicyChanged, usize::from(ended));
     ended
 }

@@ -1,13 +1,16 @@
 //! What one worker owns: nothing in it is shared with another worker but what says so.
 
+mod demand;
 mod egress;
 mod rooms;
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use tokio::sync::{Notify, mpsc};
 
 use crate::fault::{FaultSet, Leased};
 use crate::http::heads::HeadPool;
@@ -70,6 +73,10 @@ pub struct Worker {
     snapshot: RefCell<Arc<Snapshot>>,
     revoked: RefCell<Arc<Revoked>>,
     events: Throttle,
+    /// Takes the destinations that are to be asked for.
+    asks: mpsc::Sender<SocketAddr>,
+    /// Wakes who waits for another configuration.
+    news: Notify,
 }
 
 /// What all workers have in common.
@@ -85,13 +92,15 @@ pub struct Shared {
     pub pressure: Arc<Pressure>,
     /// The cluster that this proxy is an endpoint of.
     pub local_cluster: Option<Arc<LocalCluster>>,
+    /// Takes the destinations that are to be asked for.
+    pub asks: mpsc::Sender<SocketAddr>,
 }
 
 impl Worker {
     /// A worker without configuration.
     #[must_use]
     pub fn new(metrics: Shard, logs: LogQueue, shared: Shared) -> Self {
-        let Shared { usage, names_reason, surroundings, pressure, local_cluster } = shared;
+        let Shared { usage, names_reason, surroundings, pressure, local_cluster, asks } = shared;
         let buffers = Rc::new(BufferPool::default());
         Self {
             clusters: Clusters::new(usage, Rc::clone(&buffers), local_cluster),
@@ -114,6 +123,8 @@ impl Worker {
             snapshot: RefCell::default(),
             revoked: RefCell::default(),
             events: Throttle::default(),
+            asks,
+            news: Notify::new(),
         }
     }
 
@@ -155,6 +166,8 @@ impl Worker {
         if !same_tables(tables) {
             self.standings.alive().iter().for_each(|standing| standing.look_again());
         }
+        self.follow_destinations(&before);
+        self.news.notify_waiters();
     }
 
     /// Closes connections of peers that are revoked.

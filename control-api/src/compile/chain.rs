@@ -13,6 +13,7 @@ use outrider_proto::envoy::extensions::filters::listener::{
 };
 use outrider_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use outrider_proto::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
+use outrider_proto::outrider::destination::v1::OnDemand;
 use prost_types::Any;
 
 use super::wire;
@@ -27,6 +28,15 @@ pub(super) fn outbound_http(name: &str) -> listener::Filter {
         config_source: Some(wire::ads()),
         route_config_name: name.to_owned(),
     });
+    outbound_manager(name, routes)
+}
+
+/// HTTP towards several hosts, with routes of its own.
+pub(super) fn outbound_http_with(name: &str, routes: RouteConfiguration) -> listener::Filter {
+    outbound_manager(name, RouteSpecifier::RouteConfig(routes))
+}
+
+fn outbound_manager(name: &str, routes: RouteSpecifier) -> listener::Filter {
     let mut manager = manager(name, routes, Vec::new());
     // What a path means is decided where it is served.
     manager.path_with_escaped_slashes_action = PathWithEscapedSlashesAction::KeepUnchanged.into();
@@ -108,6 +118,11 @@ pub(super) fn http_filter(name: &str, settings: Any) -> hcm::HttpFilter {
 /// Finds where a redirected connection was going.
 pub(super) fn original_dst() -> listener::ListenerFilter {
     listener_filter("envoy.filters.listener.original_dst", wire::any(&OriginalDst {}))
+}
+
+/// Asks for destinations.
+pub(super) fn on_demand() -> listener::ListenerFilter {
+    listener_filter("outrider.on_demand", wire::any(&OnDemand {}))
 }
 
 /// Tells TLS from plaintext.

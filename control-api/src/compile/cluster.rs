@@ -87,7 +87,7 @@ pub(super) fn inbound(port: u16) -> pb::Cluster {
 }
 
 /// Which HTTP is spoken: version 2 where only that is understood, otherwise what the request came in.
-fn options(protocol: Protocol) -> HashMap<String, prost_types::Any> {
+pub(super) fn options(protocol: Protocol) -> HashMap<String, prost_types::Any> {
     use upstream::http_protocol_options::explicit_http_config::ProtocolConfig;
     use upstream::http_protocol_options::{
         ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,

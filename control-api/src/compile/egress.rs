@@ -3,6 +3,8 @@
 //! Without a policy there are none, and what is no service of the mesh is not reached. Our own proxy guards the chains
 //! with its egress guard; Envoy, which has none, with an authorization filter that denies the same destinations.
 
+mod hosts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -17,12 +19,13 @@ use outrider_proto::outrider::egress::v1 as pb;
 use super::inbound::Local;
 use super::model::MeshService;
 use super::status::{ConditionKind, Statuses};
-use super::{chain, wire};
+use super::{Settings, chain, wire};
 use crate::object::egress::{EgressPolicy, Sensitive};
 use crate::object::meta::selects;
 use crate::object::scalar::Cidr;
 use crate::object::{Key, Object, ObjectKind, Objects};
 use crate::proxy_info::Dialect;
+use crate::snapshot::Resource;
 
 /// The cluster through which connections leave the mesh, for where they were going.
 pub(super) const CLUSTER: &str = "egress";
@@ -55,6 +58,8 @@ type Range = (IpAddr, u8);
 pub(super) struct Egress {
     /// With the ports; none are all.
     ranges: BTreeMap<Range, BTreeSet<u16>>,
+    /// Names of hosts, by the port at which they are reached.
+    hosts: BTreeMap<u16, BTreeSet<String>>,
     sensitive: BTreeSet<Sensitive>,
     /// Where the Kubernetes API is reached, as far as it is a service of the mesh.
     api: Vec<SocketAddr>,
@@ -68,12 +73,13 @@ impl Egress {
     pub(super) fn of(
         local: &Local,
         (objects, services): (&Objects, &BTreeMap<Key, Arc<MeshService>>),
-        dialect: Dialect,
+        (settings, dialect): (&Settings, Dialect),
     ) -> Option<Self> {
         let mut all: Option<Self> = None;
         for policy in objects.egress.values().filter(|policy| is_for(policy, local)) {
             let egress = all.get_or_insert_with(|| Self {
                 ranges: BTreeMap::new(),
+                hosts: BTreeMap::new(),
                 sensitive: BTreeSet::new(),
                 api: api(services),
                 dialect,
@@ -82,6 +88,12 @@ impl Egress {
             for destination in &policy.spec.allow {
                 if let Some(range) = destination.cidr {
                     egress.open(masked(range), &destination.ports);
+                }
+                if let Some(host) = &destination.host {
+                    let (ports, _) = hosts::usable(&policy.spec, (host, &destination.ports), settings);
+                    for port in ports {
+                        egress.hosts.entry(port).or_default().insert(host.clone());
+                    }
                 }
             }
             egress.sensitive.extend(&policy.spec.allow_sensitive);
@@ -110,7 +122,7 @@ impl Egress {
     /// The chains. `taken` are the destinations of services: those keep their chains, and because a port that any chain
     /// names is looked for in the chains of that port only, every such port is repeated here.
     pub(super) fn chains(&self, taken: &BTreeSet<(u16, IpAddr)>) -> Vec<listener::FilterChain> {
-        let named = self.ranges.values().flatten().copied();
+        let named = self.ranges.values().flatten().chain(self.hosts.keys()).copied();
         let ports: BTreeSet<u16> = taken.iter().map(|(port, _)| *port).chain(named).collect();
         let each = ports.into_iter().map(Some).chain([None]);
         each.filter_map(|port| {
@@ -128,6 +140,7 @@ impl Egress {
                 .collect();
             (!ranges.is_empty()).then(|| self.chain(port, ranges))
         })
+        .chain(self.host_chains())
         .collect()
     }
 
@@ -163,8 +176,13 @@ impl Egress {
 
     /// Our proxy's guard: what the chain matches is meant to be reached, but for what is protected.
     fn guard(&self) -> listener::Filter {
+        self.guarding(Vec::new())
+    }
+
+    /// The same, with more that is refused.
+    fn guarding(&self, mut refuse: Vec<pb::Destinations>) -> listener::Filter {
         use pb::egress_guard::Mode;
-        let (mut allow, mut refuse) = (Vec::new(), Vec::new());
+        let mut allow = Vec::new();
         let api = self.api.iter().map(|address| pb::Destinations {
             name: "api_server".to_owned(),
             addresses: vec![wire::host(address.ip())],
@@ -251,13 +269,13 @@ fn api(services: &BTreeMap<Key, Arc<MeshService>>) -> Vec<SocketAddr> {
 }
 
 /// Says what of the policies has no effect.
-pub(super) fn report(objects: &Objects, statuses: &mut Statuses) {
+pub(super) fn report(objects: &Objects, settings: &Settings, statuses: &mut Statuses) {
     for policy in objects.egress.values() {
         for (index, destination) in policy.spec.allow.iter().enumerate() {
-            if destination.host.is_some() {
-                let message = format!(
-                    "spec.allow[{index}].host: names are not carried yet, and what they mean is not reached; use cidr"
-                );
+            let Some(host) = &destination.host else { continue };
+            let (_, faults) = hosts::usable(&policy.spec, (host, &destination.ports), settings);
+            for fault in faults {
+                let message = format!("spec.allow[{index}].{fault}");
                 let place = (&policy.key, "");
                 statuses.refuse(place, ConditionKind::PartiallyInvalid, "UnsupportedValue", &message);
             }

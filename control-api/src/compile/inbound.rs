@@ -19,7 +19,7 @@ use crate::object::{Key, Objects};
 /// The port to which inbound connections are redirected.
 const INBOUND_PORT: u16 = 15006;
 /// How long the first bytes are waited for where plaintext is accepted, because the server may have to speak first.
-const INSPECT_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const INSPECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A workload as its own sidecar sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,11 +28,24 @@ pub(super) struct Local {
     pub(super) origin: Key,
     pub(super) namespace: Arc<str>,
     pub(super) labels: BTreeMap<String, String>,
-    pub(super) address: Option<IpAddr>,
+    /// The first is the one that others know it by.
+    pub(super) addresses: Vec<IpAddr>,
     pub(super) ports: BTreeMap<u16, LocalPort>,
     pub(super) upstreams: Vec<Upstream>,
     /// Whether its connections come to the sidecar by redirection.
     pub(super) redirected: bool,
+}
+
+impl Local {
+    /// Whether it has an IPv6 address, beside others or alone.
+    pub(super) fn has_ipv6(&self) -> bool {
+        self.addresses.iter().any(IpAddr::is_ipv6)
+    }
+
+    /// Every address; where one of its own is IPv6, of both families.
+    fn any_address(&self) -> IpAddr {
+        if self.has_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+    }
 }
 
 /// A port of it.
@@ -56,9 +69,9 @@ pub(super) fn listeners(local: &Local, objects: &Objects, settings: &Settings) -
     let mut listeners = Vec::new();
     let mut redirected = Vec::new();
     for (number, port) in &local.ports {
-        match (port.app_port, local.address) {
+        match (port.app_port, local.addresses.first()) {
             (Some(_), Some(address)) => {
-                let bind = SocketAddr::new(address, *number);
+                let bind = SocketAddr::new(*address, *number);
                 let name = format!("inbound|{bind}");
                 let mut listener = chain::listener(&name, bind, TrafficDirection::Inbound);
                 listener.filter_chains = chains(*number, *port, &guard, settings, false);
@@ -71,7 +84,7 @@ pub(super) fn listeners(local: &Local, objects: &Objects, settings: &Settings) -
         }
     }
     if !redirected.is_empty() {
-        let bind = SocketAddr::new(any_address(local.address), INBOUND_PORT);
+        let bind = SocketAddr::new(local.any_address(), INBOUND_PORT);
         let mut listener =
             chain::listener(&format!("inbound|{INBOUND_PORT}"), bind, TrafficDirection::Inbound);
         listener.filter_chains = redirected;
@@ -85,14 +98,6 @@ pub(super) fn listeners(local: &Local, objects: &Objects, settings: &Settings) -
         }
     }
     listeners
-}
-
-/// Every address of the family.
-fn any_address(address: Option<IpAddr>) -> IpAddr {
-    match address {
-        Some(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
-        Some(IpAddr::V4(_)) | None => Ipv4Addr::UNSPECIFIED.into(),
-    }
 }
 
 /// The chains of a port: with TLS, and where plaintext is accepted, without.

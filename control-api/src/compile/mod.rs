@@ -11,6 +11,7 @@ mod backend;
 mod balancing;
 mod chain;
 mod cluster;
+mod destination;
 mod egress;
 mod fault_message;
 pub mod faults;
@@ -18,6 +19,7 @@ mod forward;
 mod grpc;
 mod http;
 mod inbound;
+mod index;
 mod local;
 pub mod model;
 mod own;
@@ -27,29 +29,26 @@ mod service;
 mod services;
 pub mod status;
 mod tls;
+mod told;
 mod traffic;
 mod view;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use outrider_proto::envoy::config::listener::v3 as listener;
-use outrider_proto::fault as faulty;
-use prost::Message as _;
-
-use self::egress::Egress;
 use self::forward::Forward;
-use self::inbound::Local;
+use self::index::Index;
 use self::model::{InMesh, MeshService};
-use self::own::{inbound_cluster, inbound_clusters};
+use self::own::inbound_clusters;
 use self::service::{Context, Input};
 use self::services::Before;
 use self::status::{ConditionKind, Statuses};
-use self::view::{All, Changes, Older, Outbound, View};
+use self::told::{Way, WayOut};
+use self::view::{All, Changes, Older, Redirected, View};
 use crate::object::{Key, Objects};
-use crate::proxy_info::{Dialect, ProxyInfo};
-use crate::snapshot::{Kind, Resources, Snapshot};
+use crate::proxy_info::Dialect;
+use crate::snapshot::{Kind, Resources};
 
 /// What holds for the whole mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,8 +91,8 @@ impl Settings {
 /// For whom a view is: the namespace, if it has routes of its own, and the dialect.
 type ViewKey = (Option<Arc<str>>, Dialect);
 
-/// The outbound listeners for clients of a namespace (if it has routes of its own) that policies let out of the mesh.
-type WaysOut = BTreeMap<(Option<Arc<str>>, Egress), Option<Outbound>>;
+/// What is told alike to clients whose way out differs from the usual one.
+type WaysOut = BTreeMap<Way, WayOut>;
 
 /// All services, by key.
 type Services = BTreeMap<Key, Arc<MeshService>>;
@@ -119,7 +118,9 @@ pub struct Mesh {
     /// Made when they are first asked for.
     views: Mutex<BTreeMap<ViewKey, View>>,
     /// Likewise, for workloads that a policy lets out of the mesh.
-    outbound: Mutex<WaysOut>,
+    ways_out: Mutex<WaysOut>,
+    /// Likewise, to find the workloads of proxies.
+    index: OnceLock<Index>,
     /// What single proxies have of their own, by `node.id`.
     own: Mutex<Own>,
     /// What of the mesh before is needed to make views.
@@ -197,10 +198,11 @@ impl Mesh {
             (inputs.into_iter().collect(), compiled.into_iter().collect());
         let older = old.map_or_else(Older::default, |old| Older {
             views: old.views.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            ways_out: old.ways_out.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             inbound: Arc::clone(&old.inbound),
             changes: Changes::between(&old.compiled, &compiled).map(Arc::new),
         });
-        report(&objects, &compiled, &mut statuses);
+        report((&objects, &settings), &compiled, &mut statuses);
         let faults = faults::compile((&objects, &services), &mut statuses);
         let consumers = compiled.values().flat_map(|service| service.consumers.keys().cloned()).collect();
         let ours = compiled.values().any(|service| !service.ours.is_empty());
@@ -219,7 +221,8 @@ impl Mesh {
             ours,
             statuses,
             views: Mutex::default(),
-            outbound: Mutex::default(),
+            ways_out: Mutex::default(),
+            index: OnceLock::new(),
             own: Mutex::default(),
             old: Mutex::new(older),
             old_own: old.map(own).unwrap_or_default(),
@@ -251,32 +254,6 @@ impl Mesh {
         &self.objects
     }
 
-    /// What a proxy is told.
-    #[must_use]
-    pub fn snapshot(&self, proxy: &ProxyInfo) -> Snapshot {
-        let namespace = self.consumers.get(&proxy.namespace).cloned();
-        let view = self.view(namespace.as_ref(), proxy.dialect);
-        let mut snapshot = Snapshot::default();
-        snapshot.set(Kind::Endpoints, Arc::clone(&view.endpoints));
-        snapshot.set(Kind::Route, Arc::clone(&view.routes));
-        if proxy.dialect == Dialect::Grpc {
-            snapshot.set(Kind::Cluster, view.clusters);
-            snapshot.set(Kind::Listener, view.listeners);
-            return snapshot;
-        }
-        let local = local::find(proxy, &self.objects, &self.services, &self.settings);
-        let objects = (&*self.objects, &self.services);
-        let egress = local.as_ref().and_then(|local| Egress::of(local, objects, proxy.dialect));
-        let outbound = match egress {
-            Some(egress) => self.outbound(namespace.as_ref(), egress),
-            None => view.outbound.clone(),
-        };
-        let listeners = self.listeners(local.as_ref(), namespace.as_deref(), outbound);
-        snapshot.set(Kind::Listener, self.shared((&proxy.id, Kind::Listener), listeners));
-        snapshot.set(Kind::Cluster, self.clusters(&proxy.id, local.as_ref(), view.clusters));
-        snapshot
-    }
-
     fn view(&self, namespace: Option<&Arc<str>>, dialect: Dialect) -> View {
         // Mostly our proxy and Envoy are told the same.
         let dialect = match dialect {
@@ -300,7 +277,8 @@ impl Mesh {
         let view = if let Some((before, changes)) = old.views.get(&key).zip(old.changes.as_deref()) {
             let mut view = changes.apply(before, (&old.inbound, inbound), make);
             if !changes.chains_are_the_same() && dialect != Dialect::Grpc {
-                view.outbound = view::outbound(&self.compiled, name, None);
+                view.outbound = view::outbound((&self.compiled, name), None, Redirected::Ipv4);
+                view.destinations = Arc::default();
             }
             view
         } else {
@@ -315,90 +293,10 @@ impl Mesh {
         self.views.lock().unwrap_or_else(PoisonError::into_inner).insert(key, view.clone());
         view
     }
-
-    /// The outbound listener of the workloads that a policy lets out; the same ones share it.
-    fn outbound(&self, namespace: Option<&Arc<str>>, egress: Egress) -> Option<Outbound> {
-        let key = (namespace.cloned(), egress);
-        let mut known = self.outbound.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(outbound) = known.get(&key) {
-            return outbound.clone();
-        }
-        let outbound = view::outbound(&self.compiled, namespace.map(AsRef::as_ref), Some(&key.1));
-        known.insert(key, outbound.clone());
-        outbound
-    }
-
-    fn listeners(
-        &self,
-        local: Option<&Local>,
-        namespace: Option<&str>,
-        outbound: Option<Outbound>,
-    ) -> Resources {
-        let mut built = Vec::new();
-        let mut origin: Arc<str> = "Mesh//outbound".into();
-        let mut all = Resources::new();
-        if let Some(local) = local {
-            origin = local.origin.to_string().into();
-            built = inbound::listeners(local, &self.objects, &self.settings);
-            for upstream in &local.upstreams {
-                let namespace_of = upstream.namespace.as_deref().unwrap_or(&local.namespace);
-                let key = Key::new(crate::object::ObjectKind::Service, namespace_of, &upstream.service);
-                let calling = self.compiled.get(&key).map(|service| service.calling(namespace));
-                let chain = calling
-                    .and_then(|calling| calling.chains.iter().find(|chain| chain.port == upstream.port))
-                    .and_then(|chain| listener::FilterChain::decode(chain.encoded.clone()).ok());
-                if let Some(chain) = chain {
-                    built.push(inbound::upstream(upstream, chain));
-                }
-            }
-        }
-        for listener in &built {
-            match wire::resource(listener, &origin) {
-                Ok(resource) => {
-                    all.insert(listener.name.as_str().into(), resource);
-                }
-                // Closed, not open: without its listener a port cannot be reached.
-                Err(faults) => {
-                    tracing::error!(listener = listener.name, faults = faulty::joined(&faults), "left out");
-                }
-            }
-        }
-        if local.is_none_or(|local| local.redirected)
-            && let Some((name, resource)) = outbound
-        {
-            all.insert(name, resource);
-        }
-        all
-    }
-
-    /// The clusters of the view, which know all local ports but those that only the proxy itself speaks of.
-    fn clusters(&self, proxy: &Arc<str>, local: Option<&Local>, common: Arc<Resources>) -> Arc<Resources> {
-        let ports = local.into_iter().flat_map(|local| &local.ports);
-        let missing: BTreeSet<u16> = ports
-            .map(|(number, port)| port.application(*number))
-            .filter(|port| !common.contains_key(model::inbound_cluster_name(*port).as_str()))
-            .collect();
-        if missing.is_empty() {
-            return common;
-        }
-        let mut own = Resources::clone(&common);
-        own.extend(missing.into_iter().filter_map(inbound_cluster));
-        self.shared((proxy, Kind::Cluster), own)
-    }
-
-    /// What is equal to what this proxy was told before becomes the same.
-    fn shared(&self, (proxy, kind): (&Arc<str>, Kind), resources: Resources) -> Arc<Resources> {
-        let key = (Arc::clone(proxy), kind);
-        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = own.get(&key).or_else(|| self.old_own.get(&key)).filter(|old| ***old == resources);
-        let resources = old.cloned().unwrap_or_else(|| Arc::new(resources));
-        own.insert(key, Arc::clone(&resources));
-        resources
-    }
 }
 
 /// Says of each object what was found when it was compiled.
-fn report(objects: &Objects, compiled: &All, statuses: &mut Statuses) {
+fn report((objects, settings): (&Objects, &Settings), compiled: &All, statuses: &mut Statuses) {
     for (key, service) in compiled {
         for finding in &service.findings {
             statuses.note(&finding.route, finding.kind, finding.reason, &finding.message);
@@ -410,7 +308,7 @@ fn report(objects: &Objects, compiled: &All, statuses: &mut Statuses) {
     for key in objects.authorization.keys() {
         statuses.accept(key, "");
     }
-    egress::report(objects, statuses);
+    egress::report(objects, settings, statuses);
 }
 
 #[cfg(test)]

@@ -29,14 +29,15 @@ pub struct EgressPolicy {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Destination {
-    /// A host name; `*.` at its beginning stands for any labels.
+    /// A host by its name, as a request's `Host` or the server name of TLS says it. Connections go to what the sidecar's
+    /// name servers say of it. A name that begins with `*.` is understood, and not reached.
     #[serde(default)]
     #[schemars(length(min = 1, max = 253))]
     pub host: Option<String>,
     /// Addresses.
     #[serde(default)]
     pub cidr: Option<Cidr>,
-    /// Ports; all when there are none.
+    /// Ports; all when there are none, and of a host 80 and 443.
     #[serde(default)]
     #[schemars(length(max = 64), inner(range(min = 1, max = 65535)))]
     pub ports: Vec<u16>,
@@ -69,6 +70,8 @@ impl Spec for EgressPolicy {
                 let plain = host.map(|host| host.strip_prefix("*.").unwrap_or(host));
                 if plain.is_some_and(|host| !super::meta::is_subdomain(host)) {
                     path.fault_at("host", "not a host name, nor one with \"*.\" before it");
+                } else if plain.is_some_and(is_number) {
+                    path.fault_at("host", "ends with a number, as an address does; use cidr");
                 }
                 if destination.ports.contains(&0) {
                     path.fault_at("ports", "must be from 1 to 65535");
@@ -76,4 +79,13 @@ impl Spec for EgressPolicy {
             });
         }
     }
+}
+
+/// Whether a resolver might take a host for an address: its last label is a number, decimal or hexadecimal (RFC 6943
+/// section 3.1.1 has the forms that are about).
+fn is_number(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let hexadecimal = last.strip_prefix("0x").or(last.strip_prefix("0X"));
+    let is = |text: &str, radix| text.chars().all(|one| one.is_digit(radix));
+    is(last, 10) || hexadecimal.is_some_and(|digits| is(digits, 16))
 }

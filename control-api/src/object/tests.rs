@@ -170,6 +170,8 @@ fn our_kinds_are_checked_beyond_their_shape() {
             "spec.rules[0].from[0].identities[0]: must begin with spiffe://",
         ),
         ("EgressPolicy", "{allow: [{ports: [1]}]}", "spec.allow[0]: exactly one of"),
+        ("EgressPolicy", "{allow: [{host: 169.254.169.254}]}", "spec.allow[0].host: ends with a number"),
+        ("EgressPolicy", "{allow: [{host: a.0xa9}]}", "spec.allow[0].host: ends with a number"),
     ];
     refused(&cases);
     let faults: Vec<_> = FAULTS.iter().map(|(spec, expected)| ("FaultInjection", *spec, *expected)).collect();

@@ -11,6 +11,7 @@ use super::egress::{Destination, Mode, Passage, Surroundings};
 use super::rule::Subject;
 use crate::fault::FaultSet;
 use crate::identity::{PeerIdentity, Revoked};
+use crate::model::destination::{Destination as ToldDestination, InUse};
 use crate::model::filter_chain::ChainQuery;
 use crate::model::{ChainProtocol, FilterChain, HttpChain, Listener};
 use crate::observe::Reason;
@@ -61,6 +62,8 @@ pub struct Facts {
     pub secure: bool,
     /// Who the client is, as its certificate has proven.
     pub peer: Option<Rc<PeerIdentity>>,
+    /// Keeps what was asked for because of it.
+    pub in_use: Option<InUse>,
 }
 
 impl Facts {
@@ -72,6 +75,20 @@ impl Facts {
             transport_protocol: self.transport_protocol,
             application_protocols: &self.protocols,
             server_name: self.server_name.as_deref(),
+        }
+    }
+
+    /// The chain of its destination, where one was told on demand, or else of its listener.
+    #[must_use]
+    pub fn chain<'a>(
+        &self,
+        told: Option<&'a ToldDestination>,
+        listener: &'a Listener,
+    ) -> Option<&'a Arc<FilterChain>> {
+        let query = self.query();
+        match told {
+            Some(destination) => destination.chains.select(&query),
+            None => listener.chains.select(&query),
         }
     }
 
@@ -160,13 +177,18 @@ impl Standing {
         self.reached.set(Some(to));
     }
 
-    /// Holds it to what its listener says now. Whether it was ended.
-    pub fn follow(&self, listener: &Listener, surroundings: &Surroundings) -> bool {
+    /// Holds it to what its destination, where that was told on demand, or its listener says now. Whether it was ended.
+    pub fn follow(
+        &self,
+        told: Option<&ToldDestination>,
+        listener: &Listener,
+        surroundings: &Surroundings,
+    ) -> bool {
         let may_go_on = |chain: &FilterChain| {
             let passage = self.reached.get().and_then(|to| self.facts.passage(chain, surroundings, to));
             passage.is_none_or(|passage| passage.mode != Mode::Refuse)
         };
-        let chain = listener.chains.select(&self.facts.query());
+        let chain = self.facts.chain(told, listener);
         let stays =
             |chain: &&Arc<FilterChain>| self.facts.may_stay(&self.chain.borrow(), chain) && may_go_on(chain);
         let Some(chain) = chain.filter(stays) else {

@@ -2,13 +2,14 @@
 //! newest.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::Builder;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -57,6 +58,8 @@ pub struct WorkerSettings {
     pub pressure: Arc<Pressure>,
     /// The cluster that this proxy is an endpoint of.
     pub local_cluster: Option<Arc<LocalCluster>>,
+    /// Takes the destinations that are to be asked for.
+    pub asks: mpsc::Sender<SocketAddr>,
     /// How long connections of a changed listener, and of a proxy that is ending, may take.
     pub drain_timeout: Duration,
 }
@@ -97,6 +100,7 @@ impl Workers {
                     surroundings: settings.surroundings,
                     pressure: settings.pressure,
                     local_cluster: settings.local_cluster,
+                    asks: settings.asks,
                 };
                 let worker = Rc::new(Worker::new(shard, logs, shared));
                 let listeners = Listeners::new(

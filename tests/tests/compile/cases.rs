@@ -20,7 +20,8 @@ fn a_shop_with_a_canary_and_a_policy() {
 fn policies_of_every_kind() {
     let ours = proxy("data/api-1", "api");
     let envoy = ProxyInfo { id: "data/api-1 as Envoy".into(), dialect: Dialect::Envoy, ..ours.clone() };
-    case("policies", &[proxy("data/db-1", "db"), ours, envoy]);
+    let asking = ProxyInfo { id: "data/api-1 on demand".into(), on_demand: true, ..ours.clone() };
+    case("policies", &[proxy("data/db-1", "db"), ours, envoy, asking]);
 }
 
 #[test]
@@ -115,6 +116,13 @@ fn a_workload_leaves_the_mesh_only_where_a_policy_lets_it() {
         let mut expected = expected;
         expected.sort();
         assert_eq!(found, expected, "{egress}");
+    }
+    // A host has a port of its own, which is said again for the range.
+    let hosts =
+        chains("{allow: [{host: a.example, ports: [8443]}, {cidr: 192.0.2.0/24}]}", Dialect::Outrider);
+    let own = r#"refuse ["127.0.0.0:any", "0.0.0.0:any", "::1:any", ":::any", "10.0.0.9:443"]"#;
+    for expected in [format!("192.0.2.0/24:8443 {api}"), format!(":8443 {own}")] {
+        assert!(hosts.contains(&expected), "{expected}: {hosts:#?}");
     }
     let envoy = chains("{allow: [{cidr: 0.0.0.0/0}]}", Dialect::Envoy);
     for protected in ["169.254.0.0", "10250", "10.0.0.9"] {

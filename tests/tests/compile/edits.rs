@@ -66,6 +66,8 @@ fn proxies() -> Vec<ProxyInfo> {
                 all.push(info);
             }
         }
+        let asking = proxy(&format!("{namespace}/a"), "default");
+        all.push(ProxyInfo { id: format!("{namespace}/a-on-demand").into(), on_demand: true, ..asking });
     }
     all
 }
