@@ -51,7 +51,7 @@ async fn establish(
     let mut transport = Transport::new(stream).ok()?;
     let original = original_destination(&transport, &listener);
     let destination = original.unwrap_or(transport.local());
-    let inspected = inspect::inspect(&mut transport, &listener, &worker).await?;
+    let inspected = inspect::inspect(&mut transport, destination, &listener, &worker).await?;
     let inspected_as = inspected.transport_protocol();
     let mut facts = Facts {
         listener: Arc::clone(&listener.name),
