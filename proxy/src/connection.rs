@@ -54,7 +54,7 @@ async fn establish(
     let destination = original.unwrap_or(transport.local());
     // A redirected connection may be one in which the server speaks first: it waits only where that tells anything.
     let inspected = if original.is_none() || listener.chains.look_at(destination.port()) {
-        inspect::inspect(&mut transport, &listener, &worker).await?
+        inspect::inspect(&mut transport, destination, &listener, &worker).await?
     } else {
         inspect::Inspected::default()
     };

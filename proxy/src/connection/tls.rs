@@ -18,8 +18,8 @@ use crate::observe::series::TLS_HANDSHAKES;
 use crate::transport::Transport;
 use crate::worker::Worker;
 
-/// For a client to finish its handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a client to finish its handshake; and for its first message by itself, where the choice of the chain waits for it.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a handshake came to.
 #[derive(Debug, Default)]

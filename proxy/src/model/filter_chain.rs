@@ -155,13 +155,24 @@ impl FilterChains {
     /// taken back: where nothing is left in the end, the default chain it is.
     #[must_use]
     pub fn select(&self, query: &ChainQuery<'_>) -> Option<&Arc<FilterChain>> {
-        let positions = self.by_port.get(&query.destination.port()).unwrap_or(&self.any_port);
-        let mut left: Vec<_> = positions.iter().filter_map(|position| self.chains.get(*position)).collect();
+        let mut left: Vec<_> = self.of_port(query.destination.port()).collect();
         for fit in RESPECTS {
             let best = left.iter().filter_map(|(rule, _)| fit(rule, query)).max();
             left.retain(|(rule, _)| best.is_some() && fit(rule, query) == best);
         }
         left.first().map(|(_, chain)| chain).or(self.default.as_ref())
+    }
+
+    /// Those among which the port leaves a choice.
+    fn of_port(&self, port: u16) -> impl Iterator<Item = &(ChainMatch, Arc<FilterChain>)> {
+        let positions = self.by_port.get(&port).unwrap_or(&self.any_port);
+        positions.iter().filter_map(|position| self.chains.get(*position))
+    }
+
+    /// Whether there is a chain for what is not TLS on this port.
+    #[must_use]
+    pub fn takes_plaintext(&self, port: u16) -> bool {
+        self.default.is_some() || self.of_port(port).any(|(rule, _)| rule.transport_protocol != "tls")
     }
 
     /// All chains, the default one included.

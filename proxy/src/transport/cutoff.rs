@@ -1,4 +1,4 @@
-//! Ending a connection from outside the task that serves it.
+//! What others know of a connection besides the task that serves it: ending it from outside, and whether its peer reads.
 //!
 //! Whoever cuts a connection does not drop it: its reads and writes fail from then on, so that its task unwinds in
 //! its own way and records what it has to record.
@@ -7,6 +7,8 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Waker};
+
+use tokio::time::Instant;
 
 use crate::identity::PeerIdentity;
 
@@ -19,6 +21,7 @@ pub struct Cutoff {
     /// Who is at the other end, where that is known from a certificate.
     pub peer: OnceCell<PeerIdentity>,
     cut: Cell<bool>,
+    stuck_since: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -35,6 +38,21 @@ impl Cutoff {
     #[must_use]
     pub fn is_cut(&self) -> bool {
         self.cut.get()
+    }
+
+    /// Since when the peer has taken nothing of what waits to be written to it.
+    #[must_use]
+    pub const fn stuck_since(&self) -> Option<Instant> {
+        self.stuck_since.get()
+    }
+
+    /// Takes note of how a write has gone.
+    pub(super) fn wrote(&self, pending: bool, some: bool) {
+        if !pending {
+            self.stuck_since.set(None);
+        } else if some || self.stuck_since.get().is_none() {
+            self.stuck_since.set(Some(Instant::now()));
+        }
     }
 
     /// Takes note of who is to be told, before something is waited for.
@@ -104,6 +122,24 @@ mod tests {
         }
         assert!(registry.0.borrow().all.len() <= LEAST_SWEEP);
         assert_eq!(registry.alive(), [kept]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_is_stuck_from_when_it_last_took_something() {
+        let cutoff = Cutoff::default();
+        let begin = Instant::now();
+        for (pending, some, expected_s) in [
+            (false, true, None),
+            (true, false, Some(2)),
+            (true, false, Some(2)),
+            (true, true, Some(4)),
+            (true, false, Some(4)),
+            (false, true, None),
+        ] {
+            tokio::time::advance(std::time::Duration::from_secs(1)).await;
+            cutoff.wrote(pending, some);
+            assert_eq!(cutoff.stuck_since().map(|since| (since - begin).as_secs()), expected_s);
+        }
     }
 
     #[test]
