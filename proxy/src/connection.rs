@@ -170,7 +170,8 @@ fn authorize(chain: &FilterChain, facts: &Facts, worker: &Worker) -> Result<(), 
 fn is_outdated(standing: &Standing, worker: &Worker) -> bool {
     let snapshot = worker.snapshot();
     let listener = snapshot.listeners.get(&standing.facts.listener);
-    let ended = listener.is_some_and(|listener| standing.follow(listener, &worker.surroundings));
+    let ended =
+        listener.is_some_and(|listener| standing.follow(listener, &worker.surroundings) || standing.review());
     worker.count_cut(Reason::PolicyChanged, usize::from(ended));
     ended
 }

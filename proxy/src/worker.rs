@@ -1,6 +1,7 @@
 //! What one worker owns: nothing in it is shared with another worker but what says so.
 
 mod egress;
+mod peers;
 mod rooms;
 
 use std::cell::{Cell, RefCell};
@@ -67,6 +68,9 @@ pub struct Worker {
     pub mirrors: Cell<u32>,
     snapshot: RefCell<Arc<Snapshot>>,
     revoked: RefCell<Arc<Revoked>>,
+    /// The number of the trust that established connections were held to last.
+    trust: Cell<u64>,
+    review_due: Cell<bool>,
     events: Throttle,
 }
 
@@ -110,6 +114,8 @@ impl Worker {
             mirrors: Cell::new(0),
             snapshot: RefCell::default(),
             revoked: RefCell::default(),
+            trust: Cell::new(0),
+            review_due: Cell::new(false),
             events: Throttle::default(),
         }
     }
@@ -143,7 +149,9 @@ impl Worker {
 
     /// Takes over a new configuration.
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
-        self.clusters.update(&snapshot);
+        if self.clusters.update(&snapshot) {
+            self.review_is_due();
+        }
         self.policies.forget();
         self.egress.forget();
         let before = self.snapshot.replace(snapshot);
@@ -152,15 +160,6 @@ impl Worker {
         if !same_tables(tables) {
             self.standings.alive().iter().for_each(|standing| standing.look_again());
         }
-    }
-
-    /// Closes connections of peers that are revoked.
-    pub fn revoke(&self, revoked: &Arc<Revoked>) {
-        if Arc::ptr_eq(&self.revoked.replace(Arc::clone(revoked)), revoked) {
-            return;
-        }
-        let ended = self.standings.alive().iter().filter(|standing| standing.revoke(revoked)).count();
-        self.count_cut(Reason::IdentityRevoked, ended + self.clusters.revoke(revoked));
     }
 
     /// Counts connections that were ended for a change.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use crate::drain::Drain;
+use crate::drain::{Drain, LAST_CALL};
 use crate::exchange::report::Report;
 use crate::exchange::timers::LazyTimer;
 use crate::exchange::{self, Origin, Outcome, reply};
@@ -85,7 +85,7 @@ impl Connection {
         let worker = &self.origin.worker;
         let last = self.origin.chain.max_requests.is_some_and(|limit| self.served >= limit);
         let short = worker.pressure.holds(Stage::StopKeepAlive, || worker.draw());
-        if last || short || self.drain.has_begun() {
+        if last || short || self.drain.has_begun() || self.origin.standing.retired().is_some() {
             self.server.close_after_response();
         }
         if let Some(renewed) = self.origin.renewed() {
@@ -104,7 +104,7 @@ impl Connection {
         let idle_end = chain.idle_timeout.map(|limit| self.quiet_since + limit);
         let life_end = chain.max_connection_duration.map(|limit| self.opened + limit);
         let (server, timer) = (&mut self.server, &mut self.timer);
-        let (drain, opened) = (&self.drain, self.opened);
+        let (drain, standing, opened) = (&self.drain, &self.origin.standing, self.opened);
         poll_fn(|cx| {
             if let Poll::Ready(begun) = server.poll_begun(cx) {
                 return Poll::Ready(begun.is_ok());
@@ -114,7 +114,8 @@ impl Connection {
                 Poll::Ready(end) => Some(end),
                 Poll::Pending => None,
             };
-            match [idle_end, life_end, last_call].into_iter().flatten().min() {
+            let retirement = standing.retired().map(|since| since + LAST_CALL);
+            match [idle_end, life_end, last_call, retirement].into_iter().flatten().min() {
                 Some(end) => timer.poll_until(cx, end).map(|()| false),
                 None => Poll::Pending,
             }

@@ -150,6 +150,7 @@ impl Listeners {
         let ended =
             of_listener.filter(|standing| standing.follow(listener, &self.worker.surroundings)).count();
         self.worker.count_cut(Reason::PolicyChanged, ended);
+        self.worker.review_is_due();
     }
 
     /// Lets the connections of a generation end, and ends them when they take too long.

@@ -155,6 +155,7 @@ async fn open_h2(
     let config = Arc::clone(cluster.config());
     let address = endpoint.address();
     let transport = connect(&config, (address, endpoint.more()), cluster.tools()).await?;
+    let cutoff = transport.known_cutoff().cloned();
     let settings = &config.http2;
     let handshake = h2::client::Builder::new()
         .initial_window_size(settings.initial_stream_window_bytes)
@@ -184,6 +185,7 @@ async fn open_h2(
         drop(place);
     });
     let max_requests = config.max_requests_per_connection;
-    endpoint.add_shared(Rc::new(H2Connection::new(sender, max_requests, alive, Instant::now())));
+    let connection = H2Connection::new(sender, max_requests, (alive, cutoff), Instant::now());
+    endpoint.add_shared(Rc::new(connection));
     Ok(())
 }
