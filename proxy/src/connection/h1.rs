@@ -104,7 +104,8 @@ impl Connection {
         let idle_end = chain.idle_timeout.map(|limit| self.quiet_since + limit);
         let life_end = chain.max_connection_duration.map(|limit| self.opened + limit);
         let (server, timer) = (&mut self.server, &mut self.timer);
-        let (drain, standing, opened) = (&self.drain, &self.origin.standing, self.opened);
+        let (drain, opened) = (&self.drain, self.opened);
+        let (standing, quiet_since) = (&self.origin.standing, self.quiet_since);
         poll_fn(|cx| {
             if let Poll::Ready(begun) = server.poll_begun(cx) {
                 return Poll::Ready(begun.is_ok());
@@ -114,7 +115,7 @@ impl Connection {
                 Poll::Ready(end) => Some(end),
                 Poll::Pending => None,
             };
-            let retirement = standing.retired().map(|since| since + LAST_CALL);
+            let retirement = standing.retired().map(|since| since.max(quiet_since) + LAST_CALL);
             match [idle_end, life_end, last_call, retirement].into_iter().flatten().min() {
                 Some(end) => timer.poll_until(cx, end).map(|()| false),
                 None => Poll::Pending,

@@ -107,7 +107,7 @@ impl DownstreamTls {
     pub fn current(&self) -> Result<Current<ServerConfig>, Refusal> {
         self.live.current(|material, tickets| {
             let credential = material.credential.as_ref().ok_or_else(missing)?;
-            let kept = Tickets::under(material.trust.as_deref(), tickets.as_ref())?;
+            let kept = Tickets::under(material.trust.as_deref(), &credential.leaf, tickets.as_ref())?;
             let verifier = self.settings.verifier(material, !self.require_client_certificate);
             let built = config::server(credential, verifier, &self.settings.protocols, &kept);
             *tickets = Some(kept);

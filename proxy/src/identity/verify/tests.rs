@@ -137,15 +137,16 @@ fn both_ways(
         made
     };
     // They show a client's certificate to us.
-    let tickets = Tickets::under(None, None).unwrap();
-    let server = config::server(&own.credential(), Some(make()), &[], &tickets).unwrap();
+    let own = own.credential();
+    let tickets = Tickets::under(None, &own.leaf, None).unwrap();
+    let server = config::server(&own, Some(make()), &[], &tickets).unwrap();
     let mut client = (*config::client(None, verifier(mesh(&[&own_root])), &[], &[&rustls::version::TLS13])
         .unwrap())
     .clone();
     client.client_auth_cert_resolver = shown.resolver();
     let as_client = shake(Arc::new(client), server, true);
     // They are the server.
-    let mut server = (*config::server(&own.credential(), None, &[], &tickets).unwrap()).clone();
+    let mut server = (*config::server(&own, None, &[], &tickets).unwrap()).clone();
     server.cert_resolver = shown.resolver();
     let client = config::client(None, make(), &[], &[&rustls::version::TLS13]).unwrap();
     let as_server = shake(client, Arc::new(server), false);
@@ -349,7 +350,7 @@ fn outside_the_mesh_a_server_must_have_its_name() {
 fn a_client_without_a_certificate_stays_out_unless_it_may() {
     let root = root("mesh");
     let own = Shown::by(&root, leaf_of(ID)).credential();
-    let tickets = Tickets::under(None, None).unwrap();
+    let tickets = Tickets::under(None, &own.leaf, None).unwrap();
     for (anonymous, expected) in [(false, Err(Refusal::NoCertificate)), (true, Ok(()))] {
         let mut check = verifier(mesh(&[&root]));
         check.anonymous_clients = anonymous;
@@ -363,13 +364,13 @@ fn a_client_without_a_certificate_stays_out_unless_it_may() {
 fn old_versions_find_no_server_here() {
     let root = root("mesh");
     let own = Shown::by(&root, leaf_of(ID)).credential();
-    let server = config::server(&own, None, &[], &Tickets::under(None, None).unwrap()).unwrap();
+    let server = config::server(&own, None, &[], &Tickets::under(None, &own.leaf, None).unwrap()).unwrap();
     let client = config::client(None, verifier(mesh(&[&root])), &[], &[&rustls::version::TLS12]).unwrap();
     assert_eq!(shake(client, server, true), Err(Refusal::Incompatible));
 }
 
 #[test]
-fn a_resumed_session_keeps_its_peer_until_trust_changes() {
+fn a_resumed_session_keeps_its_peer_until_trust_or_the_certificate_changes() {
     let root = root("mesh");
     let trust = mesh(&[&root]);
     let (own, theirs) =
@@ -387,9 +388,9 @@ fn a_resumed_session_keeps_its_peer_until_trust_changes() {
         client.reader().read_exact(&mut [0]).unwrap();
         (server.handshake_kind().unwrap(), server.peer_certificates().unwrap()[0].clone())
     };
-    let tickets = Tickets::under(Some(&trust), None).unwrap();
+    let tickets = Tickets::under(Some(&trust), &own.leaf, None).unwrap();
     assert_eq!(connect(&tickets).0, rustls::HandshakeKind::Full);
-    let same = Tickets::under(Some(&trust), Some(&tickets)).unwrap();
+    let same = Tickets::under(Some(&trust), &own.leaf, Some(&tickets)).unwrap();
     let (kind, leaf) = connect(&same);
     assert_eq!(kind, rustls::HandshakeKind::Resumed);
     let peer = PeerIdentity::from_leaf(&leaf).unwrap();
@@ -399,8 +400,13 @@ fn a_resumed_session_keeps_its_peer_until_trust_changes() {
     assert_eq!(peer.recheck(&cut, now), Err(Refusal::Revoked));
     let later = UnixTime::since_unix_epoch(std::time::Duration::from_secs(peer.not_after + 1));
     assert_eq!(peer.recheck(&Revoked::default(), later), Err(Refusal::Expired));
-    let other = Tickets::under(Some(&mesh(&[&self::root("new")])), Some(&same)).unwrap();
-    assert_eq!(connect(&other).0, rustls::HandshakeKind::Full);
+    let other = mesh(&[&self::root("new")]);
+    for (trust, own) in [(&other, &own), (&trust, &theirs)] {
+        connect(&same);
+        assert_eq!(connect(&same).0, rustls::HandshakeKind::Resumed);
+        let changed = Tickets::under(Some(trust), &own.leaf, Some(&same)).unwrap();
+        assert_eq!(connect(&changed).0, rustls::HandshakeKind::Full);
+    }
 }
 
 #[test]
