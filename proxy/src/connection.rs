@@ -57,6 +57,7 @@ async fn establish(
         listener: Arc::clone(&listener.name),
         destination,
         redirected: original.is_some(),
+        spared: listener.spared,
         remote: transport.peer(),
         transport_protocol: inspected_as,
         protocols: inspected.protocols,

@@ -53,6 +53,8 @@ pub struct Facts {
     pub destination: SocketAddr,
     /// Whether it was going elsewhere when it was led here.
     pub redirected: bool,
+    /// No leased fault strikes it.
+    pub spared: bool,
     /// Who opened it.
     pub remote: SocketAddr,
     /// `tls`, or `raw_buffer`.
