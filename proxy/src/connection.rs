@@ -30,6 +30,9 @@ use crate::transport::Transport;
 use crate::worker::Worker;
 use crate::{sys, tcp};
 
+/// Series of those who speak plaintext, in one worker; whoever comes later is counted as `other`.
+const MAX_PLAINTEXT_SERIES: usize = 256;
+
 /// What serves a connection, once it is known what it is: a future of its own, so that nothing of how it was found out
 /// is held meanwhile.
 type Service = Pin<Box<dyn Future<Output = ()>>>;
@@ -191,8 +194,9 @@ fn is_limited(chain: &FilterChain, worker: &Worker) -> bool {
 fn count_plaintext(transport: &Transport, listener: &Listener, worker: &Worker) {
     if listener.chains.all().any(|chain| chain.tls.is_some()) {
         let source = transport.peer().ip().to_canonical().to_string();
-        let labels = Labels::none().with("listener", &listener.name).with("source", &source);
-        worker.metrics.counter(PLAINTEXT, &labels).add(1);
+        let of = |source: &str| Labels::none().with("listener", &listener.name).with("source", source);
+        let labels = (&of(&source), &of("other"));
+        worker.metrics.counter_of_few(PLAINTEXT, MAX_PLAINTEXT_SERIES, labels).add(1);
     }
 }
 
