@@ -31,6 +31,9 @@ use crate::transport::Transport;
 use crate::worker::Worker;
 use crate::{sys, tcp};
 
+/// Series of those who speak plaintext, in one worker; whoever comes later is counted as `other`.
+const MAX_PLAINTEXT_SERIES: usize = 256;
+
 /// What serves a connection, once it is known what it is: a future of its own, so that nothing of how it was found out
 /// is held meanwhile.
 type Service = Pin<Box<dyn Future<Output = ()>>>;
@@ -63,6 +66,7 @@ async fn establish(
         listener: Arc::clone(&listener.name),
         destination,
         redirected: original.is_some(),
+        spared: listener.spared,
         remote: transport.peer(),
         transport_protocol: inspected_as,
         protocols: inspected.protocols,
@@ -174,7 +178,7 @@ fn authorize(chain: &FilterChain, facts: &Facts, worker: &Worker) -> Result<(), 
 fn is_outdated(standing: &Standing, worker: &Worker) -> bool {
     let snapshot = worker.snapshot();
     let listener = snapshot.listeners.get(&standing.facts.listener);
-    let ended = listener.is_some_and(|listener| worker.hold(standing, listener));
+    let ended = listener.is_some_and(|listener| worker.hold(standing, listener) || standing.review());
     worker.count_cut(Reason::PolicyChanged, usize::from(ended));
     ended
 }
@@ -193,8 +197,9 @@ fn is_limited(chain: &FilterChain, worker: &Worker) -> bool {
 fn count_plaintext(transport: &Transport, listener: &Listener, worker: &Worker) {
     if listener.chains.all().any(|chain| chain.tls.is_some()) {
         let source = transport.peer().ip().to_canonical().to_string();
-        let labels = Labels::none().with("listener", &listener.name).with("source", &source);
-        worker.metrics.counter(PLAINTEXT, &labels).add(1);
+        let of = |source: &str| Labels::none().with("listener", &listener.name).with("source", source);
+        let labels = (&of(&source), &of("other"));
+        worker.metrics.counter_of_few(PLAINTEXT, MAX_PLAINTEXT_SERIES, labels).add(1);
     }
 }
 

@@ -80,6 +80,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
                 level,
                 recorder,
                 lock_in: locked.to_json(),
+                changes: settings.admin_changes,
             };
             let bound = admin::start(address, admin)
                 .await

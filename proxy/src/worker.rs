@@ -2,6 +2,7 @@
 
 mod demand;
 mod egress;
+mod peers;
 mod rooms;
 
 use std::cell::{Cell, RefCell};
@@ -72,6 +73,9 @@ pub struct Worker {
     pub mirrored_bytes: Rc<Cell<usize>>,
     snapshot: RefCell<Arc<Snapshot>>,
     revoked: RefCell<Arc<Revoked>>,
+    /// The number of the trust that established connections were held to last.
+    trust: Cell<u64>,
+    review_due: Cell<bool>,
     events: Throttle,
     /// Takes the destinations that are to be asked for.
     asks: mpsc::Sender<SocketAddr>,
@@ -122,6 +126,8 @@ impl Worker {
             mirrored_bytes: Rc::default(),
             snapshot: RefCell::default(),
             revoked: RefCell::default(),
+            trust: Cell::new(0),
+            review_due: Cell::new(false),
             events: Throttle::default(),
             asks,
             news: Notify::new(),
@@ -157,7 +163,9 @@ impl Worker {
 
     /// Takes over a new configuration.
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
-        self.clusters.update(&snapshot);
+        if self.clusters.update(&snapshot) {
+            self.review_is_due();
+        }
         self.policies.forget();
         self.egress.forget();
         let before = self.snapshot.replace(snapshot);
@@ -168,15 +176,6 @@ impl Worker {
         }
         self.follow_destinations(&before);
         self.news.notify_waiters();
-    }
-
-    /// Closes connections of peers that are revoked.
-    pub fn revoke(&self, revoked: &Arc<Revoked>) {
-        if Arc::ptr_eq(&self.revoked.replace(Arc::clone(revoked)), revoked) {
-            return;
-        }
-        let ended = self.standings.alive().iter().filter(|standing| standing.revoke(revoked)).count();
-        self.count_cut(Reason::IdentityRevoked, ended + self.clusters.revoke(revoked));
     }
 
     /// Counts connections that were ended for a change.

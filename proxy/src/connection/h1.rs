@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use crate::drain::Drain;
+use crate::drain::{Drain, LAST_CALL};
 use crate::exchange::timers::LazyTimer;
 use crate::exchange::{self, Origin, Outcome, reply};
 use crate::http::h1::link::H1Link;
@@ -17,6 +17,7 @@ use crate::http::message::RequestHead;
 use crate::limit::pressure::Stage;
 use crate::model::HttpChain;
 use crate::observe::Reason;
+use crate::policy::Standing;
 use crate::transport::Transport;
 
 /// How long a client may take to read its last answer.
@@ -82,7 +83,7 @@ impl Connection {
         let worker = &self.origin.worker;
         let last = self.origin.chain.max_requests.is_some_and(|limit| self.served >= limit);
         let short = worker.pressure.holds(Stage::StopKeepAlive, || worker.draw());
-        if last || short || self.drain.has_begun() {
+        if last || short || self.drain.has_begun() || self.origin.standing.retired().is_some() {
             self.server.close_after_response();
         }
         if let Some(renewed) = self.origin.renewed() {
@@ -100,9 +101,13 @@ impl Connection {
         let ends = self.ends();
         let (server, timer) = (&mut self.server, &mut self.timer);
         let (drain, opened) = (&self.drain, self.opened);
+        let (standing, quiet_since) = (&self.origin.standing, self.quiet_since);
         poll_fn(|cx| match server.poll_begun(cx) {
             Poll::Ready(begun) => Poll::Ready(begun.is_ok()),
-            Poll::Pending => poll_end(cx, ends, (drain, opened), timer).map(|()| false),
+            Poll::Pending => {
+                let ends = (ends, retirement(standing, quiet_since));
+                poll_end(cx, ends, (drain, opened), timer).map(|()| false)
+            }
         })
         .await
     }
@@ -124,6 +129,7 @@ impl Connection {
         let mut deadline = None;
         let (server, timer) = (&mut self.server, &mut self.timer);
         let (drain, opened) = (&self.drain, self.opened);
+        let (standing, quiet_since) = (&self.origin.standing, self.quiet_since);
         poll_fn(|cx| {
             match server.poll_head(cx, &limits, head) {
                 Poll::Ready(Ok(())) => return Poll::Ready(Next::Request),
@@ -139,17 +145,25 @@ impl Connection {
                     .poll_until(cx, deadline)
                     .map(|()| Next::Refuse(Reason::RequestTimeout, String::new())),
                 // Some bytes of a head are no request that the connection would have to live for.
-                None => poll_end(cx, ends, (drain, opened), timer).map(|()| Next::Close),
+                None => {
+                    let ends = (ends, retirement(standing, quiet_since));
+                    poll_end(cx, ends, (drain, opened), timer).map(|()| Next::Close)
+                }
             }
         })
         .await
     }
 }
 
+/// When a connection that is not to be used any more ends.
+fn retirement(standing: &Standing, quiet_since: Instant) -> Option<Instant> {
+    standing.retired().map(|since| since.max(quiet_since) + LAST_CALL)
+}
+
 /// Ready when a connection without a request is to end.
 fn poll_end(
     cx: &mut Context<'_>,
-    [idle, life]: [Option<Instant>; 2],
+    ([idle, life], retirement): ([Option<Instant>; 2], Option<Instant>),
     (drain, opened): (&Drain, Instant),
     timer: &mut LazyTimer,
 ) -> Poll<()> {
@@ -158,7 +172,7 @@ fn poll_end(
         Poll::Ready(end) => Some(end),
         Poll::Pending => None,
     };
-    match [idle, life, last_call].into_iter().flatten().min() {
+    match [idle, life, last_call, retirement].into_iter().flatten().min() {
         Some(end) => timer.poll_until(cx, end),
         None => Poll::Pending,
     }

@@ -154,7 +154,8 @@ impl Streams {
                 }
                 *idle_since = Instant::now();
             }
-            if !draining && drain.poll_begun(cx).is_ready() {
+            let retired = self.origin.standing.retired().is_some();
+            if !draining && (retired || drain.poll_begun(cx).is_ready()) {
                 return Poll::Ready(Event::Drain);
             }
             match self.end(draining, *idle_since) {

@@ -228,7 +228,7 @@ impl Control {
         if secrets {
             // Contexts follow their secrets without a new snapshot.
             self.secrets.changed();
-            self.fill_secrets();
+            others |= self.fill_secrets();
         }
         if others {
             self.publish_soon();
@@ -291,8 +291,8 @@ impl Control {
             }
             Message::Tick => {
                 let now = Instant::now();
-                if self.secrets.look(now) {
-                    self.fill_secrets();
+                if self.secrets.look(now) && self.fill_secrets() {
+                    self.publish();
                 }
                 let expired = self.store.expire(now);
                 self.revoked_changed |= expired;
@@ -303,7 +303,9 @@ impl Control {
             Message::Publish => self.publish(),
             Message::Identity(own) => {
                 self.secrets.set_own(own.map(|own| *own));
-                self.fill_secrets();
+                if self.fill_secrets() {
+                    self.publish();
+                }
             }
             Message::Drain => {
                 self.drain();
@@ -335,10 +337,13 @@ impl Control {
         ready && !self.draining
     }
 
-    /// Gives TLS contexts what they want.
-    fn fill_secrets(&mut self) {
+    /// Gives TLS contexts what they want. Whether the workers are to hold established connections to it, because
+    /// somebody may be trusted no longer.
+    fn fill_secrets(&mut self) -> bool {
+        let before = self.secrets.lost_roots();
         let (listeners, clusters) = self.store.compiled();
         self.secrets.fill(listeners, clusters, &|name| self.store.secret(name));
+        self.secrets.lost_roots() != before
     }
 
     fn publish(&mut self) {
@@ -361,6 +366,7 @@ impl Control {
             snapshot,
             sockets: self.sockets.all(),
             revoked: Arc::clone(&self.revoked),
+            trust: self.secrets.lost_roots(),
             draining: self.draining,
         });
         self.look_what_is_wanted();

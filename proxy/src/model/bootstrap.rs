@@ -128,7 +128,7 @@ impl StaticResources {
         let names: HashSet<String> = messages.clusters.iter().map(|cluster| cluster.name.clone()).collect();
         let mut resources = Self::default();
         for (index, message) in messages.listeners.into_iter().enumerate() {
-            let checked = Listener::from_proto(&message).and_then(|listener| {
+            let checked = Listener::of_start_up(&message).and_then(|listener| {
                 match listener.unknown_cluster(|name| names.contains(name)) {
                     Some(name) => Err(vec![Fault::new(
                         "route_config.validate_clusters",

@@ -32,6 +32,8 @@ pub struct Listener {
     pub dual_stack: bool,
     /// Which way its traffic goes, as a metric label.
     pub direction: &'static str,
+    /// No leased fault strikes it: it answers for the sidecar itself.
+    pub spared: bool,
     /// Where a connection was going is asked of the kernel.
     pub original_dst: bool,
     /// Where a redirected connection was going is asked of the control server; its own chains come after that.
@@ -59,6 +61,16 @@ impl Listener {
         let mut path = Path::root();
         let listener = Self::compile(value, &mut path);
         path.finish(listener)
+    }
+
+    /// Compiles a listener of the start-up file. One that says no direction carries nobody's traffic to or from the
+    /// workload: it answers who asks for the health or the metrics of the sidecar.
+    ///
+    /// # Errors
+    /// All faults, with the paths of the fields.
+    pub fn of_start_up(value: &pb::Listener) -> Result<Self, Vec<Fault>> {
+        let spared = value.traffic_direction() == TrafficDirection::Unspecified;
+        Self::from_proto(value).map(|listener| Self { spared, ..listener })
     }
 
     fn compile(value: &pb::Listener, path: &mut Path) -> Option<Self> {
@@ -97,6 +109,7 @@ impl Listener {
                 TrafficDirection::Inbound => "inbound",
                 TrafficDirection::Outbound => "outbound",
             },
+            spared: false,
             original_dst: filters.original_dst,
             on_demand: filters.on_demand,
             inspect_tls: filters.tls || chains.needs_tls(),

@@ -7,9 +7,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
+use rustls::pki_types::UnixTime;
+use tokio::time::Instant;
+
 use super::egress::{Destination, Mode, Passage, Surroundings};
 use super::rule::Subject;
 use crate::fault::FaultSet;
+use crate::identity::vouched::Stage;
 use crate::identity::{PeerIdentity, Revoked};
 use crate::model::destination::{Destination as ToldDestination, InUse};
 use crate::model::filter_chain::ChainQuery;
@@ -50,6 +54,8 @@ pub struct Facts {
     pub destination: SocketAddr,
     /// Whether it was going elsewhere when it was led here.
     pub redirected: bool,
+    /// No leased fault strikes it.
+    pub spared: bool,
     /// Who opened it.
     pub remote: SocketAddr,
     /// `tls`, or `raw_buffer`.
@@ -197,6 +203,31 @@ impl Standing {
         *self.chain.borrow_mut() = Arc::clone(chain);
         self.look_again();
         false
+    }
+
+    /// Holds it to the roots that are believed now. Whether it was ended.
+    pub fn review(&self) -> bool {
+        let chain = Arc::clone(&self.chain.borrow());
+        let refused = chain.tls.as_ref().zip(self.cutoff.vouched.get());
+        refused.is_some_and(|(tls, peer)| tls.still_trusts(peer).is_err()) && self.end(Reason::PolicyChanged)
+    }
+
+    /// Holds it to the time of the certificates that it was opened with. Whether it was ended.
+    pub fn expire(&self, now: UnixTime) -> bool {
+        match self.cutoff.vouched.get().map(|peer| peer.stage(now)) {
+            Some(Stage::Over) => self.end(Reason::IdentityExpired),
+            Some(Stage::Retiring) => {
+                self.cutoff.retire();
+                false
+            }
+            Some(Stage::Good) | None => false,
+        }
+    }
+
+    /// Since when nothing new is to be begun on it, if it stands on a certificate that ends soon.
+    #[must_use]
+    pub fn retired(&self) -> Option<Instant> {
+        self.cutoff.retired()
     }
 
     /// Holds it to what is revoked now. Whether it was ended.

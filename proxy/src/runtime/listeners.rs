@@ -149,6 +149,7 @@ impl Listeners {
         let of_listener = standings.iter().filter(|standing| standing.facts.listener == listener.name);
         let ended = of_listener.filter(|standing| self.worker.hold(standing, listener)).count();
         self.worker.count_cut(Reason::PolicyChanged, ended);
+        self.worker.review_is_due();
     }
 
     /// Lets the connections of a generation end, and ends them when they take too long.

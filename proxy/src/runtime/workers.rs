@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustls::pki_types::UnixTime;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
@@ -27,7 +28,7 @@ use crate::worker::{Shared, Worker};
 
 /// How often a worker looks after what can wait: access log batches, ended connections.
 const TICK: Duration = Duration::from_millis(100);
-/// Every how many ticks idle upstream connections are looked at.
+/// Every how many ticks idle upstream connections are looked at, and certificates of peers that may have ended.
 const SWEEP_TICKS: u32 = 10;
 
 /// What the control thread tells the workers.
@@ -39,6 +40,8 @@ pub struct Published {
     pub sockets: HashMap<Arc<str>, Arc<BoundListener>>,
     /// Who is cut off.
     pub revoked: Arc<Revoked>,
+    /// Changes whenever roots are gone that peers of established connections may stand on.
+    pub trust: u64,
     /// The proxy is ending.
     pub draining: bool,
 }
@@ -171,6 +174,7 @@ async fn run(
                     worker.publish(Arc::clone(&published.snapshot));
                     listeners.update(&published);
                     worker.revoke(&published.revoked);
+                    worker.review(published.trust);
                 }
             }
             _ = tick.tick() => {
@@ -180,6 +184,7 @@ async fn run(
                 let left = listeners.reap();
                 if ticks.is_multiple_of(SWEEP_TICKS) {
                     worker.clusters.sweep(Instant::now());
+                    worker.expire(UnixTime::now());
                 }
                 if end.is_some_and(|end| left == 0 || Instant::now() >= end) {
                     break;

@@ -10,7 +10,7 @@ use std::task::{Context, Waker};
 
 use tokio::time::Instant;
 
-use crate::identity::PeerIdentity;
+use crate::identity::Vouched;
 
 /// Fewest entries of a registry before it looks for those that are gone.
 const LEAST_SWEEP: usize = 64;
@@ -19,9 +19,10 @@ const LEAST_SWEEP: usize = 64;
 #[derive(Debug, Default)]
 pub struct Cutoff {
     /// Who is at the other end, where that is known from a certificate.
-    pub peer: OnceCell<PeerIdentity>,
+    pub vouched: OnceCell<Vouched>,
     cut: Cell<bool>,
     stuck_since: Cell<Option<Instant>>,
+    retired: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -29,6 +30,25 @@ impl Cutoff {
     /// Ends the connection; it cannot be taken back.
     pub fn cut(&self) {
         self.cut.set(true);
+        self.wake();
+    }
+
+    /// Lets the connection end in good order: what is under way on it goes on, and nothing new is begun. It cannot
+    /// be taken back. Whoever serves it asks [`Self::retired`] when it is woken.
+    pub fn retire(&self) {
+        if self.retired.get().is_none() {
+            self.retired.set(Some(Instant::now()));
+            self.wake();
+        }
+    }
+
+    /// Since when nothing new is to be begun on it.
+    #[must_use]
+    pub const fn retired(&self) -> Option<Instant> {
+        self.retired.get()
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -101,6 +121,11 @@ impl<T> Registry<T> {
         entries.all.push(Rc::downgrade(value));
     }
 
+    /// Does something with each value that is still there. It must not add any.
+    pub fn for_each(&self, mut act: impl FnMut(&T)) {
+        self.0.borrow().all.iter().filter_map(Weak::upgrade).for_each(|value| act(&value));
+    }
+
     /// The values that are still there.
     #[must_use]
     pub fn alive(&self) -> Vec<Rc<T>> {
@@ -156,7 +181,13 @@ mod tests {
         let cutoff = Cutoff::default();
         cutoff.check(&Context::from_waker(&Arc::clone(&flag).into())).unwrap();
         cutoff.cut();
-        assert!(flag.0.load(Ordering::Relaxed));
+        assert!(flag.0.swap(false, Ordering::Relaxed));
+        let retiring = Cutoff::default();
+        retiring.check(&Context::from_waker(&Arc::clone(&flag).into())).unwrap();
+        assert!(retiring.retired().is_none());
+        retiring.retire();
+        assert!(flag.0.load(Ordering::Relaxed) && retiring.retired().is_some());
+        retiring.check(&Context::from_waker(Waker::noop())).unwrap();
         let refused = cutoff.check(&Context::from_waker(Waker::noop())).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionAborted);
     }

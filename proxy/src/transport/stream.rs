@@ -78,6 +78,12 @@ impl Transport {
         self.cutoff.get_or_insert_default()
     }
 
+    /// The same, if it was asked for.
+    #[must_use]
+    pub const fn known_cutoff(&self) -> Option<&Rc<Cutoff>> {
+        self.cutoff.as_ref()
+    }
+
     fn check(&self, cx: &Context<'_>) -> io::Result<()> {
         self.cutoff.as_ref().map_or(Ok(()), |cutoff| cutoff.check(cx))
     }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::clusters::Place;
 use crate::http::h1::link::H1Link;
+use crate::transport::Cutoff;
 
 /// An HTTP/1 connection to an endpoint.
 #[derive(Debug)]
@@ -65,12 +66,14 @@ impl H1Client {
         self.link.release_memory();
     }
 
-    /// Whether the peer has closed the idle connection or sent what nobody asked for.
+    /// Whether the peer has closed the idle connection or sent what nobody asked for, or nothing more is to be begun
+    /// on it.
     ///
     /// Looks only at what the event loop already knows, so it costs no system call in the common case.
     pub fn is_stale(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        let stale = self.link.poll_fill(&mut cx).is_ready();
+        let retired = self.link.transport().known_cutoff().is_some_and(|cutoff| cutoff.retired().is_some());
+        let stale = retired || self.link.poll_fill(&mut cx).is_ready();
         if !stale {
             self.link.release_memory();
         }
@@ -93,15 +96,17 @@ pub struct H2Connection {
     /// Told when there is room again for those who found none.
     room: Rc<Notify>,
     sought: Cell<bool>,
+    cutoff: Option<Rc<Cutoff>>,
 }
 
 impl H2Connection {
-    /// A connection whose task clears `alive` at its end. `room` is told when a stream ends on it while it is full.
+    /// A connection whose task clears `alive` at its end, and what ends it from outside. `room` is told when a stream
+    /// ends on it while it is full.
     #[must_use]
     pub fn new(
         sender: SendRequest<Bytes>,
         max_requests: Option<u32>,
-        (alive, room): (Rc<Cell<bool>>, Rc<Notify>),
+        (alive, room, cutoff): (Rc<Cell<bool>>, Rc<Notify>, Option<Rc<Cutoff>>),
         now: Instant,
     ) -> Self {
         Self {
@@ -114,6 +119,7 @@ impl H2Connection {
             answered: Cell::new(false),
             room,
             sought: Cell::new(false),
+            cutoff,
         }
     }
 
@@ -131,7 +137,13 @@ impl H2Connection {
     /// Whether it has room, or will have when a stream ends.
     #[must_use]
     pub fn takes_more(&self) -> bool {
-        self.alive.get() && self.max_requests.is_none_or(|limit| self.started.get() < limit)
+        self.alive.get()
+            && !self.is_retired()
+            && self.max_requests.is_none_or(|limit| self.started.get() < limit)
+    }
+
+    fn is_retired(&self) -> bool {
+        self.cutoff.as_ref().is_some_and(|cutoff| cutoff.retired().is_some())
     }
 
     /// Counts a stream until the guard is dropped.
@@ -149,13 +161,13 @@ impl H2Connection {
         self.sender.clone()
     }
 
-    /// Whether it is dead, used up, or has been without a stream for too long.
+    /// Whether it is dead, used up or retired, or has been without a stream for too long.
     #[must_use]
     pub fn is_expired(&self, now: Instant, idle_timeout: Option<Duration>) -> bool {
         let idle = self.streams.get() == 0;
         let used_up = self.max_requests.is_some_and(|limit| self.started.get() >= limit);
         let too_old = idle_timeout.is_some_and(|limit| now.duration_since(self.idle_since.get()) >= limit);
-        !self.alive.get() || (idle && (used_up || too_old))
+        !self.alive.get() || (idle && (used_up || too_old || self.is_retired()))
     }
 }
 

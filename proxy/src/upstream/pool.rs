@@ -164,6 +164,7 @@ async fn open_h2(
     let config = Arc::clone(cluster.config());
     let address = endpoint.address();
     let transport = connect(&config, (address, endpoint.more()), cluster.tools()).await?;
+    let cutoff = transport.known_cutoff().cloned();
     let settings = &config.http2;
     let handshake = h2::client::Builder::new()
         .initial_window_size(settings.initial_stream_window_bytes)
@@ -194,7 +195,7 @@ async fn open_h2(
         }
     });
     let max_requests = config.max_requests_per_connection;
-    let told = (alive, Rc::clone(endpoint.room()));
+    let told = (alive, Rc::clone(endpoint.room()), cutoff);
     let connection = Rc::new(H2Connection::new(sender, max_requests, told, Instant::now()));
     endpoint.add_shared(Rc::clone(&connection));
     Ok(connection)

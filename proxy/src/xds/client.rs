@@ -16,6 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
+use super::decode;
 use super::session::Session;
 use crate::control::{Applied, Message, Wanted};
 use crate::identity::Refusal;
@@ -155,14 +156,15 @@ async fn handle(
     wanted: &mut Wanted,
     (send, control): (&mpsc::Sender<pb::DeltaDiscoveryRequest>, &mpsc::Sender<Message>),
 ) -> Result<(), StreamError> {
-    let url = response.type_url.clone();
+    // What the control server makes up does not make series.
+    let kind = decode::kind(&response.type_url).map_or("other", decode::url);
     let mut update = session.receive(response, Instant::now());
     let (answer, applied) = oneshot::channel();
     let changes = std::mem::take(&mut update.changes);
     control.send(Message::Apply(changes, answer)).await.map_err(|_| StreamError::Ending)?;
     let Applied { refused, wanted: now } = applied.await.map_err(|_| StreamError::Ending)?;
     let request = session.answer(update, refused);
-    let labels = [("type", url)];
+    let labels = [("type", kind)];
     metrics::counter!("outrider_xds_updates_total", &labels).increment(1);
     if let Some(error) = &request.error_detail {
         metrics::counter!("outrider_xds_rejects_total", &labels).increment(1);
