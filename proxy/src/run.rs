@@ -28,6 +28,8 @@ use crate::{svid, xds};
 /// Why it cannot start.
 pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartError> {
     let failed = |what: &str, error: &dyn std::fmt::Display| StartError(vec![format!("{what}: {error}")]);
+    // What has read the start-up file and what compiles it are not needed at the same time.
+    crate::sys::release_code();
     let level =
         logging::start(&settings.log_level, settings.log_json).map_err(|error| failed("log", &error))?;
     log_panics();
@@ -82,9 +84,8 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
             start_xds(bootstrap.node, source, (&control, messages));
         }
         outrider_proto::release_descriptors();
-        let given_back_bytes = crate::sys::release_startup_code();
+        crate::sys::release_code();
         crate::sys::release_free_memory();
-        tracing::debug!(given_back_bytes, "code of the start given back");
         serve(&mut control, settings, &state, inbox).await.map_err(|error| failed("signals", &error))?;
         Ok::<_, StartError>(control)
     })?;

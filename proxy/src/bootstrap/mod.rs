@@ -224,6 +224,8 @@ pub fn parse(text: &str) -> Result<Bootstrap, Vec<Fault>> {
     let mut files = NamedFiles::default();
     let see = |json: &serde_json::Value| files = NamedFiles::from_json(json);
     let bootstrap: outrider_proto::envoy::config::bootstrap::v3::Bootstrap = json::from_yaml_seen(text, see)?;
+    // What reads text is not needed by what comes now; with its pages the start would be what takes most memory.
+    crate::sys::release_code();
     Ok(Bootstrap { files, ..Bootstrap::from_proto(bootstrap)? })
 }
 

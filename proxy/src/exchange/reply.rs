@@ -5,6 +5,7 @@ use std::future::poll_fn;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::time::{Instant, timeout};
 
 use super::report::Report;
@@ -78,8 +79,8 @@ pub fn head(
     if request.is_grpc() {
         response.status = StatusCode::OK;
         response.headers.append(b"content-type", b"application/grpc");
-        response.headers.append(b"grpc-status", grpc_status(status).as_bytes());
-        let message = text.replace('%', "%25").replace(['\r', '\n'], " ");
+        response.headers.append(b"grpc-status", grpc_status(reason, status).as_bytes());
+        let message = utf8_percent_encode(&text, GRPC_MESSAGE).to_string();
         response.headers.append(b"grpc-message", message.as_bytes());
         return Bytes::new();
     }
@@ -88,8 +89,15 @@ pub fn head(
     Bytes::from(text)
 }
 
-/// The gRPC status for an HTTP status (grpc: http-grpc-status-mapping).
-const fn grpc_status(status: StatusCode) -> &'static str {
+/// What `grpc-message` does not carry as it is (gRPC over HTTP/2: `Status-Message`).
+const GRPC_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
+
+/// The gRPC status for an HTTP status (grpc: http-grpc-status-mapping). What cannot be in time must not be tried again,
+/// as clients do with what is unavailable.
+const fn grpc_status(reason: Reason, status: StatusCode) -> &'static str {
+    if matches!(reason, Reason::DeadlineTooShort) {
+        return "4";
+    }
     match status.as_u16() {
         400 => "13",
         401 => "16",
@@ -219,5 +227,17 @@ pub(super) async fn send_body<D: Downstream>(
             down.abort();
             Outcome::Broken
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grpc_client_is_told_in_its_own_words() {
+        assert_eq!(grpc_status(Reason::DeadlineTooShort, StatusCode::GATEWAY_TIMEOUT), "4");
+        assert_eq!(grpc_status(Reason::RouteTimeout, StatusCode::GATEWAY_TIMEOUT), "14");
+        assert_eq!(utf8_percent_encode("100 % \u{e9}~\n", GRPC_MESSAGE).to_string(), "100 %25 %C3%A9~%0A");
     }
 }

@@ -71,25 +71,39 @@ mod tests {
 
     use super::*;
 
+    async fn work(value: Option<u32>) -> u32 {
+        match value {
+            Some(value) => ready(value).await,
+            None => pending().await,
+        }
+    }
+
+    /// Free rooms for the kind of future that `_make` gives.
+    fn free<F: Future + 'static>(rooms: &Rooms, _make: impl Fn(Option<u32>) -> F) -> Option<usize> {
+        rooms.with(|shelf: &mut Vec<Room<F>>| shelf.len())
+    }
+
     #[test]
     fn a_room_is_found_again_whether_its_future_ended_or_was_dropped() {
         let rooms = Rc::new(Rooms::default());
         let mut cx = Context::from_waker(Waker::noop());
-        let work = |value: Option<u32>| async move {
-            match value {
-                Some(value) => ready(value).await,
-                None => pending().await,
-            }
-        };
-        let mut addresses = Vec::new();
         for value in [Some(1), None, Some(2)] {
             let mut running = rooms.run(|| work(value));
-            addresses.push(running.room.as_ref().map(|room| &raw const **room as usize));
+            assert_eq!(free(&rooms, work), Some(0), "the free room is used");
             let expected = value.map_or(Poll::Pending, Poll::Ready);
             assert_eq!(Pin::new(&mut running).poll(&mut cx), expected);
+            drop(running);
+            assert_eq!(free(&rooms, work), Some(1), "the room is given back");
         }
-        assert_eq!(addresses[0], addresses[1]);
-        assert_eq!(addresses[1], addresses[2]);
         assert_eq!(Pin::new(&mut rooms.run(|| ready(3))).poll(&mut cx), Poll::Ready(3), "of another kind");
+        assert_eq!(free(&rooms, work), Some(1), "rooms of another kind are not kept");
+    }
+
+    #[test]
+    fn free_rooms_are_bounded() {
+        let rooms = Rc::new(Rooms::default());
+        let all: Vec<_> = (0..=ROOMS_KEPT).map(|_| rooms.run(|| work(None))).collect();
+        drop(all);
+        assert_eq!(free(&rooms, work), Some(ROOMS_KEPT));
     }
 }
