@@ -66,6 +66,7 @@ fn workload(proxy: &ProxyInfo, connected: bool) -> Option<Workload> {
         health: if connected { Health::Healthy } else { Health::Draining },
         upstreams: Vec::new(),
         sidecar: true,
+        registered: true,
     })
 }
 

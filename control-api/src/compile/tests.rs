@@ -4,10 +4,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prost::Message as _;
 use serde_json::json;
 
 use super::*;
 use crate::object::{AnyObject, Place};
+use crate::proxy_info::ProxyInfo;
 
 /// 10,000 services with 5 endpoints each, 10 namespaces; every tenth service has a route.
 fn large() -> Objects {

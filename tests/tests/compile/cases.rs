@@ -280,3 +280,34 @@ fn a_rule_that_cannot_be_carried_answers_500_and_its_neighbours_work() {
     let partly = condition(&mesh, ObjectKind::HttpRoute, "n/r", ConditionKind::PartiallyInvalid);
     assert_eq!(partly, "true UnsupportedValue");
 }
+
+#[test]
+fn a_headless_service_of_very_many_endpoints_is_no_reason_to_refuse_the_listener() {
+    let mut text = String::from(
+        "{apiVersion: v1, kind: Service, metadata: {name: a, namespace: n}, \
+         spec: {clusterIP: None, ports: [{name: http, port: 80}]}}\n",
+    );
+    for slice in 0..11 {
+        let all: Vec<String> =
+            (0..1000).map(|one| format!("10.{slice}.{}.{}", one / 250, one % 250)).collect();
+        let endpoints: Vec<_> = all.iter().map(|ip| format!("{{addresses: [{ip}]}}")).collect();
+        let ips: Vec<_> = all.iter().map(|ip| format!("{{ip: {ip}}}")).collect();
+        text.push_str(&format!(
+            "---\n{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {{name: s{slice}, \
+             namespace: n, labels: {{kubernetes.io/service-name: a}}}}, endpoints: [{}], ports: [{{name: http, port: 80}}]}}\n\
+             ---\n{{apiVersion: v1, kind: Pod, metadata: {{name: p{slice}, namespace: n}}, \
+             spec: {{containers: [{{name: app}}]}}, status: {{podIPs: [{}]}}}}\n",
+            endpoints.join(", "),
+            ips.join(", "),
+        ));
+    }
+    let mesh = Mesh::new(&objects(&text));
+    for dialect in [Dialect::Outrider, Dialect::Envoy] {
+        let info = ProxyInfo { dialect, ..proxy("n/w", "default") };
+        let snapshot = mesh.snapshot(&info);
+        assert_eq!(Judge::default().refusals(&info, &snapshot), Vec::<String>::new());
+        let chains = super::golden::chains(&snapshot, "outbound|15001");
+        let claims: usize = chains.iter().map(|chain| chain.matches("/32").count()).sum();
+        assert_eq!((chains.len(), claims), (3, 11_000));
+    }
+}
