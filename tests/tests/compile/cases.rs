@@ -117,7 +117,8 @@ fn a_workload_leaves_the_mesh_only_where_a_policy_lets_it() {
         assert_eq!(found, expected, "{egress}");
     }
     // A host has a port of its own, which is said again for the range.
-    let hosts = chains("{allow: [{host: a.example, ports: [8443]}, {cidr: 192.0.2.0/24}]}", Dialect::Outrider);
+    let hosts =
+        chains("{allow: [{host: a.example, ports: [8443]}, {cidr: 192.0.2.0/24}]}", Dialect::Outrider);
     let own = r#"refuse ["127.0.0.0:any", "0.0.0.0:any", "::1:any", ":::any", "10.0.0.9:443"]"#;
     for expected in [format!("192.0.2.0/24:8443 {api}"), format!(":8443 {own}")] {
         assert!(hosts.contains(&expected), "{expected}: {hosts:#?}");
@@ -177,6 +178,46 @@ fn the_more_specific_match_goes_first_whatever_the_order() {
             r#"{"headers":[{"name":"h","string_match":{"exact":"v"}}],"path_separated_prefix":"/long/path"}"#,
             r#"{"path_separated_prefix":"/long/path"}"#,
             r#"{"prefix":"/"}"#,
+        ]
+    );
+}
+
+#[test]
+fn a_slash_at_the_end_makes_no_longer_prefix() {
+    let rules = format!(
+        "[{{matches: [{{path: {{value: /foo/}}}}], {TO_B}}}, \
+         {{matches: [{{path: {{value: /foo}}, method: GET}}], {TO_B}}}]"
+    );
+    let found = of_port(&mesh(&[route("HTTPRoute", "n/r", ", port: 80", &rules)]), 80);
+    assert!(found[0].contains("GET") && !found[1].contains("GET"), "{found:#?}");
+}
+
+#[test]
+fn a_grpc_route_is_ranked_by_its_service_then_by_its_method() {
+    let matched = |method: &str| format!("{{matches: [{{method: {{{method}}}}}], {TO_B}}}");
+    let by_header = format!("{{matches: [{{headers: [{{name: h, value: v}}]}}], {TO_B}}}");
+    let rules = [
+        by_header,
+        matched("method: LongMethod"),
+        matched("service: s.S, method: M"),
+        matched("service: s.S"),
+        matched("service: 's[.].*', type: RegularExpression"),
+        matched("service: s.Longest"),
+        matched("service: s.S, method: Get.*, type: RegularExpression"),
+    ];
+    let found =
+        of_port(&mesh(&[route("GRPCRoute", "n/r", ", port: 80", &format!("[{}]", rules.join(", ")))]), 80);
+    let order: Vec<&str> = found.iter().map(|one| one.split(" ->").next().unwrap()).collect();
+    assert_eq!(
+        order,
+        [
+            r#"{"prefix":"/s.Longest/"}"#,
+            r#"{"safe_regex":{"regex":"/(?:s[.].*)/[^/]+"}}"#,
+            r#"{"safe_regex":{"regex":"/(?:s.S)/(?:Get.*)"}}"#,
+            r#"{"path":"/s.S/M"}"#,
+            r#"{"prefix":"/s.S/"}"#,
+            r#"{"safe_regex":{"regex":"/[^/]+/LongMethod"}}"#,
+            r#"{"headers":[{"name":"h","string_match":{"exact":"v"}}],"prefix":"/"}"#,
         ]
     );
 }
