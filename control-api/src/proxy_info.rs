@@ -63,8 +63,10 @@ pub struct ProxyInfo {
     pub workload: Arc<str>,
     /// The workload's labels.
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
-    /// Where the workload is reached.
+    /// Where the workload says it is reached.
     pub address: Option<IpAddr>,
+    /// Whether that is believed, so that it can register itself.
+    pub is_there: bool,
     /// Where the workload serves.
     pub ports: Vec<WorkloadPort>,
     /// How it is told.
@@ -75,4 +77,12 @@ pub struct ProxyInfo {
     pub on_demand: bool,
     /// Whether it lets resources go when their time to live is over.
     pub supports_ttl: bool,
+}
+
+impl ProxyInfo {
+    /// Whether it wants to be an endpoint of a service.
+    #[must_use]
+    pub fn registers(&self) -> bool {
+        self.service.is_some() && self.address.is_some() && !self.ports.is_empty()
+    }
 }

@@ -21,12 +21,14 @@ static DROP_ALL: Rule =
 
 pub(super) const RULES: &[&Rule] = &[&VOLUMES, &ESCALATION, &NON_ROOT, &ROOT_USER, &SECCOMP, &DROP_ALL];
 
-const VOLUME_TYPES: [&str; 8] = [
+/// As Kubernetes has them since 1.33: what an image holds may be mounted where it may be run.
+const VOLUME_TYPES: [&str; 9] = [
     "configMap",
     "csi",
     "downwardAPI",
     "emptyDir",
     "ephemeral",
+    "image",
     "persistentVolumeClaim",
     "projected",
     "secret",

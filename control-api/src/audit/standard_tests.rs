@@ -188,17 +188,18 @@ const RESTRICTED: &[(&str, &str)] = &[
 ];
 
 /// What a volume may be at `restricted`, and what not; one that says nothing is an `emptyDir`.
-const VOLUMES: [&str; 8] = [
+const VOLUMES: [&str; 9] = [
     "configMap",
     "csi",
     "downwardAPI",
     "emptyDir",
     "ephemeral",
+    "image",
     "persistentVolumeClaim",
     "projected",
     "secret",
 ];
-const OTHER_VOLUMES: [&str; 21] = [
+const OTHER_VOLUMES: [&str; 20] = [
     "awsElasticBlockStore",
     "azureDisk",
     "azureFile",
@@ -211,7 +212,6 @@ const OTHER_VOLUMES: [&str; 21] = [
     "gitRepo",
     "glusterfs",
     "hostPath",
-    "image",
     "iscsi",
     "nfs",
     "photonPersistentDisk",

@@ -1,5 +1,6 @@
 //! What a caller has proved, and what it may have for it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -17,6 +18,8 @@ pub struct Peer {
     pub expires: Option<SystemTime>,
     /// Whether the connection is plaintext, which is spoken on loopback only.
     pub plaintext: bool,
+    /// Where it connects from.
+    pub address: Option<IpAddr>,
 }
 
 /// Who calls.
@@ -26,6 +29,35 @@ pub struct Caller {
     pub identity: Option<Identity>,
     /// When the proof ends.
     pub expires: Option<SystemTime>,
+    /// Where it says truly that it is.
+    pub place: Place,
+}
+
+/// Which addresses are taken for a caller's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// None: it is not known where it connects from.
+    #[default]
+    Unknown,
+    /// The one that it connects from. From a loopback address, all of those.
+    At(IpAddr),
+    /// Whatever it says.
+    Anywhere,
+}
+
+impl Place {
+    /// Whether this is an address of the caller.
+    #[must_use]
+    pub fn has(self, address: IpAddr) -> bool {
+        match self {
+            Self::Unknown => false,
+            Self::At(own) => {
+                let (own, address) = (own.to_canonical(), address.to_canonical());
+                own == address || (own.is_loopback() && address.is_loopback())
+            }
+            Self::Anywhere => true,
+        }
+    }
 }
 
 /// Who is let in.
@@ -35,6 +67,8 @@ pub struct Access {
     pub tokens: Option<Arc<dyn Authenticator>>,
     /// Believe those who come in plaintext. There is no plaintext but on loopback.
     pub trust_plaintext: bool,
+    /// Believe workloads that say to be elsewhere than where they connect from.
+    pub trust_addresses: bool,
 }
 
 impl Access {
@@ -43,17 +77,23 @@ impl Access {
     /// # Errors
     /// When it has proved nothing, or what it shows does not hold.
     pub async fn caller(&self, peer: &Peer, metadata: &MetadataMap) -> Result<Caller, AuthError> {
+        let trusted = peer.plaintext && self.trust_plaintext;
+        let place = match peer.address {
+            _ if trusted || self.trust_addresses => Place::Anywhere,
+            Some(address) => Place::At(address),
+            None => Place::Unknown,
+        };
         if let Some(identity) = &peer.identity {
-            return Ok(Caller { identity: Some(identity.clone()), expires: peer.expires });
+            return Ok(Caller { identity: Some(identity.clone()), expires: peer.expires, place });
         }
         if let Some(token) = bearer(metadata)? {
             let tokens = self.tokens.as_ref();
             let tokens = tokens.ok_or_else(|| unauthenticated("tokens are not taken here"))?;
             let proven = tokens.authenticate(token).await?;
-            return Ok(Caller { identity: Some(proven.identity), expires: proven.expires });
+            return Ok(Caller { identity: Some(proven.identity), expires: proven.expires, place });
         }
-        if peer.plaintext && self.trust_plaintext {
-            return Ok(Caller { identity: None, expires: None });
+        if trusted {
+            return Ok(Caller { identity: None, expires: None, place });
         }
         Err(unauthenticated("show a client certificate of this trust domain, or a bearer token"))
     }
@@ -99,7 +139,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_certificate_counts_before_a_token_and_nothing_is_not_enough() {
-        let access = Access { tokens: Some(Arc::new(One)), trust_plaintext: true };
+        let access = Access { tokens: Some(Arc::new(One)), trust_plaintext: true, trust_addresses: false };
         let tls = Peer::default();
         let certified = Peer { identity: Some(identity("certificate")), ..Peer::default() };
         let local = Peer { plaintext: true, ..Peer::default() };
@@ -124,8 +164,37 @@ mod tests {
             let caller = access.caller(peer, metadata).await;
             assert_eq!(caller.as_ref().ok().map(|caller| caller.identity.clone()), expected, "{caller:?}");
         }
-        let strict = Access { tokens: None, trust_plaintext: false };
+        let strict = Access::default();
         assert!(strict.caller(&local, &none).await.is_err());
         assert!(strict.caller(&tls, &good).await.is_err(), "no tokens are taken");
+    }
+
+    #[tokio::test]
+    async fn a_caller_is_where_it_connects_from_unless_the_operator_says_otherwise() {
+        let at = |text: &str| Peer {
+            identity: Some(identity("x")),
+            address: text.parse().ok(),
+            ..Peer::default()
+        };
+        let local = Peer { plaintext: true, ..at("127.0.0.1") };
+        let says = [(false, false), (false, true), (true, false)];
+        for (peer, address, expected) in [
+            (&at("10.0.0.1"), "10.0.0.1", [true, true, true]),
+            (&at("::ffff:10.0.0.1"), "10.0.0.1", [true, true, true]),
+            (&at("10.0.0.1"), "10.0.0.2", [false, true, false]),
+            (&at("10.0.0.1"), "127.0.0.1", [false, true, false]),
+            (&at("127.0.0.1"), "127.0.0.9", [true, true, true]),
+            (&at("127.0.0.1"), "::1", [true, true, true]),
+            (&at("127.0.0.1"), "10.0.0.1", [false, true, false]),
+            (&at("nowhere"), "10.0.0.1", [false, true, false]),
+            // Everybody is believed who comes in plaintext, where that is so.
+            (&local, "10.0.0.1", [false, true, true]),
+        ] {
+            for ((trust_plaintext, trust_addresses), expected) in says.into_iter().zip(expected) {
+                let access = Access { tokens: None, trust_plaintext, trust_addresses };
+                let caller = access.caller(peer, &MetadataMap::new()).await.unwrap();
+                assert_eq!(caller.place.has(address.parse().unwrap()), expected, "{peer:?} says {address}");
+            }
+        }
     }
 }

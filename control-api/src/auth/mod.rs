@@ -7,7 +7,7 @@ mod spiffe;
 pub mod token_review;
 mod tokens;
 
-pub use caller::{Access, Caller, Peer};
+pub use caller::{Access, Caller, Peer, Place};
 pub use spiffe::{check_segment, check_trust_domain, parse};
 pub use tokens::Tokens;
 

@@ -25,7 +25,10 @@ use crate::object::{Key, Metadata};
 pub(super) struct Rank {
     /// Exact, then regular expressions, then prefixes.
     path_kind: u8,
+    /// Of the path, or of the service of a gRPC method.
     path_length: Reverse<usize>,
+    /// Of the method of a gRPC service.
+    method_length: Reverse<usize>,
     any_method: bool,
     headers: Reverse<usize>,
     query: Reverse<usize>,
@@ -237,6 +240,7 @@ fn rank(meta: &Metadata, rule: usize) -> Rank {
     Rank {
         path_kind: 2,
         path_length: Reverse(0),
+        method_length: Reverse(0),
         any_method: true,
         headers: Reverse(0),
         query: Reverse(0),

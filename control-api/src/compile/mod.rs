@@ -10,6 +10,7 @@ mod attach;
 mod backend;
 mod balancing;
 mod chain;
+mod claims;
 mod cluster;
 mod destination;
 mod egress;
@@ -37,6 +38,7 @@ mod wire;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use self::claims::Claims;
 use self::forward::Forward;
 use self::index::Index;
 use self::model::{InMesh, MeshService};
@@ -180,14 +182,16 @@ impl Mesh {
         let services = services::services(&objects, &settings, was_in_mesh, before);
         let attached = attach::attach(&objects, &services, &mut statuses);
         let policies = traffic::policies(&objects, &services, &mut statuses);
+        let claims = Claims::decide(&objects, &services);
+        claims.report(&mut statuses);
         let (mut inputs, mut compiled) = (Vec::new(), Vec::new());
         let (no_inputs, no_compiled) = (BTreeMap::new(), All::new());
         let mut old_inputs = Forward::new(old.map_or(&no_inputs, |old| &old.inputs));
         let mut old_compiled = Forward::new(old.map_or(&no_compiled, |old| &old.compiled));
         for (key, service) in &services {
             let attached = attached.get(key);
-            let context =
-                Context { settings: &settings, services: &services, service, policies: &policies, attached };
+            let (settings, services, claims, policies) = (&settings, &services, &claims, &policies);
+            let context = Context { settings, services, service, claims, policies, attached };
             let input = context.input();
             let before = old_inputs.find(key).zip(old_compiled.find(key));
             let kept = before.filter(|(before, _)| **before == input).map(|(_, kept)| Arc::clone(kept));

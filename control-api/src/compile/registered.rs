@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::digest;
 use crate::object::workload::{Health, Locality, Workload, WorkloadPort};
@@ -17,17 +18,20 @@ pub fn with_registered<'a>(
     proxies: impl IntoIterator<Item = (&'a ProxyInfo, bool)>,
 ) -> Objects {
     let mut all = objects.clone();
-    let ports = |workload: &Workload| -> Vec<SocketAddr> {
-        workload.ports.iter().map(|port| SocketAddr::new(workload.address, port.port)).collect()
-    };
-    let mut taken: BTreeSet<SocketAddr> =
-        objects.workloads.values().flat_map(|object| ports(&object.spec)).collect();
+    // By namespace: nobody keeps another namespace's endpoints away by saying to be where they are.
+    let mut taken: BTreeMap<Arc<str>, BTreeSet<SocketAddr>> = BTreeMap::new();
+    for object in objects.workloads.values() {
+        let ports = object.spec.ports.iter().map(|port| SocketAddr::new(object.spec.address, port.port));
+        taken.entry(Arc::clone(&object.key.namespace)).or_default().extend(ports);
+    }
     for (proxy, connected) in proxies {
         let key = |name| Key::new(ObjectKind::Workload, &proxy.namespace, name);
         let written = objects.workloads.contains_key(&key(&proxy.workload));
         let Some(mut workload) = workload(proxy, connected).filter(|_| !written) else { continue };
         // Where one serves already, no second one does: it would only bring an identity that is not expected there.
-        workload.ports.retain(|port| taken.insert(SocketAddr::new(workload.address, port.port)));
+        let taken = taken.entry(Arc::clone(&proxy.namespace)).or_default();
+        let address = workload.address;
+        workload.ports.retain(|port| taken.insert(SocketAddr::new(address, port.port)));
         // Two that call themselves alike are still two.
         let names = [key(&proxy.workload), key(&proxy.id)];
         let free = names.into_iter().find(|key| !all.workloads.contains_key(key));
@@ -66,13 +70,12 @@ fn workload(proxy: &ProxyInfo, connected: bool) -> Option<Workload> {
         health: if connected { Health::Healthy } else { Health::Draining },
         upstreams: Vec::new(),
         sidecar: true,
+        registered: true,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::compile::{Mesh, Settings};
     use crate::object::AnyObject;
@@ -137,6 +140,15 @@ mod tests {
         let mut foreign = proxy("foreign", 2, "a");
         foreign.identity = foreign.identity.map(|one| Identity { namespace: "m".into(), ..one });
         assert_eq!(endpoints(&[(&foreign, true)]), [WRITTEN]);
+    }
+
+    #[test]
+    fn nobody_keeps_endpoints_of_another_namespace_away() {
+        let one = proxy("one", 2, "a");
+        let mut thief = ProxyInfo { namespace: "a".into(), ..proxy("thief", 2, "a") };
+        thief.identity = thief.identity.map(|one| Identity { namespace: "a".into(), ..one });
+        let own = "10.0.0.2:8080 Healthy spiffe://cluster.local/ns/n/sa/a";
+        assert_eq!(endpoints(&[(&thief, true), (&one, true)]), [WRITTEN, own]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One service, compiled: what it takes to call it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use prost::Message as _;
 
 use super::attach::{Attached, Scope};
 use super::backend::{RefFault, UNRESOLVED, resolve};
+use super::claims::{Claims, Held};
 use super::http::{Compiler, Finding, configuration};
 use super::model::{MeshService, ServicePort};
 use super::status::ConditionKind;
@@ -21,6 +22,9 @@ use crate::object::gateway::{BackendRef, TcpRoute};
 use crate::object::http_route::Filter;
 use crate::object::{Key, Object};
 use crate::snapshot::Resource;
+
+/// Most destinations of one filter chain; a proxy of ours refuses a listener with a chain of more than 10,000.
+const MAX_OF_CHAIN: usize = 5_000;
 
 /// Resources by name.
 pub(super) type Named = Vec<(Arc<str>, Resource)>;
@@ -62,6 +66,8 @@ pub(super) struct Chain {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Input {
     service: Arc<MeshService>,
+    /// Of its ports.
+    claims: Vec<Held>,
     policies: Vec<(u16, Digest)>,
     routes: Vec<(u16, Scope, Vec<Digest>)>,
     /// What is wrong with each of the backends of these routes.
@@ -73,6 +79,7 @@ pub(super) struct Context<'a> {
     pub(super) settings: &'a Settings,
     pub(super) services: &'a BTreeMap<Key, Arc<MeshService>>,
     pub(super) service: &'a Arc<MeshService>,
+    pub(super) claims: &'a Claims,
     pub(super) policies: &'a super::traffic::Policies,
     pub(super) attached: Option<&'a BTreeMap<(u16, Scope), Attached>>,
 }
@@ -113,7 +120,14 @@ impl Context<'_> {
             self.service.ports.iter().filter_map(|port| {
                 self.calls(port.number).origin().map(|policy| (port.number, policy.digest))
             });
-        Input { service: Arc::clone(self.service), policies: policies.collect(), routes, backends }
+        let ports = self.service.ports.iter();
+        Input {
+            service: Arc::clone(self.service),
+            claims: ports.map(|port| self.claims.of(&self.service.key, port.number)).collect(),
+            policies: policies.collect(),
+            routes,
+            backends,
+        }
     }
 
     /// What is wrong with each of the services that a rule names.
@@ -207,28 +221,51 @@ impl Context<'_> {
                     chain::outbound_http(&name)
                 }
             };
-            let claims = self.claims(port);
+            self.chains((port.number, &name), &filter, (compiled, &mut calling));
+        }
+        calling
+    }
+
+    /// The chains of a port: one for each of its destinations' ports, more where there are many, and one that matches
+    /// nothing where there are none.
+    fn chains(
+        &self,
+        (port, name): (u16, &str),
+        filter: &listener::Filter,
+        (compiled, calling): (&mut Compiled, &mut Calling),
+    ) {
+        let held = self.claims.of(&self.service.key, port);
+        let mut parts: Vec<&[SocketAddr]> = Vec::new();
+        let mut by_port: BTreeMap<u16, Vec<SocketAddr>> = BTreeMap::new();
+        for claim in held.iter() {
+            by_port.entry(claim.port()).or_default().push(*claim);
+        }
+        parts.extend(by_port.values().flat_map(|all| all.chunks(MAX_OF_CHAIN)));
+        if parts.is_empty() {
+            parts.push(&[]);
+        }
+        for (index, claims) in parts.into_iter().enumerate() {
             let chain = listener::FilterChain {
-                name: name.clone(),
-                filter_chain_match: claims.first().map(|(_, number)| listener::FilterChainMatch {
-                    prefix_ranges: claims.iter().map(|(address, _)| wire::host(*address)).collect(),
-                    destination_port: Some(u32::from(*number)),
+                name: if index == 0 { name.to_owned() } else { format!("{name}#{index}") },
+                filter_chain_match: claims.first().map(|first| listener::FilterChainMatch {
+                    prefix_ranges: claims.iter().map(|claim| wire::host(claim.ip())).collect(),
+                    destination_port: Some(u32::from(first.port())),
                     ..Default::default()
                 }),
-                filters: vec![filter],
+                filters: vec![filter.clone()],
                 transport_socket: None,
             };
             let encoded = chain.encode_to_vec();
             match strict::decode::<listener::FilterChain>(&encoded) {
                 Ok(_) => {
-                    calling.chains.push(Chain { port: port.number, claims, encoded: encoded.into() });
+                    let claims = claims.iter().map(|claim| (claim.ip(), claim.port())).collect();
+                    calling.chains.push(Chain { port, claims, encoded: encoded.into() });
                 }
                 Err(faults) => {
                     compiled.warnings.push(format!("{name} is left out: {}", fault::joined(&faults)));
                 }
             }
         }
-        calling
     }
 
     fn routes(
@@ -300,20 +337,6 @@ impl Context<'_> {
             clusters.push((UNRESOLVED.to_owned(), 1));
         }
         chain::opaque(name, &clusters, self.calls(port.number).idle())
-    }
-
-    /// The destinations that mean this port: the service's addresses, or for a headless one those of its endpoints.
-    fn claims(&self, port: &ServicePort) -> Vec<(IpAddr, u16)> {
-        if !self.service.headless {
-            return self.service.addresses.iter().map(|address| (*address, port.number)).collect();
-        }
-        // All of them have the same port but for slices of different makers; the first one's is taken.
-        let number = port.endpoints.first().map(|one| one.address.port());
-        let same = port.endpoints.iter().filter(|one| Some(one.address.port()) == number);
-        let mut all: Vec<_> = same.map(|one| (one.address.ip(), one.address.port())).collect();
-        all.sort_unstable();
-        all.dedup();
-        all
     }
 }
 

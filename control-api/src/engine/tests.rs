@@ -30,6 +30,7 @@ fn workload(id: &str, name: &str) -> Arc<ProxyInfo> {
         workload: name.into(),
         service: Some("web".into()),
         address: Some(IpAddr::from([10, 0, 1, 1])),
+        is_there: true,
         ports: vec![WorkloadPort { name: "".into(), number: 80 }],
         ..ProxyInfo::default()
     })

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::names::{ADMIN_PORT, METRICS_PORT, MOUNT, READY_PORT};
-use super::probes::{HttpProbe, Probes, TcpProbe};
+use super::probes::{GrpcProbe, HttpProbe, Probes, TcpProbe};
 use super::settings::{Families, Settings};
 
 /// The operator's endpoints as a cluster.
@@ -23,7 +23,7 @@ pub(super) fn bootstrap(settings: &Settings, probes: &Probes) -> Value {
     let mut clusters = vec![control(settings), local(ADMIN, ADMIN_PORT)];
     clusters.extend(probes.http.iter().map(|probe| local(&http_cluster(probe), probe.port)));
     clusters.extend(probes.tcp.iter().map(watched));
-    for port in &probes.grpc {
+    for GrpcProbe { port, .. } in &probes.grpc {
         let mut cluster = local(&grpc_cluster(*port), *port);
         cluster["typed_extension_protocol_options"] = http2();
         clusters.push(cluster);
@@ -80,10 +80,10 @@ fn listeners(settings: &Settings, probes: &Probes) -> Vec<Value> {
             "AUTO",
         ),
     ];
-    for (port, application) in probes.grpc_ports().zip(&probes.grpc) {
-        let name = format!("grpc-probe-{application}");
-        let routes = [route(GRPC_CHECK, &grpc_cluster(*application), GRPC_CHECK, ADMIN_TIMEOUT)];
-        all.push(listener(settings, (&name, port), &routes, "HTTP2"));
+    for GrpcProbe { outside, port } in &probes.grpc {
+        let name = format!("grpc-probe-{port}");
+        let routes = [route(GRPC_CHECK, &grpc_cluster(*port), GRPC_CHECK, ADMIN_TIMEOUT)];
+        all.push(listener(settings, (&name, *outside), &routes, "HTTP2"));
     }
     all
 }

@@ -62,7 +62,7 @@ pub(super) fn redirect(settings: &Settings, tuning: &Tuning, probes: &Probes) ->
             container["securityContext"] = locked(VERIFIER_ID);
         }
         Redirect::Init => {
-            let own = probes.grpc_ports().map(|port| Ports { first: port, last: port });
+            let own = probes.grpc.iter().map(|one| Ports { first: one.outside, last: one.outside });
             let inbound: Vec<Ports> = tuning.skip_inbound.iter().copied().chain(own).collect();
             let mut option = |name: &str, value: String| {
                 if !value.is_empty() {

@@ -4,6 +4,8 @@
 //! else: one path for each HTTP probe, one method for gRPC, and a health check of the sidecar's own for a port
 //! that need only be open. What the application answers is what the kubelet sees.
 
+use std::collections::BTreeSet;
+
 use outrider_proto::Fault;
 use serde_json::{Map, Value, json};
 
@@ -31,8 +33,8 @@ pub(super) struct Probes {
     pub(super) http: Vec<HttpProbe>,
     /// By a connection.
     pub(super) tcp: Vec<TcpProbe>,
-    /// The application's ports for gRPC; the first is answered on [`GRPC_PROBE_PORT`], and so on.
-    pub(super) grpc: Vec<u16>,
+    /// By gRPC.
+    pub(super) grpc: Vec<GrpcProbe>,
     /// What is not looked at as closely as before.
     pub(super) warnings: Vec<String>,
 }
@@ -48,6 +50,16 @@ pub(super) struct HttpProbe {
     pub(super) port: u16,
     /// How long it may take, in seconds.
     pub(super) timeout_s: u64,
+}
+
+/// Probes by gRPC of one port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct GrpcProbe {
+    /// Where the kubelet asks: [`GRPC_PROBE_PORT`], or one of the next that the application has not. It must not be
+    /// redirected.
+    pub(super) outside: u16,
+    /// The application's port.
+    pub(super) port: u16,
 }
 
 /// A probe whether a port is open.
@@ -70,6 +82,7 @@ impl Probes {
     /// Probes that cannot be led anywhere.
     pub(super) fn redirect(&mut self, spec: &mut Value, skipped: &[Ports]) -> Result<Value, Vec<Fault>> {
         let (mut before, mut faults) = (Map::new(), Vec::new());
+        let used = used(spec);
         for list in ["containers", "initContainers"] {
             for (index, container) in
                 spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten().enumerate()
@@ -79,6 +92,7 @@ impl Probes {
                     name: container["name"].as_str().unwrap_or_default().to_owned(),
                     path: format!("spec.{list}[{index}]"),
                     ports: container["ports"].clone(),
+                    used: &used,
                     skipped,
                     faults: &mut faults,
                 };
@@ -139,14 +153,14 @@ impl Probes {
             handler.insert("httpGet".to_owned(), json!({"path": outside, "port": READY_PORT}));
         } else if let (Some(grpc), true) = (handler.get_mut("grpc"), is_probe) {
             let port = at.port(&grpc["port"], place)?;
-            let known = self.grpc.iter().position(|known| *known == port);
-            let index = known.unwrap_or_else(|| {
-                self.grpc.push(port);
-                self.grpc.len() - 1
-            });
-            let offset = u16::try_from(index).unwrap_or(u16::MAX);
-            let port = GRPC_PROBE_PORT.saturating_add(offset);
-            grpc.as_object_mut()?.insert("port".to_owned(), port.into());
+            let known = self.grpc.iter().find(|known| known.port == port).copied();
+            let probe = known.or_else(|| {
+                let taken = |one: &u16| self.grpc.iter().any(|probe| probe.outside == *one);
+                let outside = (GRPC_PROBE_PORT..).find(|one| !at.used.contains(one) && !taken(one))?;
+                self.grpc.push(GrpcProbe { outside, port });
+                self.grpc.last().copied()
+            })?;
+            grpc.as_object_mut()?.insert("port".to_owned(), probe.outside.into());
         } else {
             return None;
         }
@@ -178,11 +192,18 @@ impl Probes {
         self.tcp.push(TcpProbe { outside, port, timeout_s, period_s });
         Some(())
     }
+}
 
-    /// The ports on which gRPC probes are answered; they must not be redirected.
-    pub(super) fn grpc_ports(&self) -> impl Iterator<Item = u16> {
-        (GRPC_PROBE_PORT..).zip(&self.grpc).map(|(port, _)| port)
-    }
+/// The ports that the application says it has, or has probes of.
+fn used(spec: &Value) -> BTreeSet<u16> {
+    let lists = ["containers", "initContainers"].map(|list| spec[list].as_array());
+    let containers = lists.into_iter().flatten().flatten();
+    let each = containers.flat_map(|container| {
+        let ports = container["ports"].as_array().into_iter().flatten();
+        let probes = KINDS.iter().map(|(field, _)| &container[*field]["grpc"]["port"]);
+        ports.map(|port| &port["containerPort"]).chain(probes)
+    });
+    each.filter_map(Value::as_u64).filter_map(|port| u16::try_from(port).ok()).collect()
 }
 
 /// Where probes stand in a container, as JSON pointers.
@@ -235,6 +256,8 @@ struct Container<'a> {
     name: String,
     path: String,
     ports: Value,
+    /// The application's ports.
+    used: &'a BTreeSet<u16>,
     skipped: &'a [Ports],
     faults: &'a mut Vec<Fault>,
 }

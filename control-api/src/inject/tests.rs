@@ -190,3 +190,23 @@ fn apply(target: &mut Value, operation: &Value) {
         (other, parent) => panic!("{other} {parent}"),
     }
 }
+
+#[test]
+fn probes_by_grpc_are_answered_where_the_application_has_no_port() {
+    let probe = |port: u16| json!({"grpc": {"port": port}});
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [
+        {"name": "a", "livenessProbe": probe(9000), "readinessProbe": probe(15_031)},
+        {"name": "b", "ports": [{"containerPort": 15_030}], "livenessProbe": probe(9001)},
+    ]}});
+    let Outcome::Injected(done) = inject(&pod, &around(), &settings()).unwrap() else { panic!() };
+    let container = |name: &str| {
+        let all = done.pod["spec"]["containers"].as_array().unwrap();
+        all.iter().find(|one| one["name"] == name).unwrap().clone()
+    };
+    let asked = |name: &str, probe: &str| container(name)[probe]["grpc"]["port"].clone();
+    assert_eq!(asked("a", "livenessProbe"), 15_032);
+    assert_eq!(asked("a", "readinessProbe"), 15_033);
+    assert_eq!(asked("b", "livenessProbe"), 15_034);
+    let redirect = done.pod["spec"]["initContainers"][0]["args"].to_string();
+    assert!(redirect.contains("15032,15033,15034"), "{redirect}");
+}

@@ -342,8 +342,10 @@ impl HealthCheck {
         if said.into_iter().filter(|said| *said).count() != 1 {
             path.fault("exactly one of http, grpc and tcp is needed");
         }
-        if self.http.as_ref().is_some_and(|http| !http.path.starts_with('/')) {
-            path.fault_at("http.path", "must begin with a slash");
+        let bad =
+            |text: &str| !text.starts_with('/') || text.bytes().any(|byte| byte <= b' ' || byte == 0x7f);
+        if self.http.as_ref().is_some_and(|http| bad(&http.path)) {
+            path.fault_at("http.path", "must begin with a slash and hold no spaces");
         }
         for (time, name) in [(self.interval, "interval"), (self.timeout, "timeout")] {
             if time.is_some_and(|time| time.0.is_zero()) {

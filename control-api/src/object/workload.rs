@@ -51,6 +51,9 @@ pub struct Workload {
     /// Whether a sidecar stands before it; without, it is spoken to in plaintext.
     #[serde(default = "yes")]
     pub sidecar: bool,
+    /// Whether nobody wrote it: its own sidecar says all of this.
+    #[serde(skip)]
+    pub registered: bool,
 }
 
 /// A port of a workload.

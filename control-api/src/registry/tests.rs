@@ -107,10 +107,13 @@ async fn a_workload_goes_a_while_after_its_stream() {
     let registered = Arc::new(ProxyInfo {
         service: Some("web".into()),
         address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        is_there: true,
         ports: vec![port],
         ..ProxyInfo::clone(&info("a"))
     });
     let _other = registry.connect(&info("no workload"), "delta");
+    let elsewhere = ProxyInfo { id: "b".into(), is_there: false, ..ProxyInfo::clone(&registered) };
+    let _elsewhere = registry.connect(&Arc::new(elsewhere), "delta");
     assert!(seen.borrow_and_update().is_empty());
     let first = registry.connect(&registered, "delta");
     assert!(seen.borrow_and_update()[0].connected);
@@ -137,6 +140,7 @@ async fn a_workload_of_before_a_restart_is_waited_for() {
     let info = |id: &str| ProxyInfo {
         service: Some("web".into()),
         address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        is_there: true,
         ports: vec![WorkloadPort { name: "".into(), number: 80 }],
         ..ProxyInfo::clone(&info(id))
     };

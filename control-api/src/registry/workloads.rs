@@ -106,7 +106,7 @@ impl Workloads {
     pub(super) fn connected(&self, info: &Arc<ProxyInfo>, number: u64) {
         let key = (Arc::clone(&info.namespace), Arc::clone(&info.id));
         let mut entries = lock(&self.entries);
-        let registers = info.service.is_some() && info.address.is_some() && !info.ports.is_empty();
+        let registers = info.registers() && info.is_there;
         let changed = if registers {
             let entry = Entry { number, info: Arc::clone(info), goes: None, restored: false };
             let before = entries.insert(key, entry);

@@ -114,18 +114,16 @@ async fn ready(
     // Without it an answer of two packets waits for the other end's acknowledgement of the first.
     let _ = stream.set_nodelay(true);
     let connection = match transport {
-        Transport::Plaintext => {
-            let peer = Peer { plaintext: true, ..Peer::default() };
-            Ok(Connection { io: Io::Plain(stream), peer, _permit: permit })
-        }
+        Transport::Plaintext => Ok((Io::Plain(stream), Peer { plaintext: true, ..Peer::default() })),
         Transport::Tls(tls) => {
             let tls = Arc::clone(&tls.borrow());
-            handshake(stream, &tls).await.map(|(io, peer)| Connection { io, peer, _permit: permit })
+            handshake(stream, &tls).await
         }
     };
     match connection {
-        Ok(connection) => {
-            let _ = send.send(Ok(connection)).await;
+        Ok((io, peer)) => {
+            let peer = Peer { address: Some(address.ip()), ..peer };
+            let _ = send.send(Ok(Connection { io, peer, _permit: permit })).await;
         }
         Err(error) => {
             metrics::counter!("outrider_control_handshake_failures_total").increment(1);

@@ -1,6 +1,7 @@
 //! A proxy by what it says of itself in its first request, as far as it has proved it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use outrider_proto::envoy::config::core::v3::Node;
@@ -65,6 +66,8 @@ pub fn proxy_info(node: &Node, caller: &Caller) -> Result<ProxyInfo, NodeError> 
     let id: Arc<str> = node.id.as_str().into();
     let address = text(metadata, "address")?.map(str::parse).transpose();
     let has = |feature: &str| node.client_features.iter().any(|one| one == feature);
+    let address: Option<IpAddr> =
+        address.map_err(|_| invalid("metadata.address", "is not an IP address".to_owned()))?;
     let workload = text(metadata, "workload")?.map_or_else(|| Arc::clone(&id), Into::into);
     Ok(ProxyInfo {
         id,
@@ -73,7 +76,8 @@ pub fn proxy_info(node: &Node, caller: &Caller) -> Result<ProxyInfo, NodeError> 
         service: text(metadata, "service")?.map(Into::into),
         workload,
         labels: labels(metadata)?,
-        address: address.map_err(|_| invalid("metadata.address", "is not an IP address".to_owned()))?,
+        address,
+        is_there: address.is_some_and(|address| caller.place.has(address)),
         ports: ports(metadata)?,
         dialect: dialect(&node.user_agent_name),
         identity: caller.identity.clone(),

@@ -42,7 +42,7 @@ pub(crate) fn of(leaf: &[u8], trust_domain: &str) -> Result<Peer, PeerError> {
     }
     let end_s = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);
     let expires = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(end_s));
-    Ok(Peer { identity: Some(identity), expires, plaintext: false })
+    Ok(Peer { identity: Some(identity), expires, ..Peer::default() })
 }
 
 #[cfg(test)]

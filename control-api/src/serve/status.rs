@@ -220,7 +220,7 @@ fn config(proxy: &ProxyReport, one: &ResourceReport, contents: bool) -> GenericX
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth;
+    use crate::auth::{self, Place};
 
     #[test]
     fn a_proxy_learns_of_itself_only() {
@@ -232,7 +232,7 @@ mod tests {
         };
         let proxy = ProxyInfo { identity: identity("shop/sa/web"), ..ProxyInfo::default() };
         let sees = |who: Option<&str>, info: &ProxyInfo| {
-            let caller = Caller { identity: who.and_then(identity), expires: None };
+            let caller = Caller { identity: who.and_then(identity), expires: None, place: Place::Unknown };
             assert_eq!(caller.identity.is_some(), who.is_some());
             own.may_see(&caller, info)
         };
@@ -255,7 +255,7 @@ mod tests {
             access: Access::default(),
             root_namespace: "outrider-system".into(),
         };
-        let caller = Caller { identity: None, expires: Some(SystemTime::UNIX_EPOCH) };
+        let caller = Caller { identity: None, expires: Some(SystemTime::UNIX_EPOCH), place: Place::Unknown };
         let error = own.answer(&caller, pb::ClientStatusRequest::default()).await.unwrap_err();
         assert_eq!(error.code(), tonic::Code::Unauthenticated);
     }

@@ -101,6 +101,13 @@ async fn open<P: Protocol>(
         protocol = P::NAME,
         "proxy connected"
     );
+    if let (Some(address), true) = (info.address, info.registers() && !info.is_there) {
+        tracing::warn!(
+            proxy = %info.id,
+            %address,
+            "is no endpoint: it connects from another address (see --trust-workload-addresses)"
+        );
+    }
     let session = P::open(identifier, info.supports_ttl, snapshot, differ);
     let mut stream = Stream { shared, info, session, connection, pushed: None, waiting: None };
     stream.request(&first)?;

@@ -61,7 +61,7 @@ impl Lab {
     }
 
     async fn open() -> Self {
-        Self::start(Access { tokens: None, trust_plaintext: true }).await
+        Self::start(Access { trust_plaintext: true, ..Access::default() }).await
     }
 
     async fn client(&self) -> AggregatedDiscoveryServiceClient<tonic::transport::Channel> {

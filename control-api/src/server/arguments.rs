@@ -83,6 +83,10 @@ pub(super) struct Serve {
     /// How long an endpoint stays that has registered itself and has lost its stream, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(super) grace_s: u64,
+    /// Workloads may register themselves at addresses other than the one that they connect from: for where something
+    /// between them and this server translates addresses.
+    #[arg(long)]
+    pub(super) trust_workload_addresses: bool,
     /// Workloads of the mesh that may have faults at a time, in percent, rounded down.
     #[arg(long, value_name = "PERCENT", default_value = "100")]
     pub(super) faults_max_workloads_percent: Percent,

@@ -94,6 +94,8 @@ impl Kept {
             workload: self.workload,
             labels: self.labels,
             address: self.address,
+            // It is kept because it was.
+            is_there: true,
             ports: self.ports.into_iter().map(|(name, number)| WorkloadPort { name, number }).collect(),
             identity,
             ..ProxyInfo::default()
@@ -116,6 +118,7 @@ mod tests {
             workload: "a".into(),
             service: Some("web".into()),
             address: Some([10, 0, 0, 1].into()),
+            is_there: true,
             ports: vec![WorkloadPort { name: "http".into(), number: 80 }],
             labels: BTreeMap::from([("app".into(), "web".into())]),
             identity: auth::parse("spiffe://a/ns/shop/sa/web"),

@@ -125,7 +125,11 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
     };
     let reviews = client.clone().map(|client| Reviews::new(client, &serve.common.trust_domain));
     let tokens: Arc<dyn Authenticator> = Arc::new(Tokens { join: Arc::clone(&base.join), reviews });
-    let access = Access { tokens: Some(Arc::clone(&tokens)), trust_plaintext: serve.plaintext };
+    let access = Access {
+        tokens: Some(Arc::clone(&tokens)),
+        trust_plaintext: serve.plaintext,
+        trust_addresses: serve.trust_workload_addresses,
+    };
     let status = ClientStatus::service(Arc::clone(&shared.registry), access.clone(), &serve.root_namespace);
     let mut services = Routes::new(Ads::service(shared, access)).add_service(status);
     services = services.add_service(Identities::service(Arc::clone(&base.authority), tokens));

@@ -184,6 +184,46 @@ fn the_more_specific_match_goes_first_whatever_the_order() {
 }
 
 #[test]
+fn a_slash_at_the_end_makes_no_longer_prefix() {
+    let rules = format!(
+        "[{{matches: [{{path: {{value: /foo/}}}}], {TO_B}}}, \
+         {{matches: [{{path: {{value: /foo}}, method: GET}}], {TO_B}}}]"
+    );
+    let found = of_port(&mesh(&[route("HTTPRoute", "n/r", ", port: 80", &rules)]), 80);
+    assert!(found[0].contains("GET") && !found[1].contains("GET"), "{found:#?}");
+}
+
+#[test]
+fn a_grpc_route_is_ranked_by_its_service_then_by_its_method() {
+    let matched = |method: &str| format!("{{matches: [{{method: {{{method}}}}}], {TO_B}}}");
+    let by_header = format!("{{matches: [{{headers: [{{name: h, value: v}}]}}], {TO_B}}}");
+    let rules = [
+        by_header,
+        matched("method: LongMethod"),
+        matched("service: s.S, method: M"),
+        matched("service: s.S"),
+        matched("service: 's[.].*', type: RegularExpression"),
+        matched("service: s.Longest"),
+        matched("service: s.S, method: Get.*, type: RegularExpression"),
+    ];
+    let found =
+        of_port(&mesh(&[route("GRPCRoute", "n/r", ", port: 80", &format!("[{}]", rules.join(", ")))]), 80);
+    let order: Vec<&str> = found.iter().map(|one| one.split(" ->").next().unwrap()).collect();
+    assert_eq!(
+        order,
+        [
+            r#"{"prefix":"/s.Longest/"}"#,
+            r#"{"safe_regex":{"regex":"/(?:s[.].*)/[^/]+"}}"#,
+            r#"{"safe_regex":{"regex":"/(?:s.S)/(?:Get.*)"}}"#,
+            r#"{"path":"/s.S/M"}"#,
+            r#"{"prefix":"/s.S/"}"#,
+            r#"{"safe_regex":{"regex":"/[^/]+/LongMethod"}}"#,
+            r#"{"headers":[{"name":"h","string_match":{"exact":"v"}}],"prefix":"/"}"#,
+        ]
+    );
+}
+
+#[test]
 fn a_route_holds_for_the_port_that_it_names() {
     let mesh = mesh(&[route("HTTPRoute", "n/r", ", port: 81", &format!("[{{{TO_B}}}]"))]);
     assert_eq!(of_port(&mesh, 80), [r#"{"prefix":"/"} -> outbound|80||a.n"#]);
@@ -281,4 +321,35 @@ fn a_rule_that_cannot_be_carried_answers_500_and_its_neighbours_work() {
     );
     let partly = condition(&mesh, ObjectKind::HttpRoute, "n/r", ConditionKind::PartiallyInvalid);
     assert_eq!(partly, "true UnsupportedValue");
+}
+
+#[test]
+fn a_headless_service_of_very_many_endpoints_is_no_reason_to_refuse_the_listener() {
+    let mut text = String::from(
+        "{apiVersion: v1, kind: Service, metadata: {name: a, namespace: n}, \
+         spec: {clusterIP: None, ports: [{name: http, port: 80}]}}\n",
+    );
+    for slice in 0..11 {
+        let all: Vec<String> =
+            (0..1000).map(|one| format!("10.{slice}.{}.{}", one / 250, one % 250)).collect();
+        let endpoints: Vec<_> = all.iter().map(|ip| format!("{{addresses: [{ip}]}}")).collect();
+        let ips: Vec<_> = all.iter().map(|ip| format!("{{ip: {ip}}}")).collect();
+        text.push_str(&format!(
+            "---\n{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {{name: s{slice}, \
+             namespace: n, labels: {{kubernetes.io/service-name: a}}}}, endpoints: [{}], ports: [{{name: http, port: 80}}]}}\n\
+             ---\n{{apiVersion: v1, kind: Pod, metadata: {{name: p{slice}, namespace: n}}, \
+             spec: {{containers: [{{name: app}}]}}, status: {{podIPs: [{}]}}}}\n",
+            endpoints.join(", "),
+            ips.join(", "),
+        ));
+    }
+    let mesh = Mesh::new(&objects(&text));
+    for dialect in [Dialect::Outrider, Dialect::Envoy] {
+        let info = ProxyInfo { dialect, ..proxy("n/w", "default") };
+        let snapshot = mesh.snapshot(&info);
+        assert_eq!(Judge::default().refusals(&info, &snapshot), Vec::<String>::new());
+        let chains = super::golden::chains(&snapshot, "outbound|15001");
+        let claims: usize = chains.iter().map(|chain| chain.matches("/32").count()).sum();
+        assert_eq!((chains.len(), claims), (3, 11_000));
+    }
 }

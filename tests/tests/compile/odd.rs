@@ -143,6 +143,16 @@ fn templates() -> Vec<Value> {
             "timeouts": {"request": "2s", "idle": "2s", "connect": "2s"},
             "outlierDetection": {"consecutiveErrors": 5, "interval": "1s", "baseEjectionTime": "1s", "maxEjectionPercent": 10},
             "circuitBreaker": {"maxConnections": 1, "maxPendingRequests": 1, "maxRequests": 1, "maxRetries": 1}}}),
+        json!({"apiVersion": own, "kind": "TrafficPolicy", "metadata": {"name": "p", "namespace": "ns"}, "spec": {
+            "targetRefs": [{"name": "a"}],
+            "loadBalancer": {"policy": "RoundRobin", "slowStart": "5s", "panicThreshold": 40},
+            "retries": {"attempts": 2, "perTryTimeout": "1s", "hedge": true, "budget": {"percent": 30, "minConcurrency": 5}},
+            "healthCheck": {"http": {"path": "/x"}, "interval": "1s", "timeout": "1s", "unhealthyAfter": 2, "healthyAfter": 2},
+            "shedding": {"percentile": 20}}}),
+        json!({"apiVersion": own, "kind": "TrafficPolicy", "metadata": {"name": "p", "namespace": "ns"}, "spec": {
+            "targetRefs": [{"name": "a"}],
+            "loadBalancer": {"policy": "RingHash", "hash": [{"header": "x"}, {"cookie": "c"}, {"queryParameter": "q"}]},
+            "healthCheck": {"grpc": {"service": "s"}}}}),
     ]
 }
 

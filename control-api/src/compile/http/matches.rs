@@ -75,6 +75,8 @@ fn http(value: &HttpMatch, mut rank: Rank) -> (Rank, pb::RouteMatch, Option<Stri
         }
         PathMatchType::PathPrefix => {
             let trimmed = text.trim_end_matches('/');
+            // With a slash at the end it is the same prefix.
+            rank.path_length = Reverse(trimmed.len());
             prefix = Some(trimmed.to_owned());
             match trimmed {
                 "" => PathSpecifier::Prefix("/".to_owned()),
@@ -114,16 +116,14 @@ fn grpc(value: &GrpcMatch, mut rank: Rank) -> (Rank, pb::RouteMatch, Option<Stri
     let (service, name) =
         method.map_or((None, None), |method| (method.service.as_deref(), method.method.as_deref()));
     let exact = method.is_none_or(|method| method.kind == MatchType::Exact);
-    rank.path_length = Reverse(service.map_or(0, str::len) + name.map_or(0, str::len));
+    // Whatever the kind of the match: characters of the service, then those of the method.
+    rank.path_length = Reverse(service.map_or(0, str::len));
+    rank.method_length = Reverse(name.map_or(0, str::len));
     let path = match (service, name, exact) {
         (None, None, _) => PathSpecifier::Prefix("/".to_owned()),
-        (Some(service), Some(name), true) => {
-            rank.path_kind = 0;
-            PathSpecifier::Path(format!("/{service}/{name}"))
-        }
+        (Some(service), Some(name), true) => PathSpecifier::Path(format!("/{service}/{name}")),
         (Some(service), None, true) => PathSpecifier::Prefix(format!("/{service}/")),
         (service, name, exact) => {
-            rank.path_kind = 1;
             let part = |text: Option<&str>| match text {
                 None => "[^/]+".to_owned(),
                 Some(text) if exact => regex::escape(text),

@@ -1,7 +1,7 @@
 use prost_types::Value as Any;
 
 use super::*;
-use crate::auth::parse;
+use crate::auth::{Place, parse};
 
 fn value(kind: Value) -> Any {
     Any { kind: Some(kind) }
@@ -17,11 +17,12 @@ fn node(fields: Vec<(&str, Any)>) -> Node {
 }
 
 fn proved() -> Caller {
-    Caller { identity: parse("spiffe://a/ns/shop/sa/cart"), expires: None }
+    let place = Place::At([10, 0, 0, 7].into());
+    Caller { identity: parse("spiffe://a/ns/shop/sa/cart"), expires: None, place }
 }
 
 fn unproved() -> Caller {
-    Caller { identity: None, expires: None }
+    Caller { identity: None, expires: None, place: Place::Anywhere }
 }
 
 #[test]
@@ -44,6 +45,9 @@ fn a_workload_says_where_it_serves() {
     let info = proxy_info(&node, &proved()).unwrap();
     assert_eq!((&*info.namespace, &*info.service_account), ("shop", "cart"));
     assert_eq!((info.service.as_deref(), info.address), (Some("web"), "10.0.0.7".parse().ok()));
+    assert!(info.is_there);
+    let elsewhere = Caller { place: Place::At([10, 0, 0, 8].into()), ..proved() };
+    assert!(!proxy_info(&node, &elsewhere).unwrap().is_there);
     let ports: Vec<_> = info.ports.iter().map(|port| (&*port.name, port.number)).collect();
     assert_eq!(ports, [("", 80), ("http", 8080)]);
     assert_eq!(info.labels.get("app").map(AsRef::as_ref), Some("web"));
