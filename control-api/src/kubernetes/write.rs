@@ -100,7 +100,8 @@ impl Writer {
         let found = tokio::task::spawn_blocking(move || {
             let findings = Findings::new(engine.compiled(), &registry);
             let of_object = |key: &Key| {
-                let newer = findings.problems(key).any(|problem| problem.kept);
+                let newer =
+                    findings.problems(key).any(|problem| problem.in_force != crate::source::InForce::Nothing);
                 let object = findings.compiled.mesh.objects().object(key);
                 let generation = object.filter(|_| !newer).map(|object| object.meta().generation);
                 (key.clone(), (generation, findings.conditions(key)))

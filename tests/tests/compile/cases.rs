@@ -9,7 +9,7 @@ use outrider_control::object::{Key, ObjectKind};
 use outrider_control::proxy_info::{Dialect, ProxyInfo};
 
 use super::check::Judge;
-use super::golden::{case, objects, proxy, routes};
+use super::golden::{case, directory, objects, proxy, routes};
 
 #[test]
 fn a_shop_with_a_canary_and_a_policy() {
@@ -21,6 +21,14 @@ fn policies_of_every_kind() {
     let ours = proxy("data/api-1", "api");
     let envoy = ProxyInfo { id: "data/api-1 as Envoy".into(), dialect: Dialect::Envoy, ..ours.clone() };
     case("policies", &[proxy("data/db-1", "db"), ours, envoy]);
+}
+
+#[test]
+fn policies_that_are_not_good() {
+    directory(
+        "denials",
+        &[proxy("data/db-1", "db"), proxy("data/api-1", "api"), proxy("shop/front-1", "front")],
+    );
 }
 
 #[test]
