@@ -21,6 +21,7 @@ mod inbound;
 mod local;
 pub mod model;
 mod own;
+mod owned;
 mod rbac;
 pub mod registered;
 mod service;
@@ -43,6 +44,7 @@ use self::forward::Forward;
 use self::inbound::Local;
 use self::model::{InMesh, MeshService};
 use self::own::{inbound_cluster, inbound_clusters};
+use self::owned::Owned;
 use self::service::{Context, Input};
 use self::services::Before;
 use self::status::{ConditionKind, Statuses};
@@ -98,9 +100,6 @@ type WaysOut = BTreeMap<(Option<Arc<str>>, Egress), Option<Outbound>>;
 /// All services, by key.
 type Services = BTreeMap<Key, Arc<MeshService>>;
 
-/// Resources by `node.id` and kind.
-type Own = BTreeMap<(Arc<str>, Kind), Arc<Resources>>;
-
 /// All objects, compiled.
 #[derive(Debug)]
 pub struct Mesh {
@@ -121,11 +120,11 @@ pub struct Mesh {
     /// Likewise, for workloads that a policy lets out of the mesh.
     outbound: Mutex<WaysOut>,
     /// What single proxies have of their own, by `node.id`.
-    own: Mutex<Own>,
+    own: Mutex<Owned>,
     /// What of the mesh before is needed to make views.
     old: Mutex<Older>,
     /// Likewise what single proxies had.
-    old_own: Own,
+    old_own: Owned,
 }
 
 impl Mesh {
@@ -388,12 +387,8 @@ impl Mesh {
 
     /// What is equal to what this proxy was told before becomes the same.
     fn shared(&self, (proxy, kind): (&Arc<str>, Kind), resources: Resources) -> Arc<Resources> {
-        let key = (Arc::clone(proxy), kind);
         let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = own.get(&key).or_else(|| self.old_own.get(&key)).filter(|old| ***old == resources);
-        let resources = old.cloned().unwrap_or_else(|| Arc::new(resources));
-        own.insert(key, Arc::clone(&resources));
-        resources
+        own.shared(&self.old_own, (proxy, kind), resources)
     }
 }
 
