@@ -144,6 +144,19 @@ fn every_manifest_is_what_kubernetes_knows() {
 }
 
 #[test]
+fn both_images_are_of_this_version() {
+    let kustomization = fs::read_to_string(deploy().join("base/kustomization.yaml")).unwrap();
+    let kustomization = manifest::parse(&kustomization).unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    let deployment = one("Deployment", "outrider-control");
+    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    let image = &kustomization["images"][0];
+    assert_eq!((&image["name"], &image["newTag"]), (&container["image"], &version.into()));
+    let sidecar = format!("--sidecar-image=outrider-proxy:{version}");
+    assert!(container["args"].as_array().unwrap().contains(&sidecar.into()));
+}
+
+#[test]
 fn our_own_audit_passes_at_its_highest_level() {
     let text = fs::read_to_string(deploy().join("base/control.yaml")).unwrap();
     let audited = audit_text("control.yaml", &text, (Level::Restricted, &[], None)).unwrap();
