@@ -201,8 +201,7 @@ pub(super) enum Policy {
 /// Nothing is written when an object cannot be read: a policy that is missing would let nobody, or everybody, in.
 pub(super) fn policy(asked: &Policy, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
     let Policy::Network { dir, trust_domain, root_namespace } = asked;
-    std::fs::read_dir(dir).map_err(|error| named(dir, &error))?;
-    let view = Directory::new(dir).scan();
+    let view = Directory::new(dir).scan()?;
     if !view.diagnostics.is_empty() {
         for diagnostic in view.diagnostics.iter() {
             writeln!(err, "{diagnostic}")?;
