@@ -89,7 +89,6 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         serve(&mut control, settings, &state, inbox).await.map_err(|error| failed("signals", &error))?;
         Ok::<_, StartError>(control)
     })?;
-    tracing::info!("finishing what is under way");
     control.join();
     tracing::info!("ended");
     Ok(())
@@ -136,7 +135,8 @@ fn start_xds(mut node: Node, source: AdsSource, (control, messages): (&Control, 
     tokio::spawn(xds::client::run(server, session, control.wanted(), messages));
 }
 
-/// Handles messages and signals until the proxy shall end.
+/// Handles messages and signals until the workers have ended: as long as they serve anybody, certificates are renewed,
+/// policies and revocations come in, and the admin port answers.
 async fn serve(
     control: &mut Control,
     settings: &Settings,
@@ -148,20 +148,24 @@ async fn serve(
     let mut hangup = signal(SignalKind::hangup())?;
     let mut tick = interval(TICK);
     loop {
-        state.set(if control.is_ready() { State::Live } else { State::Initializing });
+        state.set(match (control.is_draining(), control.is_ready()) {
+            (true, _) => State::Draining,
+            (false, true) => State::Live,
+            (false, false) => State::Initializing,
+        });
         let message = tokio::select! {
-            message = inbox.recv() => message.unwrap_or(Message::Drain),
+            Some(message) = inbox.recv() => message,
             () = received(&mut terminate) => Message::Drain,
             () = received(&mut interrupt) => Message::Drain,
             () = received(&mut hangup) => Message::Reload,
             _ = tick.tick() => Message::Tick,
             () = until(control.due()) => Message::Publish,
+            () = control.ended() => return Ok(()),
         };
         if matches!(message, Message::Reload) {
             reload(control, settings);
-        } else if !control.handle(message) {
-            state.set(State::Draining);
-            return Ok(());
+        } else {
+            control.handle(message);
         }
     }
 }

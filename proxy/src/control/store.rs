@@ -2,8 +2,10 @@
 
 mod faults;
 mod kept;
+mod linking;
+mod references;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +18,6 @@ use outrider_proto::envoy::extensions::transport_sockets::tls::v3 as pb_tls;
 use outrider_proto::outrider::identity::v1 as pb_identity;
 use tokio::time::Instant;
 
-use super::Wanted;
 pub use super::change::{Change, Kind, Resource};
 use super::dns::Resolved;
 use crate::identity::Revoked;
@@ -24,6 +25,8 @@ use crate::model::tls::{CertificateSource, Secret, SecretKind, TlsSettings, Trus
 use crate::model::{Cluster, ClusterEntry, Discovery, EndpointSet, Listener, RouteTable, Snapshot};
 use faults::Faults;
 use kept::{Kept, Resources, lapsed, put};
+use references::References;
+pub use references::Wanted;
 
 /// How long a resource that others refer to is waited for before it counts as missing (xDS: 15 s).
 pub const MISSING_AFTER: Duration = Duration::from_secs(15);
@@ -42,11 +45,7 @@ pub struct Store {
     faults: Faults,
     /// Endpoints of names, by cluster.
     resolved: BTreeMap<Arc<str>, Arc<EndpointSet>>,
-    /// Since when a resource that is referred to is missing; for a cluster, the addresses of its names.
-    missing: BTreeMap<(Kind, Arc<str>), Instant>,
-    /// Route configurations whose TTL ran out: unlike those that a server took away too early, they are not used
-    /// until their listener changes.
-    lapsed_routes: BTreeSet<Arc<str>>,
+    references: References,
     current: Arc<Snapshot>,
 }
 
@@ -93,7 +92,7 @@ impl Store {
     pub fn apply(&mut self, change: Change) -> Result<(), Vec<Fault>> {
         match change {
             Change::Set(resource, expires) => return self.set(*resource, expires),
-            Change::Extend(kind, name, expires) => self.extend(kind, &name, expires),
+            Change::Extend(kind, name, expires) => return self.extend(kind, &name, expires),
             Change::Remove(kind, name) => self.remove(kind, &name),
         }
         Ok(())
@@ -106,6 +105,7 @@ impl Store {
                 if self.listeners.get(&compiled.name).is_some_and(|kept| kept.from_file) {
                     return Err(static_clash());
                 }
+                self.tell_unheard(&compiled);
                 let name = Arc::clone(&compiled.name);
                 put(&mut self.listeners, name, &message, compiled, (expires, false));
             }
@@ -123,14 +123,12 @@ impl Store {
                         format!("cluster \"{unknown}\" does not exist"),
                     )]);
                 }
+                self.check_heard(&compiled)?;
                 let name = Arc::clone(&compiled.name);
-                self.missing.remove(&(Kind::Routes, Arc::clone(&name)));
-                self.lapsed_routes.remove(&name);
                 put(&mut self.routes, name, &message, compiled, (expires, false));
             }
             Resource::Endpoints(message, compiled) => {
                 let name: Arc<str> = message.cluster_name.as_str().into();
-                self.missing.remove(&(Kind::Endpoints, Arc::clone(&name)));
                 put(&mut self.endpoints, name, &message, compiled, (expires, false));
             }
             Resource::Secret(message, compiled) => {
@@ -138,6 +136,7 @@ impl Store {
                 put(&mut self.secrets, name, &message, compiled, (expires, false));
             }
             Resource::Revocations(message, compiled) => {
+                stays(expires)?;
                 let name: Arc<str> = message.name.as_str().into();
                 put(&mut self.revocations, name, &message, compiled, (expires, false));
             }
@@ -146,33 +145,37 @@ impl Store {
         Ok(())
     }
 
-    fn extend(&mut self, kind: Kind, name: &str, expires: Option<Instant>) {
+    /// A heartbeat: the resource has more time, under the rules that hold for a new one.
+    fn extend(&mut self, kind: Kind, name: &str, expires: Option<Instant>) -> Result<(), Vec<Fault>> {
         let slot = match kind {
             Kind::Cluster => self.clusters.get_mut(name).map(|kept| &mut kept.expires),
             Kind::Endpoints => self.endpoints.get_mut(name).map(|kept| &mut kept.expires),
             Kind::Listener => self.listeners.get_mut(name).map(|kept| &mut kept.expires),
             Kind::Routes => self.routes.get_mut(name).map(|kept| &mut kept.expires),
             Kind::Secret => self.secrets.get_mut(name).map(|kept| &mut kept.expires),
-            Kind::Revocations => self.revocations.get_mut(name).map(|kept| &mut kept.expires),
-            Kind::Faults => self.faults.extend(name, expires),
+            Kind::Revocations => {
+                stays(expires)?;
+                self.revocations.get_mut(name).map(|kept| &mut kept.expires)
+            }
+            Kind::Faults => return self.faults.extend(name, expires),
         };
         if let Some(slot) = slot {
             *slot = expires;
         }
+        Ok(())
     }
 
     fn remove(&mut self, kind: Kind, name: &Arc<str>) {
-        let long_ago = Instant::now().checked_sub(MISSING_AFTER).unwrap_or_else(Instant::now);
         match kind {
             Kind::Cluster => self.clusters.retain(|known, kept| known != name || kept.from_file),
             Kind::Listener => self.listeners.retain(|known, kept| known != name || kept.from_file),
             Kind::Endpoints => {
                 self.endpoints.remove(name);
-                self.missing.insert((kind, Arc::clone(name)), long_ago);
+                self.references.give_up(kind, name);
             }
             Kind::Routes => {
                 self.routes.remove(name);
-                self.missing.insert((kind, Arc::clone(name)), long_ago);
+                self.references.give_up(kind, name);
             }
             // Who had it goes on with it, and comes up with nothing after a restart.
             Kind::Secret => {
@@ -213,31 +216,36 @@ impl Store {
         for (kind, name) in &expired {
             tracing::info!(?kind, %name, "the resource's TTL has run out");
             self.remove(*kind, name);
-            if *kind == Kind::Routes {
-                self.lapsed_routes.insert(Arc::clone(name));
+            if matches!(kind, Kind::Routes | Kind::Endpoints) {
+                self.references.lapse(*kind, name);
             }
         }
-        let ran_out = |((kind, _), since): (&(Kind, Arc<str>), &Instant)| {
-            let (age, limit) = (now.saturating_duration_since(*since), patience(*kind));
-            age >= limit && age < limit + 4 * super::TICK
-        };
-        !expired.is_empty() || self.missing.iter().any(ran_out)
+        self.references.expire(now) || !expired.is_empty()
     }
 
     /// What others refer to.
     #[must_use]
-    pub fn wanted(&self) -> Wanted {
+    pub const fn wanted(&self) -> &Wanted {
+        self.references.wanted()
+    }
+
+    /// Takes note of what is referred to and not there.
+    pub fn follow_references(&mut self) {
         let endpoints = self.clusters.values().filter_map(|kept| match &kept.compiled.discovery {
-            Discovery::Eds(name) => Some(Arc::clone(name)),
+            Discovery::Eds(name) => Some((Kind::Endpoints, Arc::clone(name))),
             Discovery::Static(_) | Discovery::Dns { .. } | Discovery::OriginalDst => None,
         });
         let routes = self.listeners.values().flat_map(|kept| kept.compiled.named_routes().cloned());
-        let contexts = self.contexts();
-        Wanted {
-            endpoints: endpoints.collect(),
-            routes: routes.collect(),
-            secrets: contexts.flat_map(secrets_of).collect(),
-        }
+        let secrets = self.contexts().flat_map(secrets_of).map(|name| (Kind::Secret, name));
+        let names = endpoints.chain(routes.map(|name| (Kind::Routes, name))).chain(secrets).collect();
+        let unresolved = self.by_name().map(|cluster| Arc::clone(&cluster.name));
+        let unresolved = unresolved.filter(|name| !self.resolved.contains_key(name)).collect();
+        let (routes, endpoints) = (&self.routes, &self.endpoints);
+        self.references.follow(names, unresolved, |kind, name| match kind {
+            Kind::Routes => routes.contains_key(name),
+            Kind::Endpoints => endpoints.contains_key(name),
+            Kind::Cluster | Kind::Listener | Kind::Secret | Kind::Revocations | Kind::Faults => true,
+        });
     }
 
     fn contexts(&self) -> impl Iterator<Item = &TlsSettings> {
@@ -270,21 +278,20 @@ impl Store {
     /// Puts everything together. A listener or cluster that still waits for its routes or endpoints stays as it was
     /// published before (make before break).
     pub fn assemble(&mut self, version: u64) -> Snapshot {
-        let wanted = self.wanted();
-        self.routes.retain(|name, _| wanted.routes.contains(name));
-        self.endpoints.retain(|name, _| wanted.endpoints.contains(name));
-        self.secrets.retain(|name, _| wanted.secrets.contains(name));
-        self.lapsed_routes.retain(|name| wanted.routes.contains(name));
         self.resolved.retain(|name, _| self.clusters.contains_key(name));
-        self.note_missing(&wanted);
+        self.follow_references();
+        let wanted = self.references.wanted();
+        self.routes.retain(|name, _| wanted.has(Kind::Routes, name));
+        self.endpoints.retain(|name, _| wanted.has(Kind::Endpoints, name));
+        self.secrets.retain(|name, _| wanted.has(Kind::Secret, name));
         let mut snapshot = Snapshot { version, faults: self.faults.in_force(), ..Snapshot::default() };
         for (name, kept) in &self.clusters {
             let ready = match &kept.compiled.discovery {
                 Discovery::Eds(eds) => {
-                    self.endpoints.contains_key(eds) || self.is_given_up(Kind::Endpoints, eds)
+                    self.endpoints.contains_key(eds) || self.references.is_given_up(Kind::Endpoints, eds)
                 }
                 Discovery::Dns { .. } => {
-                    self.resolved.contains_key(name) || self.is_given_up(Kind::Cluster, name)
+                    self.resolved.contains_key(name) || self.references.is_given_up(Kind::Cluster, name)
                 }
                 Discovery::Static(_) | Discovery::OriginalDst => true,
             };
@@ -298,26 +305,13 @@ impl Store {
             snapshot.clusters.insert(Arc::clone(name), entry);
         }
         for (name, kept) in &self.listeners {
-            let ready = kept
-                .compiled
-                .named_routes()
-                .all(|route| self.routes.contains_key(route) || self.is_given_up(Kind::Routes, route));
-            let listener = if ready { Some(&kept.compiled) } else { self.current.listeners.get(name) };
+            let complete = self.is_complete(&kept.compiled);
+            let listener = if complete { Some(&kept.compiled) } else { self.current.listeners.get(name) };
             if let Some(listener) = listener {
                 snapshot.listeners.insert(Arc::clone(name), Arc::clone(listener));
             }
         }
-        for (name, kept) in &self.routes {
-            snapshot.route_tables.insert(Arc::clone(name), Arc::clone(&kept.compiled));
-        }
-        // A listener that stays as it was may still need routes that its successor does not.
-        for listener in snapshot.listeners.values() {
-            for name in listener.named_routes().filter(|name| !self.lapsed_routes.contains(*name)) {
-                if let Some(table) = self.current.route_tables.get(name) {
-                    snapshot.route_tables.entry(Arc::clone(name)).or_insert_with(|| Arc::clone(table));
-                }
-            }
-        }
+        snapshot.route_tables = self.tables_of(&snapshot.listeners);
         self.current = Arc::new(Snapshot {
             version,
             listeners: snapshot.listeners.clone(),
@@ -326,38 +320,6 @@ impl Store {
             faults: None,
         });
         snapshot
-    }
-
-    /// Takes note of what is referred to and not there, and since when.
-    pub fn note_missing(&mut self, wanted: &Wanted) {
-        let (routes, endpoints) = (&self.routes, &self.endpoints);
-        let resolved = &self.resolved;
-        let unresolved: BTreeSet<Arc<str>> = self
-            .by_name()
-            .map(|cluster| Arc::clone(&cluster.name))
-            .filter(|name| !resolved.contains_key(name))
-            .collect();
-        let needed = |kind: Kind, name: &Arc<str>| match kind {
-            Kind::Routes => wanted.routes.contains(name) && !routes.contains_key(name),
-            Kind::Endpoints => wanted.endpoints.contains(name) && !endpoints.contains_key(name),
-            Kind::Cluster => unresolved.contains(name),
-            Kind::Listener | Kind::Secret | Kind::Revocations | Kind::Faults => false,
-        };
-        self.missing.retain(|(kind, name), _| needed(*kind, name));
-        let now = Instant::now();
-        for name in wanted.routes.iter().filter(|name| needed(Kind::Routes, name)) {
-            self.missing.entry((Kind::Routes, Arc::clone(name))).or_insert(now);
-        }
-        for name in wanted.endpoints.iter().filter(|name| needed(Kind::Endpoints, name)) {
-            self.missing.entry((Kind::Endpoints, Arc::clone(name))).or_insert(now);
-        }
-        for name in &unresolved {
-            self.missing.entry((Kind::Cluster, Arc::clone(name))).or_insert(now);
-        }
-    }
-
-    fn is_given_up(&self, kind: Kind, name: &Arc<str>) -> bool {
-        self.missing.get(&(kind, Arc::clone(name))).is_some_and(|since| since.elapsed() >= patience(kind))
     }
 
     /// The clusters whose endpoints are names.
@@ -379,13 +341,23 @@ impl Store {
     /// Whether nothing that is referred to is still waited for.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.missing.iter().all(|((kind, _), since)| since.elapsed() >= patience(*kind))
+        self.references.is_settled()
     }
 
-    /// Whether there is a listener of this name, published or not.
+    /// The listeners as they came last, and as they were published last; one that is the same comes twice.
+    pub fn placed(&self) -> impl Iterator<Item = &Arc<Listener>> {
+        self.listeners.values().map(|kept| &kept.compiled).chain(self.current.listeners.values())
+    }
+
+    /// The same without those that go with the next publication.
+    pub fn staying(&self) -> impl Iterator<Item = &Listener> {
+        self.placed().filter(|placed| self.listeners.contains_key(&placed.name)).map(|placed| &**placed)
+    }
+
+    /// Whether a listener of this name came over xDS.
     #[must_use]
-    pub fn has_listener(&self, name: &str) -> bool {
-        self.listeners.contains_key(name)
+    pub fn has_over_xds(&self, name: &str) -> bool {
+        self.listeners.get(name).is_some_and(|kept| !kept.from_file)
     }
 
     /// Whether there is a cluster of this name.
@@ -434,13 +406,11 @@ fn secrets_of(settings: &TlsSettings) -> impl Iterator<Item = Arc<str>> + use<> 
     certificate.into_iter().chain(trust)
 }
 
-/// How long something of this kind is waited for.
-const fn patience(kind: Kind) -> Duration {
-    match kind {
-        Kind::Cluster => UNRESOLVED_AFTER,
-        Kind::Endpoints | Kind::Listener | Kind::Routes | Kind::Secret | Kind::Revocations | Kind::Faults => {
-            MISSING_AFTER
-        }
+/// What cuts somebody off has no TTL: when the server is lost, it would let them in again.
+fn stays(expires: Option<Instant>) -> Result<(), Vec<Fault>> {
+    match expires {
+        None => Ok(()),
+        Some(_) => Err(vec![Fault::new("ttl", "a list of who is cut off must not run out")]),
     }
 }
 

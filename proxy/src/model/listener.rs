@@ -14,7 +14,7 @@ use outrider_proto::{Fault, Path, unpack};
 
 use super::access_log::{self, AccessLog};
 use super::filter_chain::{ChainProtocol, FilterChains};
-use super::http_chain::RouteSource;
+use super::http_chain::{HttpChain, RouteSource};
 use super::parse;
 
 /// How long the first bytes are waited for where nothing is said.
@@ -117,9 +117,14 @@ impl Listener {
 
     /// The names of the route configurations that its chains want.
     pub fn named_routes(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.named_chains().map(|(name, _)| name)
+    }
+
+    /// The chains that want a route configuration, with its name.
+    pub fn named_chains(&self) -> impl Iterator<Item = (&Arc<str>, &HttpChain)> {
         self.chains.all().filter_map(|chain| match &chain.protocol {
             ChainProtocol::Http(http) => match &http.routes {
-                RouteSource::Named(name) => Some(name),
+                RouteSource::Named(name) => Some((name, &**http)),
                 RouteSource::Inline(_) => None,
             },
             ChainProtocol::Tcp(_) => None,
