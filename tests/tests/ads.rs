@@ -301,3 +301,22 @@ async fn what_a_reload_comes_to_want_is_asked_for_and_asked_for_again() {
         lab.until("asked for", async || !wanted || lab.asked(type_url::ENDPOINTS, "e") == times).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_takes_nothing_from_the_control_server() {
+    let lab = Lab::start(0, &["lds_config"]).await;
+    lab.subscribed(type_url::LISTENER).await;
+    lab.ads.send(response(type_url::LISTENER, "l", vec![listener(lab.port, "1")]));
+    lab.subscribed(type_url::ROUTE).await;
+    lab.ads.send(response(type_url::ROUTE, "r", vec![routes(201, "1")]));
+    lab.until("there", async || lab.status(lab.port, "/").await == 201).await;
+    let file = lab.proxy.directory.join("config.yaml");
+    let config = std::fs::read_to_string(&file).unwrap().replace("name: web", "name: l");
+    std::fs::write(&file, config).unwrap();
+    lab.proxy.signal("HUP");
+    let refused = "outrider_reloads_total{outcome=\"refused\"} 1";
+    lab.until("refused", async || admin_get(lab.admin, "/metrics").unwrap().contains(refused)).await;
+    let reason = "static_resources.listeners[0].name: a resource of this name came over xDS";
+    assert!(lab.proxy.log().contains(reason), "{}", lab.proxy.log());
+    assert_eq!((lab.status(lab.port, "/").await, lab.status(lab.fixed, "/").await), (201, 200));
+}

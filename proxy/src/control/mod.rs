@@ -144,17 +144,28 @@ impl Control {
     /// What cannot be used; then nothing has changed.
     pub fn load(&mut self, resources: StaticResources) -> Result<(), Vec<Fault>> {
         let StaticResources { listeners, clusters, secrets } = resources;
-        let mut faults = Vec::new();
+        let mut faults: Vec<Fault> = Vec::new();
+        let both = |field: &str, index: usize| {
+            let path = format!("static_resources.{field}[{index}].name");
+            Fault::new(path, "a resource of this name came over xDS")
+        };
+        for (index, (_, cluster)) in clusters.iter().enumerate() {
+            if self.store.is_over_xds(Kind::Cluster, &cluster.name) {
+                faults.push(both("clusters", index));
+            }
+        }
         for (index, (_, listener)) in listeners.iter().enumerate() {
             let before = listeners.iter().take(index).map(|(_, other)| other);
             let there = self.store.placed().map(|placed| &**placed);
             let stays = |old: &&Listener| match listeners.iter().find(|(_, new)| new.name == old.name) {
                 // It may be waiting for its routes for a while, and its old version serves as long.
                 Some((_, new)) => new.chains.named_routes().next().is_some(),
-                None => self.store.has_over_xds(&old.name),
+                None => self.store.is_over_xds(Kind::Listener, &old.name),
             };
             let others = before.chain(there.filter(|old| old.address == listener.address).filter(stays));
-            if let Err(reason) = self.sockets.bind(listener, others) {
+            if self.store.is_over_xds(Kind::Listener, &listener.name) {
+                faults.push(both("listeners", index));
+            } else if let Err(reason) = self.sockets.bind(listener, others) {
                 faults.push(Fault::new(format!("static_resources.listeners[{index}]"), reason));
             }
         }

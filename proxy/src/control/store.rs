@@ -343,10 +343,14 @@ impl Store {
         self.placed().filter(|placed| self.listeners.contains_key(&placed.name)).map(|placed| &**placed)
     }
 
-    /// Whether a listener of this name came over xDS.
+    /// Whether a listener or a cluster of this name came over xDS.
     #[must_use]
-    pub fn has_over_xds(&self, name: &str) -> bool {
-        self.listeners.get(name).is_some_and(|kept| !kept.from_file)
+    pub fn is_over_xds(&self, kind: Kind, name: &str) -> bool {
+        match kind {
+            Kind::Listener => self.listeners.get(name).is_some_and(|kept| !kept.from_file),
+            Kind::Cluster => self.clusters.get(name).is_some_and(|kept| !kept.from_file),
+            Kind::Endpoints | Kind::Routes | Kind::Secret | Kind::Revocations | Kind::Faults => false,
+        }
     }
 
     /// Whether there is a cluster of this name.
