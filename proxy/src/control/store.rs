@@ -349,7 +349,12 @@ impl Store {
         match kind {
             Kind::Listener => self.listeners.get(name).is_some_and(|kept| !kept.from_file),
             Kind::Cluster => self.clusters.get(name).is_some_and(|kept| !kept.from_file),
-            Kind::Endpoints | Kind::Routes | Kind::Secret | Kind::Revocations | Kind::Faults => false,
+            Kind::Endpoints
+            | Kind::Routes
+            | Kind::Secret
+            | Kind::Revocations
+            | Kind::Faults
+            | Kind::Destination => false,
         }
     }
 
