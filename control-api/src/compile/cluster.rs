@@ -1,6 +1,6 @@
 //! Clusters and their endpoints.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -87,7 +87,7 @@ pub(super) fn inbound(port: u16) -> pb::Cluster {
 }
 
 /// Which HTTP is spoken: version 2 where only that is understood, otherwise what the request came in.
-pub(super) fn options(protocol: Protocol) -> HashMap<String, prost_types::Any> {
+pub(super) fn options(protocol: Protocol) -> BTreeMap<String, prost_types::Any> {
     use upstream::http_protocol_options::explicit_http_config::ProtocolConfig;
     use upstream::http_protocol_options::{
         ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
@@ -109,7 +109,7 @@ pub(super) fn options(protocol: Protocol) -> HashMap<String, prost_types::Any> {
         common_http_protocol_options: None,
         upstream_protocol_options: Some(choice),
     };
-    HashMap::from([(HTTP_OPTIONS.to_owned(), wire::any(&options))])
+    BTreeMap::from([(HTTP_OPTIONS.to_owned(), wire::any(&options))])
 }
 
 /// Endpoints by locality. Where the cluster is encrypted, those without an identity are left out: they could not be

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Settings;
 use super::inbound::{Local, LocalPort};
+use super::limits::Served;
 use super::model::{MeshService, Protocol};
 use super::services::{belongs, is_target};
 use crate::inject::tuning::port_list;
@@ -72,6 +73,7 @@ fn of_workload(workload: &Object<Workload>, objects: &Objects) -> Local {
         let protocol = port.protocol.map_or(Protocol::Unset, Protocol::from);
         ports.insert(port.port, LocalPort { protocol, app_port: port.app_port });
     }
+    let mut serves: BTreeMap<u16, Served> = BTreeMap::new();
     for service in of_namespace(objects, &workload.key.namespace) {
         if !belongs(&service.spec, &service.meta.name, workload) {
             continue;
@@ -79,8 +81,9 @@ fn of_workload(workload: &Object<Workload>, objects: &Objects) -> Local {
         for port in service.spec.ports.iter().filter(|port| port.is_tcp()) {
             let target = port.target_port.clone().unwrap_or(PortRef::Number(port.port));
             let found = spec.ports.iter().find(|one| is_target(one, &target));
-            if let Some(found) = found
-                && let Some(local) = ports.get_mut(&found.port)
+            let Some(found) = found else { continue };
+            serves.entry(found.port).or_default().insert((service.key.clone(), port.port));
+            if let Some(local) = ports.get_mut(&found.port)
                 && local.protocol == Protocol::Unset
             {
                 local.protocol = Protocol::of_port(port.app_protocol.as_deref(), &port.name);
@@ -95,6 +98,7 @@ fn of_workload(workload: &Object<Workload>, objects: &Objects) -> Local {
         labels: workload.meta.labels.clone(),
         address: Some(spec.address),
         ports,
+        serves,
         upstreams: spec.upstreams.clone(),
         redirected,
     }
@@ -124,6 +128,7 @@ fn of_pod(pod: &Object<Pod>, objects: &Objects) -> Local {
     for (_, number) in &named {
         ports.insert(*number, LocalPort { protocol: Protocol::Unset, app_port: None });
     }
+    let mut serves: BTreeMap<u16, Served> = BTreeMap::new();
     let of_selector = of_namespace(objects, &pod.key.namespace).filter(|service| {
         !service.spec.selector.is_empty() && selects(&service.spec.selector, &pod.meta.labels)
     });
@@ -136,6 +141,7 @@ fn of_pod(pod: &Object<Pod>, objects: &Objects) -> Local {
                 }
             };
             let Some(number) = number else { continue };
+            serves.entry(number).or_default().insert((service.key.clone(), port.port));
             let protocol = Protocol::of_port(port.app_protocol.as_deref(), &port.name);
             let known = ports.entry(number).or_insert(LocalPort { protocol, app_port: None });
             if known.protocol == Protocol::Unset {
@@ -150,6 +156,7 @@ fn of_pod(pod: &Object<Pod>, objects: &Objects) -> Local {
         labels: pod.meta.labels.clone(),
         address: pod.spec.addresses.first().copied(),
         ports,
+        serves,
         upstreams: Vec::new(),
         redirected: true,
     }
@@ -160,6 +167,7 @@ fn of_itself(proxy: &ProxyInfo, objects: &Objects) -> Local {
     let labels: BTreeMap<String, String> =
         proxy.labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     let mut ports = BTreeMap::new();
+    let mut serves: BTreeMap<u16, Served> = BTreeMap::new();
     for port in &proxy.ports {
         let mut protocol = Protocol::of_port(None, &port.name);
         for service in of_namespace(objects, &proxy.namespace) {
@@ -171,7 +179,11 @@ fn of_itself(proxy: &ProxyInfo, objects: &Objects) -> Local {
                     PortRef::Number(number) => number == port.number,
                     PortRef::Name(name) => *name == *port.name,
                 };
-                if meant && protocol == Protocol::Unset {
+                if !meant {
+                    continue;
+                }
+                serves.entry(port.number).or_default().insert((service.key.clone(), offered.port));
+                if protocol == Protocol::Unset {
                     protocol = Protocol::of_port(offered.app_protocol.as_deref(), &offered.name);
                 }
             }
@@ -184,6 +196,7 @@ fn of_itself(proxy: &ProxyInfo, objects: &Objects) -> Local {
         labels,
         address: proxy.address,
         ports,
+        serves,
         upstreams: Vec::new(),
         redirected: true,
     }
@@ -205,9 +218,11 @@ fn served(local: &mut Local, services: &BTreeMap<Key, Arc<MeshService>>) {
     let Some(address) = local.address else { return };
     let first = Key::new(ObjectKind::Service, &local.namespace, "");
     let own = services.range(first..).take_while(|(key, _)| key.namespace == local.namespace);
-    for port in own.flat_map(|(_, service)| &service.ports) {
+    let ports = own.flat_map(|(key, service)| service.ports.iter().map(move |port| (key, port)));
+    for (key, port) in ports {
         for endpoint in port.endpoints.iter().filter(|endpoint| endpoint.address.ip() == address) {
             let number = endpoint.address.port();
+            local.serves.entry(number).or_default().insert((key.clone(), port.number));
             let known =
                 local.ports.entry(number).or_insert(LocalPort { protocol: port.protocol, app_port: None });
             if known.protocol == Protocol::Unset {
