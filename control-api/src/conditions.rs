@@ -42,13 +42,19 @@ impl Findings {
     /// Of what is in force now, and what the proxies say of it.
     #[must_use]
     pub fn new(compiled: Compiled, registry: &Registry) -> Self {
+        Self::of(compiled, registry.objects())
+    }
+
+    /// Of what is in force now, and how proxies stand with it, by the names of objects.
+    #[must_use]
+    pub fn of(compiled: Compiled, proxies: BTreeMap<Arc<str>, ObjectStatus>) -> Self {
         let mut problems: BTreeMap<Key, Vec<usize>> = BTreeMap::new();
         for (index, problem) in compiled.diagnostics.iter().enumerate() {
             if let Some(key) = &problem.object {
                 problems.entry(key.clone()).or_default().push(index);
             }
         }
-        Self { compiled, proxies: registry.objects(), problems }
+        Self { compiled, proxies, problems }
     }
 
     /// What is wrong with an object as it is written.

@@ -73,6 +73,8 @@ pub struct ProxyInfo {
     pub dialect: Dialect,
     /// What it has proved; `None` where the control server listens in plaintext on loopback, and believes everybody.
     pub identity: Option<Identity>,
+    /// Whether it asks for destinations when its workload calls them, and need not be told everything.
+    pub on_demand: bool,
     /// Whether it lets resources go when their time to live is over.
     pub supports_ttl: bool,
 }

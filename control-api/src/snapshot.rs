@@ -22,14 +22,23 @@ pub enum Kind {
     Secret,
     /// `outrider.fault.v1.FaultInjection`
     Faults,
+    /// `outrider.destination.v1.Destination`
+    Destination,
 }
 
 impl Kind {
     /// Every kind, in the order in which they are sent: what is referred to comes before what refers to it.
     ///
     /// Faults refer to others by name only, and their end is more urgent than anything.
-    pub const ALL: [Self; 6] =
-        [Self::Faults, Self::Secret, Self::Cluster, Self::Endpoints, Self::Listener, Self::Route];
+    pub const ALL: [Self; 7] = [
+        Self::Faults,
+        Self::Secret,
+        Self::Cluster,
+        Self::Endpoints,
+        Self::Listener,
+        Self::Destination,
+        Self::Route,
+    ];
 
     /// The kind of a type URL, if it is one of ours.
     #[must_use]
@@ -47,6 +56,7 @@ impl Kind {
             Self::Route => type_url::ROUTE,
             Self::Secret => type_url::SECRET,
             Self::Faults => type_url::FAULTS,
+            Self::Destination => type_url::DESTINATIONS,
         }
     }
 }

@@ -14,6 +14,8 @@ pub const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets
 pub const REVOCATIONS: &str = "type.googleapis.com/outrider.identity.v1.RevocationList";
 /// `outrider.fault.v1.FaultInjection`
 pub const FAULTS: &str = "type.googleapis.com/outrider.fault.v1.FaultInjection";
+/// `outrider.destination.v1.Destination`
+pub const DESTINATIONS: &str = "type.googleapis.com/outrider.destination.v1.Destination";
 
 /// Prefix of every type URL.
 pub const PREFIX: &str = "type.googleapis.com/";
@@ -43,6 +45,7 @@ pub const EXTENSIONS: &[&str] = &[
     "envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig",
     "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+    "outrider.destination.v1.OnDemand",
     "outrider.egress.v1.EgressGuard",
     "outrider.load_balancing.v1.PeakEwma",
     "outrider.overload.v1.OpenFiles",

@@ -3,6 +3,7 @@
 //! original destination -> first bytes (where a chain depends on them) -> filter chain -> faults -> rate limits
 //! -> TLS (where it has any) -> policies of connections -> HTTP/1 | HTTP/2 | opaque
 
+mod choose;
 pub mod fault;
 pub mod h1;
 pub mod h2;
@@ -30,6 +31,9 @@ use crate::transport::Transport;
 use crate::worker::Worker;
 use crate::{sys, tcp};
 
+/// Series of those who speak plaintext, in one worker; whoever comes later is counted as `other`.
+const MAX_PLAINTEXT_SERIES: usize = 256;
+
 /// What serves a connection, once it is known what it is: a future of its own, so that nothing of how it was found out
 /// is held meanwhile.
 type Service = Pin<Box<dyn Future<Output = ()>>>;
@@ -51,23 +55,27 @@ async fn establish(
     let mut transport = Transport::new(stream).ok()?;
     let original = original_destination(&transport, &listener);
     let destination = original.unwrap_or(transport.local());
-    let inspected = inspect::inspect(&mut transport, &listener, &worker).await?;
+    // A redirected connection may be one in which the server speaks first: it waits only where that tells anything.
+    let inspected = if original.is_none() || listener.chains.look_at(destination.port()) {
+        inspect::inspect(&mut transport, destination, &listener, &worker).await?
+    } else {
+        inspect::Inspected::default()
+    };
     let inspected_as = inspected.transport_protocol();
     let mut facts = Facts {
         listener: Arc::clone(&listener.name),
         destination,
         redirected: original.is_some(),
+        spared: listener.spared,
         remote: transport.peer(),
         transport_protocol: inspected_as,
         protocols: inspected.protocols,
         server_name: inspected.server_name.map(Arc::from),
         secure: false,
         peer: None,
+        in_use: None,
     };
-    let Some(chain) = listener.chains.select(&facts.query()) else {
-        refuse(&transport, &listener, &worker, (&facts, Reason::NoFilterChain, &Authorized::default()));
-        return None;
-    };
+    let chain = &choose::chain(&mut transport, &mut facts, &listener, &worker).await?;
     if ends_early(&mut transport, (&facts, chain), &listener, &worker).await {
         return None;
     }
@@ -170,7 +178,7 @@ fn authorize(chain: &FilterChain, facts: &Facts, worker: &Worker) -> Result<(), 
 fn is_outdated(standing: &Standing, worker: &Worker) -> bool {
     let snapshot = worker.snapshot();
     let listener = snapshot.listeners.get(&standing.facts.listener);
-    let ended = listener.is_some_and(|listener| standing.follow(listener, &worker.surroundings));
+    let ended = listener.is_some_and(|listener| worker.hold(standing, listener) || standing.review());
     worker.count_cut(Reason::PolicyChanged, usize::from(ended));
     ended
 }
@@ -189,8 +197,9 @@ fn is_limited(chain: &FilterChain, worker: &Worker) -> bool {
 fn count_plaintext(transport: &Transport, listener: &Listener, worker: &Worker) {
     if listener.chains.all().any(|chain| chain.tls.is_some()) {
         let source = transport.peer().ip().to_canonical().to_string();
-        let labels = Labels::none().with("listener", &listener.name).with("source", &source);
-        worker.metrics.counter(PLAINTEXT, &labels).add(1);
+        let of = |source: &str| Labels::none().with("listener", &listener.name).with("source", source);
+        let labels = (&of(&source), &of("other"));
+        worker.metrics.counter_of_few(PLAINTEXT, MAX_PLAINTEXT_SERIES, labels).add(1);
     }
 }
 

@@ -100,7 +100,8 @@ pub async fn serve<D: Downstream>(
     timer: &mut LazyTimer,
     origin: &Origin,
 ) -> Outcome {
-    request.secure |= origin.standing.facts.secure;
+    // The connection alone says so: what a client claims in `:scheme` would get it past redirects to HTTPS.
+    request.secure = origin.standing.facts.secure;
     let snapshot = origin.worker.snapshot();
     let mut report = Report::begin(origin, prepare::client_address(request, origin));
     let outcome = answer(down, request, response, timer, origin, (&snapshot, &mut report)).await;

@@ -1,5 +1,6 @@
 //! The proxy from start to end, on the control thread.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use outrider_proto::envoy::config::core::v3::Node;
@@ -15,12 +16,17 @@ use crate::control::secrets::Own;
 use crate::control::{Control, Message, QUEUED_MESSAGES, TICK, overload};
 use crate::limit::pressure::Pressure;
 use crate::lockin::{self, Access, LockInError, Report, access};
-use crate::model::bootstrap::{AdsSource, Bootstrap};
+use crate::model::bootstrap::Bootstrap;
 use crate::observe::{logging, series};
 use crate::policy::egress::Surroundings;
 use crate::runtime::Workers;
 use crate::runtime::workers::WorkerSettings;
 use crate::{svid, xds};
+
+/// Destinations that may wait to be asked for.
+const QUEUED_ASKS: usize = 1024;
+/// How a control server knows that it need not tell everything.
+const ON_DEMAND: &str = "outrider.on-demand";
 
 /// Runs the proxy until it is told to end.
 ///
@@ -40,6 +46,8 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
     let locked = lock_in(settings, &bootstrap).map_err(|error| failed("lock-in", &error))?;
     locked.tell();
     let pressure = Arc::new(Pressure::default());
+    let (asks, asked) = mpsc::channel(QUEUED_ASKS);
+    let own_cluster = bootstrap.local_cluster.as_ref().map(|local| Arc::from(&*local.name));
     let workers = Workers::start(&WorkerSettings {
         count: settings.workers,
         max_connections: settings.max_connections,
@@ -47,6 +55,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         surroundings: surroundings(settings, &bootstrap.node),
         pressure: Arc::clone(&pressure),
         local_cluster: bootstrap.local_cluster.take().map(Arc::new),
+        asks,
         drain_timeout: settings.drain_timeout,
     })
     .map_err(|error| failed("workers", &error))?;
@@ -71,6 +80,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
                 level,
                 recorder,
                 lock_in: locked.to_json(),
+                changes: settings.admin_changes,
             };
             let bound = admin::start(address, admin)
                 .await
@@ -80,13 +90,13 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         if let Some(source) = settings.identity.clone().or(bootstrap.identity.clone()) {
             tokio::spawn(follow_identity(svid::start(source), messages.clone()));
         }
-        if let Some(source) = bootstrap.ads {
-            start_xds(bootstrap.node, source, (&control, messages));
-        }
+        start_xds(bootstrap, own_cluster, &mut control, messages);
         outrider_proto::release_descriptors();
         crate::sys::release_code();
         crate::sys::release_free_memory();
-        serve(&mut control, settings, &state, inbox).await.map_err(|error| failed("signals", &error))?;
+        serve(&mut control, settings, &state, (inbox, asked))
+            .await
+            .map_err(|error| failed("signals", &error))?;
         Ok::<_, StartError>(control)
     })?;
     tracing::info!("finishing what is under way");
@@ -124,16 +134,28 @@ async fn follow_identity(mut published: svid::Published, messages: mpsc::Sender<
     }
 }
 
-fn start_xds(mut node: Node, source: AdsSource, (control, messages): (&Control, mpsc::Sender<Message>)) {
+/// Asks the control server, if there is one; on demand, if it says so.
+fn start_xds(
+    bootstrap: Bootstrap,
+    own_cluster: Option<Arc<str>>,
+    control: &mut Control,
+    messages: mpsc::Sender<Message>,
+) {
+    let Bootstrap { ads, on_demand, mut node, .. } = bootstrap;
+    let Some(source) = ads else { return };
+    let notify = on_demand.map(|idle_timeout| control.on_demand(idle_timeout, own_cluster));
     node.user_agent_name = "outrider".to_owned();
     node.user_agent_version_type =
         Some(outrider_proto::envoy::config::core::v3::node::UserAgentVersionType::UserAgentVersion(
             env!("CARGO_PKG_VERSION").to_owned(),
         ));
     node.client_features = vec!["xds.config.supports-resource-ttl".to_owned()];
+    if notify.is_some() {
+        node.client_features.push(ON_DEMAND.to_owned());
+    }
     let server = source.cluster.clone();
     let session = xds::session::Session::new(node, source);
-    tokio::spawn(xds::client::run(server, session, control.wanted(), messages));
+    tokio::spawn(xds::client::run(server, session, (control.wanted(), notify), messages));
 }
 
 /// Handles messages and signals until the proxy shall end.
@@ -141,7 +163,7 @@ async fn serve(
     control: &mut Control,
     settings: &Settings,
     state: &SharedState,
-    mut inbox: mpsc::Receiver<Message>,
+    (mut inbox, mut asked): (mpsc::Receiver<Message>, mpsc::Receiver<SocketAddr>),
 ) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -151,6 +173,7 @@ async fn serve(
         state.set(if control.is_ready() { State::Live } else { State::Initializing });
         let message = tokio::select! {
             message = inbox.recv() => message.unwrap_or(Message::Drain),
+            Some(address) = asked.recv() => Message::Destination(address),
             () = received(&mut terminate) => Message::Drain,
             () = received(&mut interrupt) => Message::Drain,
             () = received(&mut hangup) => Message::Reload,

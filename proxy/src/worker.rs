@@ -1,13 +1,17 @@
 //! What one worker owns: nothing in it is shared with another worker but what says so.
 
+mod demand;
 mod egress;
+mod peers;
 mod rooms;
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
+use tokio::sync::{Notify, mpsc};
 
 use crate::fault::{FaultSet, Leased};
 use crate::http::heads::HeadPool;
@@ -65,9 +69,18 @@ pub struct Worker {
     pub pressure: Arc<Pressure>,
     /// Mirrored requests under way.
     pub mirrors: Cell<u32>,
+    /// Bytes of bodies that wait for mirrors.
+    pub mirrored_bytes: Rc<Cell<usize>>,
     snapshot: RefCell<Arc<Snapshot>>,
     revoked: RefCell<Arc<Revoked>>,
+    /// The number of the trust that established connections were held to last.
+    trust: Cell<u64>,
+    review_due: Cell<bool>,
     events: Throttle,
+    /// Takes the destinations that are to be asked for.
+    asks: mpsc::Sender<SocketAddr>,
+    /// Wakes who waits for another configuration.
+    news: Notify,
 }
 
 /// What all workers have in common.
@@ -83,13 +96,15 @@ pub struct Shared {
     pub pressure: Arc<Pressure>,
     /// The cluster that this proxy is an endpoint of.
     pub local_cluster: Option<Arc<LocalCluster>>,
+    /// Takes the destinations that are to be asked for.
+    pub asks: mpsc::Sender<SocketAddr>,
 }
 
 impl Worker {
     /// A worker without configuration.
     #[must_use]
     pub fn new(metrics: Shard, logs: LogQueue, shared: Shared) -> Self {
-        let Shared { usage, names_reason, surroundings, pressure, local_cluster } = shared;
+        let Shared { usage, names_reason, surroundings, pressure, local_cluster, asks } = shared;
         let buffers = Rc::new(BufferPool::default());
         Self {
             clusters: Clusters::new(usage, Rc::clone(&buffers), local_cluster),
@@ -108,9 +123,14 @@ impl Worker {
             surroundings,
             pressure,
             mirrors: Cell::new(0),
+            mirrored_bytes: Rc::default(),
             snapshot: RefCell::default(),
             revoked: RefCell::default(),
+            trust: Cell::new(0),
+            review_due: Cell::new(false),
             events: Throttle::default(),
+            asks,
+            news: Notify::new(),
         }
     }
 
@@ -143,7 +163,9 @@ impl Worker {
 
     /// Takes over a new configuration.
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
-        self.clusters.update(&snapshot);
+        if self.clusters.update(&snapshot) {
+            self.review_is_due();
+        }
         self.policies.forget();
         self.egress.forget();
         let before = self.snapshot.replace(snapshot);
@@ -152,15 +174,8 @@ impl Worker {
         if !same_tables(tables) {
             self.standings.alive().iter().for_each(|standing| standing.look_again());
         }
-    }
-
-    /// Closes connections of peers that are revoked.
-    pub fn revoke(&self, revoked: &Arc<Revoked>) {
-        if Arc::ptr_eq(&self.revoked.replace(Arc::clone(revoked)), revoked) {
-            return;
-        }
-        let ended = self.standings.alive().iter().filter(|standing| standing.revoke(revoked)).count();
-        self.count_cut(Reason::IdentityRevoked, ended + self.clusters.revoke(revoked));
+        self.follow_destinations(&before);
+        self.news.notify_waiters();
     }
 
     /// Counts connections that were ended for a change.

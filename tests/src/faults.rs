@@ -56,6 +56,8 @@ pub struct Lab {
     pub outbound: u16,
     /// Inbound, opaque.
     pub tcp: u16,
+    /// HTTP without a direction, as the sidecar's own ports have it.
+    pub own: u16,
     /// Inbound HTTP over TLS, where a socket was given.
     pub tls: u16,
     nonce: AtomicU32,
@@ -72,8 +74,8 @@ impl Lab {
     /// Starts it.
     pub async fn start(setup: Setup<'_>) -> Self {
         let (ads, backend, other) = (Ads::start(0).await, Backend::start().await, Backend::start().await);
-        let ports: [u16; 5] = std::array::from_fn(|_| free_port());
-        let [admin, inbound, outbound, tcp, tls] = ports;
+        let ports: [u16; 6] = std::array::from_fn(|_| free_port());
+        let [admin, inbound, outbound, tcp, own, tls] = ports;
         let (forwarder, control) = if setup.forwarded {
             let port = free_port();
             (Some(forward(port, ads.port)), port)
@@ -99,6 +101,7 @@ impl Lab {
             listener("in", inbound, "INBOUND", &http, ""),
             listener("out", outbound, "OUTBOUND", &http, ""),
             listener("tcp", tcp, "INBOUND", &opaque, ""),
+            listener("own", own, "UNSPECIFIED", &http, ""),
         ];
         if !setup.socket.is_empty() {
             listeners.push(listener("tls", tls, "INBOUND", &http, &format!(", {}", setup.socket)));
@@ -130,6 +133,7 @@ impl Lab {
             inbound,
             outbound,
             tcp,
+            own,
             tls,
             nonce: AtomicU32::new(0),
         };

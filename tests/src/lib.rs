@@ -16,6 +16,7 @@ pub mod identity_server;
 pub mod kube;
 pub mod lab;
 pub mod mesh;
+pub mod meshed;
 pub mod names;
 pub mod pods;
 pub mod process;

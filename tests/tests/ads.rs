@@ -198,3 +198,21 @@ async fn a_resource_lives_as_long_as_its_ttl_is_renewed() {
     lab.ads.send(response(type_url::ROUTE, "again", vec![routes(201, "1")]));
     lab.until("there again", async || lab.status(lab.port, "/").await == 201).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn types_that_a_control_server_makes_up_are_counted_together() {
+    const MADE_UP: usize = 20;
+    let lab = Lab::start(0, &["cds_config"]).await;
+    lab.subscribed(type_url::CLUSTER).await;
+    for number in 0..MADE_UP {
+        let kind = format!("type.googleapis.com/made.up.Number{number}");
+        lab.ads.send(response(&kind, &format!("u{number}"), Vec::new()));
+        lab.answered(&format!("u{number}")).await;
+    }
+    let metrics = admin_get(lab.admin, "/metrics").unwrap();
+    assert!(
+        metrics.contains(&format!("outrider_xds_updates_total{{type=\"other\"}} {MADE_UP}\n")),
+        "{metrics}"
+    );
+    assert!(!metrics.contains("made.up"), "{metrics}");
+}

@@ -12,6 +12,8 @@ use outrider_proto::envoy::service::discovery::v3::aggregated_discovery_service_
 use outrider_proto::type_url;
 use outrider_tests::ads_client::AdsClient;
 use outrider_tests::control::{Control, PATIENCE, Wire};
+use outrider_tests::meshed::{Meshed, nginx};
+use outrider_tests::process::{Process, envoy_binary};
 use prost::Message as _;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
@@ -146,4 +148,62 @@ async fn one_endpoint_changes_in_a_large_mesh() {
     println!("{CHANGES} changes: p50 {:?}, p99 {:?}, last {:?}", at(50), at(99), at(100));
     println!("{} bytes for a change and proxy; {} MiB", bytes / all.len(), rss_mib(&control));
     assert!(at(99) < LIMIT);
+}
+
+/// What a sidecar may take that calls a few of many services.
+const SIDECAR_LIMIT_BYTES: u64 = 12 * 1024 * 1024;
+
+/// The address at which a service is called.
+fn cluster_address(number: usize) -> String {
+    format!("10.1.{}.{}", number / 250, number % 250 + 1)
+}
+
+/// Calls all the services that this workload calls, until all have answered; how long that took.
+fn call(mesh: &Meshed) -> Duration {
+    let (start, patience) = (Instant::now(), Duration::from_secs(900));
+    for one in 0..CALLED {
+        let url = format!("http://{}/s{one}", cluster_address(one * 401 % SERVICES));
+        while mesh.curl(&[&url]).1 != format!("all /s{one}") {
+            assert!(start.elapsed() < patience, "{url}: {}", mesh.curl(&["-v", &url]).1);
+        }
+    }
+    start.elapsed()
+}
+
+fn report(name: &str, mesh: &Meshed, process: &Process) -> u64 {
+    let took = call(mesh);
+    // What was freed is given back in time.
+    std::thread::sleep(Duration::from_secs(5));
+    let (now, most) = (process.rss_bytes(), process.peak_rss_bytes());
+    let mib = |bytes: u64| bytes as f64 / (1024.0 * 1024.0);
+    println!("{name}: all {CALLED} called after {took:?}; {:.1} MiB, {:.1} at most", mib(now), mib(most));
+    now
+}
+
+#[test]
+#[ignore = "a measurement, of minutes"]
+fn a_sidecar_that_calls_twenty_of_many_services_is_small() {
+    let mut mesh = Meshed::new("");
+    let server = mesh.network.pod("server");
+    // Every endpoint of the mesh is this one.
+    let all = server.command("ip").args(["route", "add", "local", "10.96.0.0/11", "dev", "lo"]).output();
+    assert!(all.unwrap().status.success());
+    let _nginx = nginx(&server, "all");
+    for part in 0..20 {
+        let range = part * SERVICES / 20..(part + 1) * SERVICES / 20;
+        mesh.write(&format!("s{part}.yaml"), &services(range));
+    }
+    let told = |mesh: &Meshed| mesh.api("/api/v1/services").to_string().matches("\"name\":\"s").count();
+    outrider_tests::pods::until("the control server knows all", || told(&mesh) >= SERVICES);
+    let demand = mesh.client.sidecar(&mesh.bootstrap("outrider: {on_demand: {}}"));
+    let ours = report("on demand", &mesh, &demand);
+    drop(demand);
+    let everything = mesh.client.sidecar(&mesh.bootstrap(""));
+    report("everything", &mesh, &everything);
+    drop(everything);
+    if let Some(envoy) = envoy_binary() {
+        let envoy = mesh.envoy(&envoy);
+        report("Envoy, everything", &mesh, &envoy);
+    }
+    assert!(ours < SIDECAR_LIMIT_BYTES, "{ours} bytes");
 }

@@ -210,9 +210,19 @@ fn each_right_is_there_for_a_reason() {
         let webhooks = rule["apiGroups"][0] == "admissionregistration.k8s.io";
         assert_eq!(rule["resourceNames"].as_array().map_or(0, Vec::len), usize::from(webhooks), "{rule}");
     }
-    // In its own namespace: which of several replicas writes statuses.
-    let own = ["get", "create", "update"].map(|verb| format!("coordination.k8s.io/leases {verb}"));
-    assert_eq!(rights(&one("Role", "outrider-control")), BTreeSet::from(own));
+    // In its own namespace: which of several replicas writes statuses, and what all of them remember.
+    let verbs = ["get", "create", "update"];
+    let own = ["coordination.k8s.io/leases", "/configmaps"].into_iter();
+    let own =
+        own.flat_map(|of| verbs.map(|verb| format!("{of} {verb}"))).chain(["/configmaps patch".to_owned()]);
+    let role = one("Role", "outrider-control");
+    assert_eq!(rights(&role), own.collect());
+    // Nothing can be made by name only; all else it may do with its own object alone.
+    let maps = role["rules"].as_array().unwrap().iter().filter(|rule| rule["resources"][0] == "configmaps");
+    for rule in maps {
+        let makes = rule["verbs"] == serde_json::json!(["create"]);
+        assert_eq!(rule["resourceNames"].as_array().map_or(0, Vec::len), usize::from(!makes), "{rule}");
+    }
     for (_, object) in base() {
         assert!(!object.to_string().contains("secrets\""), "no right to read secrets");
     }

@@ -425,3 +425,20 @@ async fn what_is_held_goes_on_when_its_lease_ends() {
         assert!((1000..3000).contains(&took), "{took} ms");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_fault_strikes_what_the_sidecar_answers_for_itself() {
+    let _alone = ALONE.lock().await;
+    let lab = Lab::start(Setup::default()).await;
+    let abort = "match: {path: {exact: /}}, abort: {http_status: 418}";
+    for place in ["INBOUND", "UPSTREAM"] {
+        lab.inject(&[&format!("place: {place}, {abort}")]).await;
+        assert_eq!(lab.get(lab.inbound, "/").await.status, 418, "{place}");
+        assert_eq!(lab.get(lab.own, "/").await.status, 200, "{place}");
+    }
+    let refuse = [("f0", "fault: {place: INBOUND, refuse: {}}")];
+    assert_eq!(lab.push(&refuse, Some(Duration::from_secs(60)), &[]).await, None);
+    let request = b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+    while socket(lab.inbound, request).await.1 != "reset" {}
+    assert_eq!(lab.get(lab.own, "/").await.status, 200);
+}

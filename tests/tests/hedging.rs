@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outrider_tests::beside::Beside;
 use outrider_tests::client::{self, Answer, Ask};
@@ -95,6 +95,60 @@ async fn the_first_good_answer_counts() {
                 assert_eq!(answer.body, expected.1, "{} {hedge} {plan:?}", proxy.name);
             }
             assert!(count.load(Ordering::Acquire) <= 3, "{} {plan:?}", proxy.name);
+        }
+    }
+}
+
+/// To another attempt in half a minute.
+fn patient(timeout: &str) -> String {
+    format!(
+        "{{match: {{prefix: /}}, route: {{cluster: be, timeout: {timeout}, retry_policy: {{retry_on: 5xx, num_retries: 2, \
+         rate_limited_retry_back_off: {{max_interval: 60s, reset_headers: [{{name: retry-after}}]}}}}}}}}"
+    )
+}
+
+async fn busy() -> Upstream {
+    Upstream::h1(|_, _| b"HTTP/1.1 503 X\r\nretry-after: 30\r\ncontent-length: 0\r\n\r\n".to_vec()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_request_comes_before_its_next_attempt() {
+    for which in 0..2 {
+        let upstream = busy().await;
+        let both = Beside::both("", &[&patient("0.5s")], &[cluster("be", upstream.port, "")]);
+        let Some(proxy) = both.into_iter().nth(which) else { continue };
+        assert_eq!(proxy.get("/", &[]).await.status, 504, "{}", proxy.name);
+        assert_eq!(upstream.requests().len(), 1, "{}", proxy.name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_a_client_that_is_gone() {
+    let upstream = busy().await;
+    let proxy = Beside::ours("", &[&patient("0s")], &[cluster("be", upstream.port, "")], &[]);
+    let begun = Instant::now();
+    for body in ["", "content-length: 3\r\n"] {
+        let mut stream = client::connect(proxy.port).await;
+        let asked = upstream.requests().len();
+        let ask = format!("POST / HTTP/1.1\r\nhost: a\r\n{body}\r\n");
+        stream.write_all(ask.as_bytes()).await.unwrap();
+        if !body.is_empty() {
+            stream.write_all(b"abc").await.unwrap();
+        }
+        while upstream.requests().len() == asked {
+            assert!(begun.elapsed() < client::PATIENCE);
+            tokio::task::yield_now().await;
+        }
+        drop(stream);
+        let is_held = || {
+            let metrics = proxy.operator("/metrics");
+            let mut held =
+                metrics.lines().filter(|line| line.starts_with("outrider_downstream_connections_active"));
+            held.any(|line| !line.ends_with(" 0"))
+        };
+        while is_held() {
+            assert!(begun.elapsed() < client::PATIENCE);
+            tokio::task::yield_now().await;
         }
     }
 }

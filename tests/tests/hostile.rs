@@ -215,6 +215,19 @@ async fn reasons_can_be_kept_from_clients() {
 }
 
 #[tokio::test]
+async fn a_head_beyond_the_largest_that_can_be_accepted_is_told_so() {
+    let mut lab = Lab::with(Setup { http: "max_request_headers_kb: 255", ..Setup::default() }).await;
+    for (bytes, status) in [(250 * 1024, 403), (300 * 1024, 431)] {
+        let long = "x".repeat(bytes);
+        let request =
+            format!("GET /admin HTTP/1.1\r\nhost: a\r\nconnection: close\r\nx-long: {long}\r\n\r\n");
+        let answer = parse_h1(&raw(lab.port, request.as_bytes()).await, false);
+        assert_eq!(answer.status, status, "{bytes} bytes");
+    }
+    lab.is_well().await;
+}
+
+#[tokio::test]
 async fn what_is_odd_and_clear_is_forwarded_as_what_it_means() {
     let lab = Lab::start().await;
     let odd = "POST /x HTTP/1.2\r\nhost: a\r\nconnection: close\r\ncontent-length: 005\r\n\r\nhello";

@@ -18,6 +18,8 @@ const GATEWAY: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/shop";
 const ROUTES: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/outrider-system/leases/outrider-control";
 
+const MEMORY: &str = "/api/v1/namespaces/outrider-system/configmaps/outrider-control-in-mesh";
+
 /// A cluster with our permissions and definitions, and a service.
 fn cluster(assets: &Path) -> Cluster {
     let cluster = Cluster::start(assets);
@@ -306,6 +308,74 @@ async fn a_proxy_moves_to_another_replica_and_is_told_nothing_new() {
     assert_eq!(hashes[0], hashes[1]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proxies_are_counted_over_all_replicas() {
+    let Some(assets) = assets() else { return };
+    let cluster = cluster(&assets);
+    define(&cluster);
+    let port = json!({"address": "10.1.0.1", "service": "web", "ports": [{"name": "http", "port": 80}]});
+    workload(&cluster, "web-1", &port);
+    route(&cluster, "good", "web");
+    let replicas = ["first", "second"].map(|name| control(&cluster, Wire::Plaintext, name));
+    let mut clients = ["client-1", "client-2"].map(|name| AdsClient::new(name, name));
+    for (client, replica) in clients.iter_mut().zip(&replicas) {
+        client.connect(replica.port).await.unwrap();
+    }
+    let route = format!("{ROUTES}/good");
+    let counted = |count: &str| {
+        let route = cluster.request("GET", &route, None).1;
+        condition(&route, "/status/parents/0/conditions", "Programmed").contains(count)
+    };
+    let all = timeout(PATIENCE, async {
+        while !counted("acknowledged by 2 of 2 proxies") {
+            for client in &mut clients {
+                client.step(true, Duration::from_millis(100)).await;
+            }
+        }
+    });
+    all.await.expect("both are counted, whoever writes");
+    // One replica is killed: what it has said is believed for a while, and no longer.
+    let [mut first, second] = replicas;
+    first.kill();
+    let left = timeout(2 * PATIENCE, async {
+        while !counted("acknowledged by 1 of 1 proxies") {
+            clients[1].step(true, Duration::from_millis(100)).await;
+        }
+    });
+    left.await.unwrap_or_else(|_| panic!("still counted\n{}", second.log()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_without_a_past_speaks_no_plaintext_to_what_was_in_the_mesh() {
+    let Some(assets) = assets() else { return };
+    let cluster = cluster(&assets);
+    define(&cluster);
+    let port = json!({"address": "10.1.0.1", "service": "web", "ports": [{"name": "http", "port": 80}]});
+    workload(&cluster, "web-1", &port);
+    let mut first = control(&cluster, Wire::Plaintext, "first");
+    cluster.wait(MEMORY, "kept", |one| one["data"].to_string().contains("shop/web:80"));
+    first.end();
+    // The last sidecar goes while nobody looks, and an endpoint without one comes.
+    assert_eq!(cluster.request("DELETE", &format!("{OWN}/workloads/web-1"), None).0, 200);
+    cluster.create(
+        "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices",
+        &json!({"metadata": {"name": "web-a", "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
+            "ports": [{"name": "http", "port": 80}], "endpoints": [{"addresses": ["10.1.0.5"]}]}),
+    );
+    let second = control(&cluster, Wire::Plaintext, "second");
+    let mut client = AdsClient::new("client-1", "client-1");
+    let told = timeout(PATIENCE, async {
+        client.connect(second.port).await.unwrap();
+        while !client.held.keys().any(|(kind, _)| kind.ends_with("ClusterLoadAssignment")) {
+            client.next(true).await.unwrap();
+        }
+    });
+    told.await.expect("a proxy is told of the endpoints");
+    let name = "outbound%7C80%7C%7Cweb.shop";
+    let config = second.ask(&format!("/api/v1/proxies/client-1/config?kind=cluster&name={name}"));
+    assert!(config.to_string().contains("transport_socket"), "{config:#}");
+}
+
 /// The plural of a kind, a specification that the API server takes and that is wrong all the same, and what is said of it.
 fn bad_ones() -> Vec<(&'static str, &'static str, Value, &'static str)> {
     let parents = json!([{"group": "", "kind": "Service", "name": "web", "port": 80}]);
@@ -334,7 +404,7 @@ fn bad_ones() -> Vec<(&'static str, &'static str, Value, &'static str)> {
             "faultinjections",
             "FaultInjection",
             json!({"direction": "Inbound", "ttl": "1m", "percent": 1}),
-            "delay or abort",
+            "exactly one of delay",
         ),
         ("httproutes", "HTTPRoute", route.clone(), "backendRef"),
         ("grpcroutes", "GRPCRoute", route.clone(), "backendRef"),

@@ -221,6 +221,41 @@ async fn the_admin_port_refuses_web_pages_and_wrong_methods() {
 }
 
 #[tokio::test]
+async fn nothing_is_changed_over_the_admin_port_where_that_is_off() {
+    let (backend, admin, port) = (Backend::start().await, free_port(), free_port());
+    let env = [("OUTRIDER_ADMIN_CHANGES", "off")];
+    let _proxy = Process::outrider_with(&config(admin, port, backend.port, "one"), admin, &env);
+    for path in ["/drain", "/logging?level=off", "/logging?security=off"] {
+        let refusal = admin_request(admin, "POST", path).unwrap();
+        assert!(refusal.contains("403") && refusal.contains("OUTRIDER_ADMIN_CHANGES"), "{path}: {refusal}");
+    }
+    assert!(admin_get(admin, "/logging").unwrap().contains("level: info"));
+    assert!(admin_get(admin, "/server_info").unwrap().contains("LIVE"));
+    assert_eq!(client::h1(port, &Ask::default()).await.status, 200);
+}
+
+#[tokio::test]
+async fn whoever_holds_all_admin_connections_does_not_keep_the_probes_out() {
+    let (backend, admin, port) = (Backend::start().await, free_port(), free_port());
+    let _proxy = Process::outrider(&config(admin, port, backend.port, "one"), admin);
+    // As many as there may be, and more than wait in vain.
+    let mut silent = Vec::new();
+    for _ in 0..64 {
+        silent.push(connect(admin).await);
+    }
+    assert!(admin_get(admin, "/ready").unwrap().contains("LIVE"));
+    // The first had to go for it, and none for being silent for too long.
+    let mut byte = [0];
+    let first = timeout(PATIENCE, silent[0].read(&mut byte)).await.unwrap();
+    assert!(!matches!(first, Ok(1..)));
+    let mut last = silent.pop().unwrap();
+    last.write_all(b"GET /live HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    timeout(PATIENCE, last.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200"), "it was still there");
+}
+
+#[tokio::test]
 async fn a_ready_proxy_knows_the_addresses_of_its_clusters() {
     let (backend, admin, port) = (Backend::start().await, free_port(), free_port());
     let names = config::cluster("be", backend.port, "type: STRICT_DNS, dns_lookup_family: V4_ONLY");

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use outrider_tests::backend::Backend;
+use outrider_tests::beside::Beside;
 use outrider_tests::client::{self, Ask};
 use outrider_tests::config::{HCM, ROUTER, TO_BE, address, cluster};
 use outrider_tests::mesh::{CLIENT, Mesh};
@@ -184,6 +185,75 @@ async fn the_backend_is_told_of_the_peer_as_by_envoy() {
             assert_eq!(seen[0], seen[1], "{details}, {wanted}, client sent \"{sent}\" (Envoy, Outrider)");
             let sets = matches!(*details, "APPEND_FORWARD" | "SANITIZE_SET");
             assert_eq!(seen[0].contains(CLIENT), sets, "{details}: {}", seen[0]);
+        }
+    }
+}
+
+/// How the connection manager finds out who the client is.
+const BELIEFS: &[&str] = &[
+    "use_remote_address: true",
+    "use_remote_address: true, skip_xff_append: true",
+    "use_remote_address: true, xff_num_trusted_hops: 1",
+    "use_remote_address: true, xff_num_trusted_hops: 1, skip_xff_append: true",
+    "use_remote_address: true, xff_num_trusted_hops: 2",
+    "use_remote_address: false",
+    "use_remote_address: false, xff_num_trusted_hops: 1",
+    "use_remote_address: false, xff_num_trusted_hops: 2",
+];
+
+/// What stands in `x-forwarded-for`. With one trusted proxy in front, `203.0.113.9` is what that proxy has added, and
+/// `10.0.0.1` what an outsider would like to be.
+const FORWARDED_FOR: &[&[&str]] = &[
+    &[],
+    &["203.0.113.9"],
+    &["10.0.0.1, 203.0.113.9"],
+    &["10.0.0.1", "203.0.113.9"],
+    &["10.0.0.1,203.0.113.9,198.51.100.7"],
+    &["10.0.0.1, 2001:db8::1"],
+    &["10.0.0.1, nonsense"],
+    &["10.0.0.1, "],
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_are_who_envoy_says_they_are() {
+    let route = "{match: {prefix: /}, direct_response: {status: 200}, response_headers_to_add: [{header: {key: x-client, value: \
+                 '%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%'}}]}";
+    let mut wrong = String::new();
+    for belief in BELIEFS {
+        let both = Beside::both(belief, &[route], &[]);
+        for stated in FORWARDED_FOR {
+            let headers: Vec<_> = stated.iter().map(|value| ("x-forwarded-for", *value)).collect();
+            let mut seen = Vec::new();
+            for proxy in &both {
+                let answer = proxy.get("/", &headers).await;
+                seen.push(answer.header("x-client").unwrap_or("nobody").to_owned());
+            }
+            if *belief == "use_remote_address: true, xff_num_trusted_hops: 1" && stated.len() == 2 {
+                assert_eq!(seen[0], "203.0.113.9", "what the trusted proxy has added");
+            }
+            if seen.windows(2).any(|pair| pair[0] != pair[1]) {
+                let _ = writeln!(wrong, "{belief}, {stated:?}: {seen:?}");
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "different clients (Outrider, Envoy):\n{wrong}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_in_plaintext_is_not_secure_by_saying_so() {
+    let backend = Backend::start().await;
+    let routes = [TO_BE];
+    for http in ["use_remote_address: true", "use_remote_address: false"] {
+        for proxy in Beside::both(http, &routes, &[cluster("be", backend.port, "")]) {
+            let (mut sender, connection) =
+                h2::client::handshake(client::connect(proxy.port).await).await.unwrap();
+            let connection = tokio::spawn(connection);
+            let request = http::Request::get("https://shop.test/").body(()).unwrap();
+            let (response, _) = sender.send_request(request, true).unwrap();
+            assert_eq!(response.await.unwrap().status(), 200, "{}", proxy.name);
+            let told = backend.seen().pop().unwrap().headers.get("x-forwarded-proto").cloned();
+            assert_eq!(told.as_deref(), Some("http"), "{} {http}", proxy.name);
+            connection.abort();
         }
     }
 }

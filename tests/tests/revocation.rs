@@ -1,14 +1,16 @@
 //! Identities that are cut off, and certificates that are replaced, over ADS and under load.
 
+use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use outrider_proto::envoy::extensions::transport_sockets::tls::v3 as pb_tls;
 use outrider_proto::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource};
 use outrider_proto::outrider::identity::v1::RevocationList;
 use outrider_proto::type_url;
 use outrider_tests::ads::Ads;
-use outrider_tests::authority::Credentials;
+use outrider_tests::authority::{Authority, Credentials};
 use outrider_tests::backend::Backend;
 use outrider_tests::client::{self, Ask, PATIENCE, echoes, websocket};
 use outrider_tests::config::{HCM, HTTP2, ROUTER, address, cluster};
@@ -17,6 +19,10 @@ use outrider_tests::process::{Process, admin_get, free_port};
 use prost::Message;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
+
+/// The roots of either side, in the folder of the mesh.
+const SERVER_ROOTS: &str = "of-server.pem";
+const CLIENT_ROOTS: &str = "of-client.pem";
 
 /// Two sidecars with mutual TLS between them, and a control server for each.
 struct Pair {
@@ -54,7 +60,15 @@ fn config(admin: u16, listener: &str, be: &str, ads: &Ads) -> String {
 impl Pair {
     /// The server's certificate comes from its control server when `sds` is set.
     async fn start(sds: bool) -> Self {
-        let (mesh, backend) = (Mesh::new("revocation"), Backend::start().await);
+        Self::of(Mesh::new("revocation"), sds).await
+    }
+
+    /// Each side has a file of roots of its own.
+    async fn of(mesh: Mesh, sds: bool) -> Self {
+        let backend = Backend::start().await;
+        for side in [SERVER_ROOTS, CLIENT_ROOTS] {
+            fs::write(mesh.folder.join(side), mesh.authority.root_pem()).unwrap();
+        }
         let (server_ads, client_ads) = (Ads::start(0).await, Ads::start(0).await);
         let (server_admin, client_admin) = (free_port(), free_port());
         let (inner, port) = (free_port(), free_port());
@@ -64,10 +78,10 @@ impl Pair {
                  require_client_certificate: true, common_tls_context: {{alpn_protocols: [http/1.1], \
                  tls_certificate_sds_secret_configs: [{{name: mine, sds_config: {{ads: {{}}, resource_api_version: V3}}}}], \
                  validation_context: {{trusted_ca: {{filename: {}}}}}}}}}}}",
-                mesh.folder.join("ca.pem").display()
+                mesh.folder.join(SERVER_ROOTS).display()
             )
         } else {
-            format!(", {}", mesh.downstream())
+            format!(", {}", mesh.downstream().replace("ca.pem", SERVER_ROOTS))
         };
         let server =
             config(server_admin, &chain(inner, &socket), &cluster("be", backend.port, ""), &server_ads);
@@ -76,8 +90,8 @@ impl Pair {
         let fresh = "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: \
                      {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, \
                      common_http_protocol_options: {max_requests_per_connection: 1}, explicit_http_config: {http_protocol_options: {}}}}";
-        let more =
-            if sds { format!("{}, {fresh}", mesh.upstream("http/1.1")) } else { mesh.upstream("http/1.1") };
+        let upstream = mesh.upstream("http/1.1").replace("ca.pem", CLIENT_ROOTS);
+        let more = if sds { format!("{upstream}, {fresh}") } else { upstream };
         let client = config(client_admin, &chain(port, ""), &cluster("be", inner, &more), &client_ads);
         let client = Process::outrider(&client, client_admin);
         Self {
@@ -170,6 +184,57 @@ async fn a_revoked_identity_is_cut_off_on_either_side_and_let_in_again() {
             ..DeltaDiscoveryResponse::default()
         });
         until("it is let in again", async || status(pair.port).await == 200).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_whose_root_is_gone_is_cut_off_on_either_side() {
+    let other = Authority::new("mesh.test").root_pem();
+    for roots in [SERVER_ROOTS, CLIENT_ROOTS] {
+        let pair = Pair::start(false).await;
+        let admin = if roots == SERVER_ROOTS { pair.server_admin } else { pair.client_admin };
+        let mut tunnel = websocket(pair.port).await;
+        assert!(echoes(&mut tunnel, b"before").await);
+        fs::write(pair.mesh.folder.join(roots), &other).unwrap();
+        let mut byte = [0];
+        let ended = timeout(PATIENCE, tunnel.read(&mut byte)).await.expect("the tunnel is ended");
+        assert!(!matches!(ended, Ok(1..)), "{roots}");
+        let metrics = admin_get(admin, "/metrics").unwrap();
+        assert!(metrics.contains("outrider_connections_cut_total{reason=\"policy_changed\"}"), "{metrics}");
+        until("new connections are refused", async || status(pair.port).await == 503).await;
+        fs::write(pair.mesh.folder.join(roots), pair.mesh.authority.root_pem()).unwrap();
+        until("it is let in again", async || status(pair.port).await == 200).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_connection_outlives_a_certificate_and_no_request_fails_for_it() {
+    const LIFE: Duration = Duration::from_secs(20);
+    for (who, id) in [("client", CLIENT), ("server", SERVER)] {
+        let mesh = Mesh::new("expiry");
+        mesh.write(who, &mesh.authority.svid(id, LIFE));
+        let pair = Pair::of(mesh, false).await;
+        let mut tunnel = websocket(pair.port).await;
+        assert!(echoes(&mut tunnel, b"before").await);
+        assert_eq!(status(pair.port).await, 200);
+        pair.mesh.write(who, &pair.mesh.authority.svid(id, DAY));
+        let mut byte = [0];
+        let ended = async {
+            loop {
+                tokio::select! {
+                    ended = tunnel.read(&mut byte) => return ended,
+                    // On connections that are kept, as long as they are.
+                    status = status(pair.port) => assert_eq!(status, 200, "{who}"),
+                }
+            }
+        };
+        let ended = timeout(LIFE + PATIENCE, ended).await.expect("the tunnel is ended");
+        assert!(!matches!(ended, Ok(1..)), "{who}");
+        assert_eq!(status(pair.port).await, 200);
+        let admin = if who == "client" { pair.server_admin } else { pair.client_admin };
+        let metrics = admin_get(admin, "/metrics").unwrap();
+        let cut = "outrider_connections_cut_total{reason=\"identity_expired\"} 1\n";
+        assert!(metrics.contains(cut), "only the tunnel was still there: {metrics}");
     }
 }
 

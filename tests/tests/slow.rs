@@ -3,7 +3,8 @@
 use std::process::Command;
 use std::time::Duration;
 
-use outrider_tests::client::{self, Ask, PATIENCE, connect, parse_h1, raw, read_head};
+use outrider_tests::client::{self, Ask, PATIENCE, connect, parse_h1, raw, read_head, websocket};
+use outrider_tests::frames;
 use outrider_tests::lab::{Lab, Setup};
 use outrider_tests::upstream::Upstream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -88,6 +89,63 @@ async fn an_upstream_that_does_not_read_holds_no_more_than_a_buffer() {
     let (sent, _) = tokio::join!(sending, reading);
     assert!(sent < 100, "the proxy takes no more than the upstream does");
     assert_eq!(parse_h1(&answer, false).status, 504);
+    lab.is_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_nothing_of_http2_is_given_up_however_large_its_windows_are() {
+    /// Together more than the kernels take, and each no more than is queued for a stream.
+    const STREAMS: u32 = 100;
+    let mut lab = Lab::with(Setup { http: IMPATIENT, ..Setup::default() }).await;
+    let mut stream = frames::open(lab.port).await;
+    let window = 0x7fff_ffff_u32 - 65_535;
+    stream.write_all(&frames::setting(4, 0x7fff_ffff)).await.unwrap();
+    stream.write_all(&frames::frame(frames::WINDOW_UPDATE, 0, 0, &window.to_be_bytes())).await.unwrap();
+    let ask = frames::usual(&[("x-reply-size", "240000")]);
+    let both = frames::END_HEADERS | frames::END_STREAM;
+    for number in 0..STREAMS {
+        stream.write_all(&frames::frame(frames::HEADERS, both, number * 2 + 1, &ask)).await.unwrap();
+    }
+    let end = Instant::now() + PATIENCE;
+    while lab.backend.seen().len() < STREAMS as usize {
+        assert!(Instant::now() < end, "{} streams are answered", lab.backend.seen().len());
+        tokio::task::yield_now().await;
+    }
+    until(&lab, ACTIVE, |count| count == 0.0).await;
+    lab.is_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_byte_of_a_request_does_not_hold_a_connection_for_ever() {
+    let http = "request_headers_timeout: 0s, common_http_protocol_options: {idle_timeout: 0.5s}";
+    let mut lab = Lab::with(Setup { http, ..Setup::default() }).await;
+    let mut stream = connect(lab.port).await;
+    stream.write_all(b"GET / HTTP/1.1\r\nho").await.unwrap();
+    assert_eq!(timeout(PATIENCE, stream.read(&mut [0; 1])).await.unwrap().unwrap_or(0), 0);
+    lab.is_well().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_whose_upstream_is_gone_ends() {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = Some(socket.local_addr().unwrap().port());
+    tokio::spawn(async move {
+        let (mut stream, _) = socket.accept().await.unwrap();
+        read_head(&mut stream).await;
+        let said = b"HTTP/1.1 101 X\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nbye";
+        stream.write_all(said).await.unwrap();
+    });
+    let http = "upgrade_configs: [{upgrade_type: websocket}]";
+    let mut lab = Lab::with(Setup { http, upstream, ..Setup::default() }).await;
+    let mut stream = websocket(lab.port).await;
+    let mut rest = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut rest)).await.unwrap().unwrap();
+    assert_eq!(rest, b"bye");
+    // The client goes on all the same, until it is told.
+    let piece = [b'x'; 4096];
+    let talking = async { while stream.write_all(&piece).await.is_ok() {} };
+    timeout(PATIENCE, talking).await.expect("an end");
+    until(&lab, ACTIVE, |count| count == 0.0).await;
     lab.is_well().await;
 }
 

@@ -8,6 +8,7 @@ use outrider_proto::envoy::config::cluster::v3::Cluster;
 use outrider_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use outrider_proto::envoy::config::listener::v3::Listener;
 use outrider_proto::envoy::config::route::v3::RouteConfiguration;
+use outrider_proto::outrider::destination::v1::Destination;
 use outrider_proto::outrider::fault::v1::FaultInjection;
 use prost::{Message, Name};
 use serde::Serialize;
@@ -145,6 +146,7 @@ fn body(one: &ResourceReport) -> Option<Value> {
         Kind::Listener => json::<Listener>(body),
         Kind::Route => json::<RouteConfiguration>(body),
         Kind::Faults => json::<FaultInjection>(body),
+        Kind::Destination => json::<Destination>(body),
         // There may be private keys in it.
         Kind::Secret => Value::String("[not shown]".to_owned()),
     };
@@ -167,6 +169,7 @@ fn name(kind: Kind) -> &'static str {
         Kind::Listener => "listener",
         Kind::Route => "route",
         Kind::Faults => "faults",
+        Kind::Destination => "destination",
         Kind::Secret => "secret",
     }
 }

@@ -13,6 +13,7 @@ use outrider_proto::envoy::extensions::filters::listener::{
 };
 use outrider_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use outrider_proto::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
+use outrider_proto::outrider::destination::v1::OnDemand;
 use prost_types::Any;
 
 use super::wire;
@@ -117,6 +118,11 @@ pub(super) fn http_filter(name: &str, settings: Any) -> hcm::HttpFilter {
 /// Finds where a redirected connection was going.
 pub(super) fn original_dst() -> listener::ListenerFilter {
     listener_filter("envoy.filters.listener.original_dst", wire::any(&OriginalDst {}))
+}
+
+/// Asks for destinations.
+pub(super) fn on_demand() -> listener::ListenerFilter {
+    listener_filter("outrider.on_demand", wire::any(&OnDemand {}))
 }
 
 /// Tells TLS from plaintext.

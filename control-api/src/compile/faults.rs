@@ -11,7 +11,7 @@ use outrider_proto::outrider::fault::v1 as pb;
 
 use super::inbound::Local;
 use super::status::{ConditionKind, Statuses};
-use super::{Mesh, attach, fault_message, local, wire};
+use super::{Mesh, attach, fault_message, wire};
 use crate::digest;
 use crate::object::fault_injection::FaultInjection;
 use crate::object::meta::selects;
@@ -116,7 +116,7 @@ impl Mesh {
         let Some(guard) = injections.guard.as_ref().filter(|_| proxy.dialect == Dialect::Outrider) else {
             return;
         };
-        let local = local::find(proxy, &self.objects, &self.services, &self.settings);
+        let local = self.local(proxy);
         let off = |local: &Local| wants_none(&local.labels) || injections.spared.contains(&local.namespace);
         let off = injections.spared.contains(&proxy.namespace) || local.as_ref().is_some_and(off);
         let guard = if off { injections.opted_out.as_ref().unwrap_or(guard) } else { guard };

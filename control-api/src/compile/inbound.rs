@@ -31,13 +31,26 @@ pub(super) struct Local {
     pub(super) origin: Key,
     pub(super) namespace: Arc<str>,
     pub(super) labels: BTreeMap<String, String>,
-    pub(super) address: Option<IpAddr>,
+    /// The first is the one that others know it by.
+    pub(super) addresses: Vec<IpAddr>,
     pub(super) ports: BTreeMap<u16, LocalPort>,
     /// Which ports of which services are served by which of its ports.
     pub(super) serves: BTreeMap<u16, Served>,
     pub(super) upstreams: Vec<Upstream>,
     /// Whether its connections come to the sidecar by redirection.
     pub(super) redirected: bool,
+}
+
+impl Local {
+    /// Whether it has an IPv6 address, beside others or alone.
+    pub(super) fn has_ipv6(&self) -> bool {
+        self.addresses.iter().any(IpAddr::is_ipv6)
+    }
+
+    /// Every address; where one of its own is IPv6, of both families.
+    fn any_address(&self) -> IpAddr {
+        if self.has_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+    }
 }
 
 /// A port of it.
@@ -67,9 +80,9 @@ pub(super) fn listeners(
     for (number, port) in &local.ports {
         let limits = local.serves.get(number).map(|served| limits::filters(served, policies));
         let port = &Port { number: *number, local: *port, limits: limits.unwrap_or_default() };
-        match (port.local.app_port, local.address) {
+        match (port.local.app_port, local.addresses.first()) {
             (Some(_), Some(address)) => {
-                let bind = SocketAddr::new(address, *number);
+                let bind = SocketAddr::new(*address, *number);
                 let name = format!("inbound|{bind}");
                 let mut listener = chain::listener(&name, bind, TrafficDirection::Inbound);
                 listener.filter_chains = chains(port, &guard, settings, false);
@@ -82,7 +95,7 @@ pub(super) fn listeners(
         }
     }
     if !redirected.is_empty() {
-        let bind = SocketAddr::new(any_address(local.address), INBOUND_PORT);
+        let bind = SocketAddr::new(local.any_address(), INBOUND_PORT);
         let mut listener =
             chain::listener(&format!("inbound|{INBOUND_PORT}"), bind, TrafficDirection::Inbound);
         listener.filter_chains = redirected;
@@ -96,14 +109,6 @@ pub(super) fn listeners(
         }
     }
     listeners
-}
-
-/// Every address of the family.
-fn any_address(address: Option<IpAddr>) -> IpAddr {
-    match address {
-        Some(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
-        Some(IpAddr::V4(_)) | None => Ipv4Addr::UNSPECIFIED.into(),
-    }
 }
 
 /// A port, and what requests to it are held to.

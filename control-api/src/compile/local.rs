@@ -1,16 +1,16 @@
 //! Which workload a proxy stands before.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Settings;
 use super::inbound::{Local, LocalPort};
+use super::index::{Found, Index, Serving};
 use super::limits::Served;
-use super::model::{MeshService, Protocol};
+use super::model::Protocol;
 use super::services::{belongs, is_target};
 use crate::inject::tuning::port_list;
-use crate::object::core::{Pod, Service};
+use crate::object::core::Pod;
 use crate::object::meta::selects;
 use crate::object::scalar::PortRef;
 use crate::object::workload::Workload;
@@ -25,34 +25,24 @@ const OPAQUE_PORTS: &str = "config.outrider.dev/opaque-ports";
 pub(super) fn find(
     proxy: &ProxyInfo,
     objects: &Objects,
-    services: &BTreeMap<Key, Arc<MeshService>>,
+    index: &Index,
     settings: &Settings,
 ) -> Option<Local> {
     let key = |kind| Key::new(kind, &proxy.namespace, &proxy.workload);
-    let of_namespace = |other: &Key| other.namespace == proxy.namespace;
-    let has_address = |address: &IpAddr| proxy.address == Some(*address);
     let workload = objects.workloads.get(&key(ObjectKind::Workload));
     let pod = objects.pods.get(&key(ObjectKind::Pod));
     let (mut local, account) = match (workload, pod) {
-        (Some(workload), _) => (of_workload(workload, objects), workload.spec.service_account.as_str()),
-        (None, Some(pod)) => (of_pod(pod, objects), pod.spec.service_account()),
-        (None, None) => {
-            let workload = objects
-                .workloads
-                .values()
-                .find(|one| of_namespace(&one.key) && has_address(&one.spec.address));
-            let pod = objects
-                .pods
-                .values()
-                .find(|one| of_namespace(&one.key) && one.spec.addresses.iter().any(has_address));
-            match (workload, pod) {
-                (Some(workload), _) => {
-                    (of_workload(workload, objects), workload.spec.service_account.as_str())
-                }
-                (None, Some(pod)) => (of_pod(pod, objects), pod.spec.service_account()),
-                (None, None) => (of_itself(proxy, objects), &*proxy.service_account),
-            }
+        (Some(workload), _) => {
+            (of_workload(workload, objects, index), workload.spec.service_account.as_str())
         }
+        (None, Some(pod)) => (of_pod(pod, index), pod.spec.service_account()),
+        (None, None) => match proxy.address.and_then(|address| index.at(&proxy.namespace, address)) {
+            Some(Found::Workload(workload)) => {
+                (of_workload(workload, objects, index), workload.spec.service_account.as_str())
+            }
+            Some(Found::Pod(pod)) => (of_pod(pod, index), pod.spec.service_account()),
+            None => (of_itself(proxy, objects, index), &*proxy.service_account),
+        },
     };
     if let Some(proven) = &proxy.identity {
         let matches = *proven.trust_domain == *settings.trust_domain
@@ -62,11 +52,11 @@ pub(super) fn find(
             return None;
         }
     }
-    served(&mut local, services);
+    served(&mut local, index);
     Some(local)
 }
 
-fn of_workload(workload: &Object<Workload>, objects: &Objects) -> Local {
+fn of_workload(workload: &Object<Workload>, objects: &Objects, index: &Index) -> Local {
     let spec = &workload.spec;
     let mut ports = BTreeMap::new();
     for port in &spec.ports {
@@ -74,7 +64,8 @@ fn of_workload(workload: &Object<Workload>, objects: &Objects) -> Local {
         ports.insert(port.port, LocalPort { protocol, app_port: port.app_port });
     }
     let mut serves: BTreeMap<u16, Served> = BTreeMap::new();
-    for service in of_namespace(objects, &workload.key.namespace) {
+    let named = spec.service.as_deref();
+    for service in index.services((objects, named), &workload.key.namespace, &workload.meta.labels) {
         if !belongs(&service.spec, &service.meta.name, workload) {
             continue;
         }
@@ -96,7 +87,7 @@ fn of_workload(workload: &Object<Workload>, objects: &Objects) -> Local {
         origin: workload.key.clone(),
         namespace: Arc::clone(&workload.key.namespace),
         labels: workload.meta.labels.clone(),
-        address: Some(spec.address),
+        addresses: vec![spec.address],
         ports,
         serves,
         upstreams: spec.upstreams.clone(),
@@ -114,7 +105,7 @@ fn opaque(annotations: &BTreeMap<String, String>, ports: &mut BTreeMap<u16, Loca
     }
 }
 
-fn of_pod(pod: &Object<Pod>, objects: &Objects) -> Local {
+fn of_pod(pod: &Object<Pod>, index: &Index) -> Local {
     let named: Vec<(&str, u16)> = pod
         .spec
         .spec
@@ -129,10 +120,7 @@ fn of_pod(pod: &Object<Pod>, objects: &Objects) -> Local {
         ports.insert(*number, LocalPort { protocol: Protocol::Unset, app_port: None });
     }
     let mut serves: BTreeMap<u16, Served> = BTreeMap::new();
-    let of_selector = of_namespace(objects, &pod.key.namespace).filter(|service| {
-        !service.spec.selector.is_empty() && selects(&service.spec.selector, &pod.meta.labels)
-    });
-    for service in of_selector {
+    for service in index.selecting(&pod.key.namespace, &pod.meta.labels).into_values() {
         for port in service.spec.ports.iter().filter(|port| port.is_tcp()) {
             let number = match port.target_port.clone().unwrap_or(PortRef::Number(port.port)) {
                 PortRef::Number(number) => Some(number),
@@ -154,7 +142,7 @@ fn of_pod(pod: &Object<Pod>, objects: &Objects) -> Local {
         origin: pod.key.clone(),
         namespace: Arc::clone(&pod.key.namespace),
         labels: pod.meta.labels.clone(),
-        address: pod.spec.addresses.first().copied(),
+        addresses: pod.spec.addresses.clone(),
         ports,
         serves,
         upstreams: Vec::new(),
@@ -163,14 +151,14 @@ fn of_pod(pod: &Object<Pod>, objects: &Objects) -> Local {
 }
 
 /// A proxy of which no object speaks.
-fn of_itself(proxy: &ProxyInfo, objects: &Objects) -> Local {
+fn of_itself(proxy: &ProxyInfo, objects: &Objects, index: &Index) -> Local {
     let labels: BTreeMap<String, String> =
         proxy.labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     let mut ports = BTreeMap::new();
     let mut serves: BTreeMap<u16, Served> = BTreeMap::new();
     for port in &proxy.ports {
         let mut protocol = Protocol::of_port(None, &port.name);
-        for service in of_namespace(objects, &proxy.namespace) {
+        for service in index.services((objects, proxy.service.as_deref()), &proxy.namespace, &labels) {
             let own = proxy.service.as_deref() == Some(service.meta.name.as_str());
             let selected = !service.spec.selector.is_empty() && selects(&service.spec.selector, &labels);
             for offered in service.spec.ports.iter().filter(|_| own || selected) {
@@ -194,7 +182,7 @@ fn of_itself(proxy: &ProxyInfo, objects: &Objects) -> Local {
         origin: Key::new(ObjectKind::Workload, &proxy.namespace, &proxy.workload),
         namespace: Arc::clone(&proxy.namespace),
         labels,
-        address: proxy.address,
+        addresses: proxy.address.into_iter().collect(),
         ports,
         serves,
         upstreams: Vec::new(),
@@ -202,31 +190,15 @@ fn of_itself(proxy: &ProxyInfo, objects: &Objects) -> Local {
     }
 }
 
-/// The services of a namespace.
-fn of_namespace<'a>(objects: &'a Objects, namespace: &str) -> impl Iterator<Item = &'a Arc<Object<Service>>> {
-    let first = Key::new(ObjectKind::Service, namespace, "");
-    let namespace: Arc<str> = namespace.into();
-    objects
-        .services
-        .range(first..)
-        .take_while(move |(key, _)| key.namespace == namespace)
-        .map(|(_, service)| service)
-}
-
 /// Ports that only the endpoints of a service tell of.
-fn served(local: &mut Local, services: &BTreeMap<Key, Arc<MeshService>>) {
-    let Some(address) = local.address else { return };
-    let first = Key::new(ObjectKind::Service, &local.namespace, "");
-    let own = services.range(first..).take_while(|(key, _)| key.namespace == local.namespace);
-    let ports = own.flat_map(|(key, service)| service.ports.iter().map(move |port| (key, port)));
-    for (key, port) in ports {
-        for endpoint in port.endpoints.iter().filter(|endpoint| endpoint.address.ip() == address) {
-            let number = endpoint.address.port();
-            local.serves.entry(number).or_default().insert((key.clone(), port.number));
+fn served(local: &mut Local, index: &Index) {
+    for address in &local.addresses {
+        for Serving { number, protocol, place } in index.served(&local.namespace, *address) {
+            local.serves.entry(*number).or_default().insert(place.clone());
             let known =
-                local.ports.entry(number).or_insert(LocalPort { protocol: port.protocol, app_port: None });
+                local.ports.entry(*number).or_insert(LocalPort { protocol: *protocol, app_port: None });
             if known.protocol == Protocol::Unset {
-                known.protocol = port.protocol;
+                known.protocol = *protocol;
             }
         }
     }

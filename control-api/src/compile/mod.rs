@@ -13,6 +13,7 @@ mod balancing;
 mod chain;
 mod claims;
 mod cluster;
+mod destination;
 mod egress;
 mod fault_message;
 pub mod faults;
@@ -20,6 +21,7 @@ mod forward;
 mod grpc;
 mod http;
 mod inbound;
+mod index;
 mod limits;
 mod local;
 pub mod model;
@@ -36,18 +38,18 @@ mod view;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use self::claims::Claims;
-use self::egress::Egress;
 use self::forward::Forward;
+use self::index::Index;
 use self::model::{InMesh, MeshService};
 use self::own::inbound_clusters;
 use self::service::{Context, Input};
 use self::services::Before;
 use self::status::{ConditionKind, Statuses};
-use self::told::WayOut;
-use self::view::{All, Changes, Older, View};
+use self::told::{Way, WayOut};
+use self::view::{All, Changes, Older, Redirected, View};
 use crate::object::{Key, Objects};
 use crate::proxy_info::Dialect;
 use crate::snapshot::{Kind, Resources};
@@ -93,8 +95,8 @@ impl Settings {
 /// For whom a view is: the namespace, if it has routes of its own, and the dialect.
 type ViewKey = (Option<Arc<str>>, Dialect);
 
-/// What is told alike to clients of a namespace (if it has routes of its own) that policies let out of the mesh.
-type WaysOut = BTreeMap<(Option<Arc<str>>, Egress), WayOut>;
+/// What is told alike to clients whose way out differs from the usual one.
+type WaysOut = BTreeMap<Way, WayOut>;
 
 /// All services, by key.
 type Services = BTreeMap<Key, Arc<MeshService>>;
@@ -122,6 +124,8 @@ pub struct Mesh {
     views: Mutex<BTreeMap<ViewKey, View>>,
     /// Likewise, for workloads that a policy lets out of the mesh.
     ways_out: Mutex<WaysOut>,
+    /// Likewise, to find the workloads of proxies.
+    index: OnceLock<Index>,
     /// What single proxies have of their own, by `node.id`.
     own: Mutex<Own>,
     /// What of the mesh before is needed to make views.
@@ -227,6 +231,7 @@ impl Mesh {
             statuses,
             views: Mutex::default(),
             ways_out: Mutex::default(),
+            index: OnceLock::new(),
             own: Mutex::default(),
             old: Mutex::new(older),
             old_own: old.map(own).unwrap_or_default(),
@@ -281,7 +286,8 @@ impl Mesh {
         let view = if let Some((before, changes)) = old.views.get(&key).zip(old.changes.as_deref()) {
             let mut view = changes.apply(before, (&old.inbound, inbound), make);
             if !changes.chains_are_the_same() && dialect != Dialect::Grpc {
-                view.outbound = view::outbound(&self.compiled, name, None);
+                view.outbound = view::outbound((&self.compiled, name), None, Redirected::Ipv4);
+                view.destinations = Arc::default();
             }
             view
         } else {

@@ -9,17 +9,31 @@ use prost::Message as _;
 
 use super::egress::Egress;
 use super::inbound::Local;
+use super::index::Index;
 use super::own::inbound_cluster;
-use super::view::{Outbound, View};
-use super::{Mesh, inbound, local, model, view, wire};
+use super::view::{Outbound, Redirected, View};
+use super::{Mesh, destination, inbound, local, model, view, wire};
 use crate::object::{Key, ObjectKind};
 use crate::proxy_info::{Dialect, ProxyInfo};
 use crate::snapshot::{Kind, Resources, Snapshot};
 
-/// What workloads are told that a policy lets out of the mesh.
+/// How the connections of a workload get out of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Way {
+    /// The clients' namespace, if it has routes of its own.
+    namespace: Option<Arc<str>>,
+    /// What a policy lets out of the mesh.
+    egress: Option<Egress>,
+    /// Whether destinations are asked for.
+    on_demand: bool,
+    /// Whether IPv6 connections are redirected, too.
+    has_ipv6: bool,
+}
+
+/// What is told to the workloads of one [`Way`].
 #[derive(Clone, Debug)]
 pub(super) struct WayOut {
-    outbound: Option<Outbound>,
+    outbound: Vec<Outbound>,
     clusters: Arc<Resources>,
 }
 
@@ -37,13 +51,19 @@ impl Mesh {
             snapshot.set(Kind::Listener, view.listeners);
             return snapshot;
         }
-        let local = local::find(proxy, &self.objects, &self.services, &self.settings);
+        let local = self.local(proxy);
         let objects = (&*self.objects, &self.services);
         let asked = (&self.settings, proxy.dialect);
         let egress = local.as_ref().and_then(|local| Egress::of(local, objects, asked));
-        let way_out = match egress {
-            Some(egress) => self.way_out(namespace.as_ref(), egress, &view),
-            None => WayOut { outbound: view.outbound.clone(), clusters: view.clusters },
+        let on_demand = proxy.on_demand && proxy.dialect == Dialect::Outrider;
+        if on_demand {
+            snapshot.set(Kind::Destination, view.destinations(&self.compiled, namespace.as_deref()));
+        }
+        let has_ipv6 = local.as_ref().is_some_and(Local::has_ipv6);
+        let way_out = if egress.is_some() || on_demand || has_ipv6 {
+            self.way_out(Way { namespace: namespace.clone(), egress, on_demand, has_ipv6 }, &view)
+        } else {
+            WayOut { outbound: view.outbound.iter().cloned().collect(), clusters: view.clusters }
         };
         let listeners = self.listeners(local.as_ref(), namespace.as_deref(), way_out.outbound);
         snapshot.set(Kind::Listener, self.shared((&proxy.id, Kind::Listener), listeners));
@@ -51,32 +71,46 @@ impl Mesh {
         snapshot
     }
 
-    /// What is told to the workloads that a policy lets out; the same ones share it.
-    fn way_out(&self, namespace: Option<&Arc<str>>, egress: Egress, view: &View) -> WayOut {
-        let key = (namespace.cloned(), egress);
+    /// The workload that a proxy stands before, if it may know.
+    pub(super) fn local(&self, proxy: &ProxyInfo) -> Option<Local> {
+        let index = self.index.get_or_init(|| Index::new(&self.objects, &self.services));
+        local::find(proxy, &self.objects, index, &self.settings)
+    }
+
+    /// What is told to the workloads of a way out; the same ones share it.
+    fn way_out(&self, way: Way, view: &View) -> WayOut {
         let mut known = self.ways_out.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(way) = known.get(&key) {
-            return way.clone();
+        if let Some(told) = known.get(&way) {
+            return told.clone();
         }
-        let outbound = view::outbound(&self.compiled, namespace.map(AsRef::as_ref), Some(&key.1));
+        let (namespace, egress) = (way.namespace.as_deref(), way.egress.as_ref());
+        let second = way.has_ipv6.then_some(Redirected::Ipv6);
+        let each = [Redirected::Ipv4].into_iter().chain(second).filter_map(|redirected| {
+            if way.on_demand {
+                destination::listener((&self.compiled, namespace), egress, redirected)
+            } else {
+                view::outbound((&self.compiled, namespace), egress, redirected)
+            }
+        });
+        let outbound = each.collect();
         let mut clusters = Arc::clone(&view.clusters);
-        if key.1.has_hosts() {
+        if let Some(egress) = egress.filter(|egress| egress.has_hosts()) {
             let mut all = Resources::clone(&clusters);
-            all.extend(key.1.clusters().map(|(cluster, resource)| (cluster.name.into(), resource)));
+            all.extend(egress.clusters().map(|(cluster, resource)| (cluster.name.into(), resource)));
             let old = self.old.lock().unwrap_or_else(PoisonError::into_inner);
-            let same = old.ways_out.get(&key).filter(|old| *old.clusters == all);
+            let same = old.ways_out.get(&way).filter(|old| *old.clusters == all);
             clusters = same.map_or_else(|| Arc::new(all), |old| Arc::clone(&old.clusters));
         }
-        let way = WayOut { outbound, clusters };
-        known.insert(key, way.clone());
-        way
+        let told = WayOut { outbound, clusters };
+        known.insert(way, told.clone());
+        told
     }
 
     fn listeners(
         &self,
         local: Option<&Local>,
         namespace: Option<&str>,
-        outbound: Option<Outbound>,
+        outbound: Vec<Outbound>,
     ) -> Resources {
         let mut built = Vec::new();
         let mut origin: Arc<str> = "Mesh//outbound".into();
@@ -107,10 +141,8 @@ impl Mesh {
                 }
             }
         }
-        if local.is_none_or(|local| local.redirected)
-            && let Some((name, resource)) = outbound
-        {
-            all.insert(name, resource);
+        if local.is_none_or(|local| local.redirected) {
+            all.extend(outbound);
         }
         all
     }

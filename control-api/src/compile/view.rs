@@ -1,23 +1,30 @@
 //! What all proxies of one kind are told alike: the services of the mesh, as clients of one namespace see them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 
 use outrider_proto::envoy::config::core::v3::TrafficDirection;
-use outrider_proto::envoy::config::listener::v3::FilterChain;
+use outrider_proto::envoy::config::listener::v3::{FilterChain, Listener};
 use prost::Message;
 
 use super::egress::Egress;
 use super::forward::Forward;
 use super::inbound::INSPECT_TIMEOUT;
 use super::service::{Calling, Compiled};
-use super::{Settings, ViewKey, WaysOut, chain, egress, grpc, wire};
+use super::{Settings, ViewKey, WaysOut, chain, destination, egress, grpc, wire};
 use crate::object::Key;
 use crate::snapshot::{Resource, Resources};
 
 /// The outbound listener, with its name.
 pub(super) type Outbound = (Arc<str>, Resource);
+
+/// Connections of which family are redirected to a listener: each comes to the loopback address of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Redirected {
+    Ipv4,
+    Ipv6,
+}
 
 /// The port to which outbound connections are redirected; only on the loopback address, because whoever reached it would
 /// speak with the workload's identity.
@@ -35,20 +42,18 @@ pub(super) struct View {
     pub(super) listeners: Arc<Resources>,
     /// The common outbound listener of proxies.
     pub(super) outbound: Option<Outbound>,
+    /// What proxies ask for on demand; made when one first does.
+    pub(super) destinations: Arc<OnceLock<Arc<Resources>>>,
 }
 
 /// The listener that outbound connections are redirected to: a chain for each destination of the mesh, and those of the
 /// policy, if there is one.
-pub(super) fn outbound(services: &All, namespace: Option<&str>, egress: Option<&Egress>) -> Option<Outbound> {
-    let bind = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), OUTBOUND_PORT);
-    let name: Arc<str> = format!("outbound|{OUTBOUND_PORT}").into();
-    let mut listener = chain::listener(&name, bind, TrafficDirection::Outbound);
-    listener.listener_filters = vec![chain::original_dst()];
-    if egress.is_some_and(Egress::has_hosts) {
-        listener.listener_filters.push(chain::tls_inspector());
-        listener.listener_filters_timeout = Some(wire::duration(INSPECT_TIMEOUT));
-        listener.continue_on_listener_filters_timeout = true;
-    }
+pub(super) fn outbound(
+    (services, namespace): (&All, Option<&str>),
+    egress: Option<&Egress>,
+    redirected: Redirected,
+) -> Option<Outbound> {
+    let (name, listener) = without_chains(egress, redirected);
     let mut body = listener.encode_to_vec();
     let empty = body.len();
     let mut taken = BTreeSet::new();
@@ -76,9 +81,30 @@ pub(super) fn outbound(services: &All, namespace: Option<&str>, egress: Option<&
     for chain in egress.map(|egress| egress.chains(&taken)).unwrap_or_default() {
         append(&mut body, &chain.encode_to_vec());
     }
-    let origin: Arc<str> =
-        egress.map_or_else(|| "Mesh//outbound".into(), |egress| Arc::clone(&egress.origin));
-    (body.len() > empty).then(|| (name, wire::unchecked(body, &origin)))
+    (body.len() > empty).then(|| (name, wire::unchecked(body, &origin(egress))))
+}
+
+/// What the listener that outbound connections are redirected to is made of.
+pub(super) fn origin(egress: Option<&Egress>) -> Arc<str> {
+    egress.map_or_else(|| "Mesh//outbound".into(), |egress| Arc::clone(&egress.origin))
+}
+
+/// The listener that outbound connections are redirected to, with its name.
+pub(super) fn without_chains(egress: Option<&Egress>, redirected: Redirected) -> (Arc<str>, Listener) {
+    let (address, family): (IpAddr, _) = match redirected {
+        Redirected::Ipv4 => (Ipv4Addr::LOCALHOST.into(), ""),
+        Redirected::Ipv6 => (Ipv6Addr::LOCALHOST.into(), "|ipv6"),
+    };
+    let bind = SocketAddr::new(address, OUTBOUND_PORT);
+    let name: Arc<str> = format!("outbound|{OUTBOUND_PORT}{family}").into();
+    let mut listener = chain::listener(&name, bind, TrafficDirection::Outbound);
+    listener.listener_filters = vec![chain::original_dst()];
+    if egress.is_some_and(Egress::has_hosts) {
+        listener.listener_filters.push(chain::tls_inspector());
+        listener.listener_filters_timeout = Some(wire::duration(INSPECT_TIMEOUT));
+        listener.continue_on_listener_filters_timeout = true;
+    }
+    (name, listener)
 }
 
 fn append(listener: &mut Vec<u8>, chain: &[u8]) {
@@ -107,7 +133,7 @@ impl View {
             endpoints.extend(compiled.endpoints.iter().cloned());
             routes.extend(compiled.calling(namespace).routes.iter().cloned());
         }
-        view.outbound = outbound(services, namespace, None);
+        view.outbound = outbound((services, namespace), None, Redirected::Ipv4);
         (view.clusters, view.endpoints, view.routes) =
             (Arc::new(clusters), Arc::new(endpoints), Arc::new(routes));
         view
@@ -137,7 +163,14 @@ impl View {
             routes: Arc::new(made(grpc::routes, proxies.routes.iter().collect())),
             listeners: Arc::new(listeners),
             outbound: None,
+            destinations: Arc::default(),
         }
+    }
+
+    /// What proxies ask for on demand.
+    pub(super) fn destinations(&self, services: &All, namespace: Option<&str>) -> Arc<Resources> {
+        let made = || Arc::new(destination::all(services, namespace));
+        Arc::clone(self.destinations.get_or_init(made))
     }
 
     /// Parts that are equal to those of an older view become the same, so that who compares sees it at once.
@@ -224,6 +257,7 @@ impl Changes {
             routes: patched(&view.routes, &gone.routes, &new.routes),
             listeners: patched(&view.listeners, &gone.listeners, &new.listeners),
             outbound: view.outbound.clone(),
+            destinations: Arc::clone(&view.destinations),
         }
     }
 }

@@ -38,6 +38,8 @@ pub(super) fn sidecar(settings: &Settings, tuning: &Tuning, native: bool) -> Val
         {"name": "OUTRIDER_LOG_FORMAT", "value": "json"},
         {"name": "OUTRIDER_DRAIN_TIMEOUT_MS", "value": (u64::from(drain.0) * 1000).to_string()},
         {"name": "OUTRIDER_WORKERS", "value": settings.workers.to_string()},
+        // The application reaches the port in the network namespace that they share.
+        {"name": "OUTRIDER_ADMIN_CHANGES", "value": "off"},
     ]);
     container["securityContext"] = locked(PROXY_ID);
     container["startupProbe"] =

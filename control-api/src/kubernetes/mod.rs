@@ -1,10 +1,13 @@
 //! The Kubernetes API: how it is reached, and what it said when it did not do what it was asked.
 //!
 //! Who uses it: the source of objects ([`crate::source::kubernetes`]), the check of callers' tokens
-//! ([`crate::auth::token_review`]), the one who writes ([`lease`]), and what is written ([`status`]).
+//! ([`crate::auth::token_review`]), the one who writes ([`lease`]), what is written ([`status`]) what is remembered ([`memory`])
+//! and what replicas count together ([`counts`]).
 
+pub mod counts;
 pub mod discovery;
 pub mod lease;
+pub mod memory;
 #[cfg(test)]
 pub(crate) mod stand_in;
 pub mod status;

@@ -216,13 +216,12 @@ impl Store {
                 return (200, before);
             }
             let version = body.pointer("/metadata/resourceVersion").cloned().unwrap_or_default();
-            if *method == Method::POST || version != before["metadata"]["resourceVersion"] {
+            let anyhow = *method == Method::PATCH && version.is_null();
+            if *method == Method::POST || (!anyhow && version != before["metadata"]["resourceVersion"]) {
                 return refusal(409, "it has changed");
             }
             if *method == Method::PATCH {
-                let status = body["status"].clone();
-                body = before;
-                body["status"] = status;
+                body = patched(before, &body);
             }
             self.put(object, body.clone());
             return (200, self.objects.get(object).cloned().unwrap_or(body));
@@ -330,6 +329,20 @@ fn watch_events(
     });
     let body = StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(receiver));
     Response::builder().status(200).body(body.boxed()).unwrap()
+}
+
+/// A merge patch of the status, which is replaced, and of the data, entry by entry.
+fn patched(mut object: Value, patch: &Value) -> Value {
+    if !patch["status"].is_null() {
+        object["status"] = patch["status"].clone();
+    }
+    for (name, value) in patch["data"].as_object().into_iter().flatten() {
+        match value {
+            Value::Null => drop(object["data"].as_object_mut().and_then(|data| data.remove(name))),
+            value => object["data"][name] = value.clone(),
+        }
+    }
+    object
 }
 
 fn refusal(code: u16, message: &str) -> (u16, Value) {

@@ -12,6 +12,7 @@ use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Api, Client};
 use tokio::sync::watch;
 
+use super::counts::Others;
 use super::discovery::served;
 use super::status::{generation, patch};
 use super::{KubeError, call};
@@ -36,16 +37,17 @@ pub struct Writer {
     client: Client,
     engine: Arc<Engine>,
     registry: Arc<Registry>,
+    others: Others,
     /// What was said last, of objects that have it in their status.
     written: BTreeMap<Key, Said>,
     resources: BTreeMap<ObjectKind, ApiResource>,
 }
 
 impl Writer {
-    /// Of what is in force, and what the proxies say of it.
+    /// Of what is in force, and what the proxies say of it, those of other replicas among them.
     #[must_use]
-    pub fn new(client: Client, engine: Arc<Engine>, registry: Arc<Registry>) -> Self {
-        Self { client, engine, registry, written: BTreeMap::new(), resources: BTreeMap::new() }
+    pub fn new(client: Client, engine: Arc<Engine>, (registry, others): (Arc<Registry>, Others)) -> Self {
+        Self { client, engine, registry, others, written: BTreeMap::new(), resources: BTreeMap::new() }
     }
 
     /// Writes while `holds` is set, until its sender is gone.
@@ -97,8 +99,11 @@ impl Writer {
     /// What is to be said of all objects that have a status of ours.
     async fn said(&self) -> BTreeMap<Key, Said> {
         let (engine, registry) = (Arc::clone(&self.engine), Arc::clone(&self.registry));
+        let others = self.others.clone();
         let found = tokio::task::spawn_blocking(move || {
-            let findings = Findings::new(engine.compiled(), &registry);
+            let mut proxies = registry.objects();
+            others.add_to(&mut proxies);
+            let findings = Findings::of(engine.compiled(), proxies);
             let of_object = |key: &Key| {
                 let newer = findings.problems(key).any(|problem| problem.kept);
                 let object = findings.compiled.mesh.objects().object(key);
@@ -223,7 +228,7 @@ mod tests {
             Arc::default(),
         ));
         tokio::spawn(Arc::clone(&engine).run(views));
-        let writer = Writer::new(server.client(), Arc::clone(&engine), registry);
+        let writer = Writer::new(server.client(), Arc::clone(&engine), (registry, Others::default()));
         let (held, holds) = watch::channel(false);
         let task = tokio::spawn(writer.run(holds, Duration::from_millis(10)));
         // Whoever does not hold the lease does not even look.

@@ -6,7 +6,7 @@ mod objects;
 mod proxy;
 mod workloads;
 
-pub use objects::{ObjectStatus, Rejection};
+pub use objects::{MAX_REJECTIONS, ObjectStatus, Rejection};
 pub use proxy::{KindReport, ProxyReport, Refusal, ResourceReport, ResourceState};
 pub use workloads::{DEFAULT_GRACE, RESTORED_GRACE, RegisteredWorkload, Workloads};
 

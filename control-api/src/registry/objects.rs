@@ -9,7 +9,7 @@ use super::proxy::{Proxy, ResourceState};
 use crate::snapshot::Resources;
 
 /// Refusals that are kept of one object.
-const MAX_REJECTIONS: usize = 16;
+pub const MAX_REJECTIONS: usize = 16;
 
 /// "acknowledged by 12 of 13 proxies; rejected by X: FIELD: reason"
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

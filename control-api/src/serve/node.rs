@@ -17,6 +17,8 @@ const MAX_ID_BYTES: usize = 512;
 const MAX_ENTRIES: usize = 64;
 /// What a client says that lets leased resources go.
 const TTL_FEATURE: &str = "xds.config.supports-resource-ttl";
+/// What a client says that asks for destinations.
+const ON_DEMAND_FEATURE: &str = "outrider.on-demand";
 /// The namespace of somebody who need not prove anything, and says none.
 const DEFAULT_NAMESPACE: &str = "default";
 
@@ -63,6 +65,7 @@ pub fn proxy_info(node: &Node, caller: &Caller) -> Result<ProxyInfo, NodeError> 
         agreed("service_account", service_account, proved.map(|proved| &proved.service_account))?;
     let id: Arc<str> = node.id.as_str().into();
     let address = text(metadata, "address")?.map(str::parse).transpose();
+    let has = |feature: &str| node.client_features.iter().any(|one| one == feature);
     let address: Option<IpAddr> =
         address.map_err(|_| invalid("metadata.address", "is not an IP address".to_owned()))?;
     let workload = text(metadata, "workload")?.map_or_else(|| Arc::clone(&id), Into::into);
@@ -78,7 +81,8 @@ pub fn proxy_info(node: &Node, caller: &Caller) -> Result<ProxyInfo, NodeError> 
         ports: ports(metadata)?,
         dialect: dialect(&node.user_agent_name),
         identity: caller.identity.clone(),
-        supports_ttl: node.client_features.iter().any(|feature| feature == TTL_FEATURE),
+        on_demand: has(ON_DEMAND_FEATURE),
+        supports_ttl: has(TTL_FEATURE),
     })
 }
 

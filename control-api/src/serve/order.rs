@@ -18,7 +18,7 @@ pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(5);
 pub(super) const ASK_WAIT: Duration = Duration::from_secs(1);
 
 /// The kinds whose removal waits, in the order in which they go. Nothing refers to a listener: it goes with the
-/// listeners that come, which may want its port. Nor to a fault, which ends at once.
+/// listeners that come, which may want its port. Nor to a destination, or to a fault, which ends at once.
 pub(super) const REMOVALS: [Kind; 4] = [Kind::Route, Kind::Cluster, Kind::Endpoints, Kind::Secret];
 
 /// What others refer to.

@@ -8,11 +8,13 @@ use kube::Client;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::StartError;
 use super::arguments::Serve;
+use super::{StartError, in_mesh};
 use crate::engine::Engine;
 use crate::kubernetes::connect;
+use crate::kubernetes::counts::{self, Exchange};
 use crate::kubernetes::lease::{Lease, Terms};
+use crate::kubernetes::memory::Memory;
 use crate::kubernetes::write::{self, Writer};
 use crate::registry::Registry;
 use crate::source::View;
@@ -63,10 +65,20 @@ pub(super) fn write(
     ending: watch::Receiver<bool>,
 ) -> JoinHandle<()> {
     let (held, holds) = watch::channel(false);
-    let writer = Writer::new(client.clone(), engine, registry);
+    let memory = memory(client.clone(), serve);
+    tokio::spawn(in_mesh::share(memory, Arc::clone(&engine), holds.clone()));
+    let holder = holder();
+    let exchange = Exchange::new(client.clone(), &serve.root_namespace, &holder, Arc::clone(&registry));
+    let writer = Writer::new(client.clone(), engine, (registry, exchange.others()));
+    tokio::spawn(exchange.run(counts::PAUSE));
     tokio::spawn(writer.run(holds, write::PAUSE));
-    let lease = Lease::new(client, &serve.root_namespace, LEASE, holder(), Terms::default());
+    let lease = Lease::new(client, &serve.root_namespace, LEASE, holder, Terms::default());
     tokio::spawn(lease.run(held, ending))
+}
+
+/// What replicas know together of which services are in the mesh.
+pub(super) fn memory(client: Client, serve: &Serve) -> Memory {
+    Memory::new(client, &serve.root_namespace, in_mesh::SHARED)
 }
 
 /// Waits until the lease was given back, but not for long: it ends by itself.

@@ -4,15 +4,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::ca::state::StateDir;
 use crate::compile::model::InMesh;
 use crate::engine::Engine;
+use crate::kubernetes::memory::Memory;
 use crate::object::{Key, ObjectKind};
 use crate::snapshots::Snapshots as _;
 
 const FILE: &str = "in-mesh.json";
+/// The object in which replicas keep it together, in the mesh's own namespace.
+pub(super) const SHARED: &str = "outrider-control-in-mesh";
+/// Before the API server is asked again.
+const RETRY: Duration = Duration::from_secs(2);
 /// Changes in quick succession are written once.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -29,8 +35,66 @@ pub(super) fn restore(state: &StateDir) -> Result<InMesh, String> {
             "{FILE}: {reason}; it says which services are spoken to with mutual TLS only: put a good one in its place"
         )
     };
-    let all: Vec<String> = serde_json::from_slice(&content).map_err(|error| wrong(error.to_string()))?;
-    all.iter().map(|text| parse(text).ok_or_else(|| wrong(format!("\"{text}\" is no port")))).collect()
+    read(&content).map_err(wrong)
+}
+
+/// What all replicas in a cluster know together. The API server is waited for; where it forbids to look, each replica has
+/// only what its own state directory says.
+///
+/// # Errors
+/// When what is kept cannot be read: to go on without it could mean plaintext.
+pub(super) async fn restore_shared(memory: &Memory) -> Result<InMesh, String> {
+    loop {
+        match memory.read().await {
+            Ok(Some(content)) if !content.is_empty() => {
+                return read(content.as_bytes()).map_err(|reason| format!("ConfigMap {SHARED}: {reason}"));
+            }
+            Ok(_) => return Ok(InMesh::new()),
+            Err(error) if error.code() == Some(403) => {
+                tracing::warn!(%error, "which services are in the mesh is not known from other replicas");
+                return Ok(InMesh::new());
+            }
+            Err(error) => {
+                tracing::warn!(%error, "waiting to know which services are in the mesh");
+                sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// Keeps what the replicas know together as it is here, for as long as the process lives, while this is the replica that
+/// holds the lease.
+pub(super) async fn share(memory: Memory, engine: Arc<Engine>, mut holds: watch::Receiver<bool>) {
+    let mut changes = engine.changes();
+    let mut written = None;
+    while holds.wait_for(|holds| *holds).await.is_ok() {
+        let all = engine.compiled().mesh.in_mesh();
+        if written.as_ref() != Some(&all) {
+            let content: Vec<String> = all.iter().map(shown).collect();
+            match memory.write(&serde_json::json!(content).to_string()).await {
+                Ok(()) => written = Some(all),
+                Err(error) => {
+                    tracing::warn!(%error, "which services are in the mesh cannot be kept for all replicas");
+                    sleep(RETRY).await;
+                    continue;
+                }
+            }
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            // Somebody else writes then, and what we have written may be overwritten.
+            lost = holds.wait_for(|holds| !*holds) => {
+                written = None;
+                if lost.is_err() { return }
+            }
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+fn read(content: &[u8]) -> Result<InMesh, String> {
+    let all: Vec<String> = serde_json::from_slice(content).map_err(|error| error.to_string())?;
+    all.iter().map(|text| parse(text).ok_or_else(|| format!("\"{text}\" is no port"))).collect()
 }
 
 /// Keeps the file as the mesh is, for as long as the process lives.

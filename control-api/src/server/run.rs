@@ -24,6 +24,7 @@ use crate::ca::state::StateDir;
 use crate::ca::{Authority, GivenFiles, Lives, Origin};
 use crate::compile::Settings;
 use crate::compile::faults::Caps;
+use crate::compile::model::InMesh;
 use crate::engine::Engine;
 use crate::experiments::Experiments;
 use crate::proxy_info::Identity;
@@ -94,7 +95,10 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
     for diagnostic in view.diagnostics.iter() {
         tracing::warn!(%diagnostic, "not in force");
     }
-    let known = in_mesh::restore(&base.state).map_err(|error| StartError::of("--state-dir")(&error))?;
+    let known = tokio::select! {
+        known = known(&base, &serve, client.as_ref()) => known?,
+        () = &mut signals => return Ok(()),
+    };
     let failed = StartError::of("--state-dir");
     let experiments = Experiments::open(base.state.clone()).map_err(|error| failed(&error))?;
     let operator = OperatorToken::open(&base.state).map_err(|error| failed(&error))?;
@@ -148,6 +152,16 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
     served.map_err(|error| StartError::of("--address")(&error))?;
     tracing::info!("ended");
     Ok(())
+}
+
+/// Which ports were in the mesh before, here or at other replicas.
+async fn known(base: &Base, serve: &Serve, client: Option<&Client>) -> Result<InMesh, StartError> {
+    let mut known = in_mesh::restore(&base.state).map_err(|error| StartError::of("--state-dir")(&error))?;
+    if let Some(client) = client {
+        let shared = in_mesh::restore_shared(&cluster::memory(client.clone(), serve)).await;
+        known.extend(shared.map_err(|error| StartError::of("--kubernetes")(&error))?);
+    }
+    Ok(known)
 }
 
 fn settings(serve: &Serve) -> Settings {

@@ -2,6 +2,7 @@
 
 pub mod process;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -16,16 +17,19 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::control::{Message, Question};
 use crate::observe::logging::{self, LevelError, LevelHandle};
 
-/// Connections at a time.
+/// Connections at a time; one more ends the oldest, so that nobody who holds them all keeps the probes out.
 const MAX_CONNECTIONS: usize = 64;
 /// For a head to come in.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a connection, on which there is one request, from its first byte to the last of the answer.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// For the control thread to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -95,6 +99,8 @@ pub struct Admin {
     pub recorder: metrics_exporter_prometheus::PrometheusHandle,
     /// How far the proxy is locked in.
     pub lock_in: serde_json::Value,
+    /// Whether something may be changed here. In a pod the workload reaches the port too.
+    pub changes: bool,
 }
 
 /// Listens, and says where.
@@ -109,18 +115,21 @@ pub async fn start(address: SocketAddr, admin: Admin) -> std::io::Result<SocketA
 }
 
 async fn accept(socket: TcpListener, admin: Rc<Admin>) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut open: VecDeque<AbortHandle> = VecDeque::with_capacity(MAX_CONNECTIONS);
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            return;
-        };
         match socket.accept().await {
             Ok((stream, _)) => {
+                open.retain(|connection| !connection.is_finished());
+                if open.len() >= MAX_CONNECTIONS
+                    && let Some(oldest) = open.pop_front()
+                {
+                    oldest.abort();
+                }
                 let admin = Rc::clone(&admin);
-                tokio::task::spawn_local(async move {
-                    serve(stream, &admin).await;
-                    drop(place);
+                let served = tokio::task::spawn_local(async move {
+                    let _ = timeout(CONNECTION_TIMEOUT, serve(stream, &admin)).await;
                 });
+                open.push_back(served.abort_handle());
             }
             Err(error) => {
                 tracing::warn!(%error, "admin port cannot accept");
@@ -137,6 +146,7 @@ async fn serve(stream: TcpStream, admin: &Rc<Admin>) {
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
+        .keep_alive(false)
         .header_read_timeout(HEADER_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -162,6 +172,9 @@ async fn answer(request: &Request<Incoming>, admin: &Admin) -> Response<Full<Byt
             refusal.headers_mut().insert("allow", value);
         }
         return refusal;
+    }
+    if request.method() == Method::POST && !admin.changes {
+        return text(StatusCode::FORBIDDEN, "OUTRIDER_ADMIN_CHANGES=off: nothing can be changed here\n");
     }
     match path {
         "/" => text(StatusCode::OK, HELP),

@@ -36,6 +36,8 @@ pub struct Settings {
     pub names_reason: bool,
     /// Whether faults may be injected at all.
     pub faults: bool,
+    /// Whether whoever reaches the operator's endpoints may change something through them.
+    pub admin_changes: bool,
     /// Where the operator's endpoints listen, if not where the file says.
     pub admin: Option<SocketAddr>,
     /// How long connections may take to end.
@@ -94,6 +96,7 @@ impl Settings {
         }
         let names_reason = switch(&env, "OUTRIDER_ERROR_HEADER", &mut wrong);
         let faults = switch(&env, "OUTRIDER_FAULTS", &mut wrong);
+        let admin_changes = switch(&env, "OUTRIDER_ADMIN_CHANGES", &mut wrong);
         let log_json = match env("OUTRIDER_LOG_FORMAT").as_deref() {
             None | Some("text") => false,
             Some("json") => true,
@@ -119,6 +122,7 @@ impl Settings {
             max_connections: (most / workers).max(1),
             names_reason,
             faults,
+            admin_changes,
             admin,
             drain_timeout: Duration::from_millis(drain as u64),
             log_level,

@@ -29,7 +29,7 @@ pub async fn ends(
     listener: &Listener,
     worker: &Worker,
 ) -> bool {
-    let Some(faults) = worker.faults() else { return false };
+    let Some(faults) = worker.faults().filter(|_| !facts.spared) else { return false };
     let subject = Subject {
         listener: &facts.listener,
         destination: facts.destination,

@@ -2,25 +2,22 @@
 
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use crate::drain::Drain;
-use crate::exchange::report::Report;
+use crate::drain::{Drain, LAST_CALL};
 use crate::exchange::timers::LazyTimer;
 use crate::exchange::{self, Origin, Outcome, reply};
-use crate::http::body::{Pump, Whole};
-use crate::http::downstream::Downstream as _;
 use crate::http::h1::link::H1Link;
 use crate::http::h1::request::{HeadError, HeadLimits};
 use crate::http::h1::server::{H1Server, NoRequest};
-use crate::http::heads::Heads;
-use crate::http::message::{BodyLength, RequestHead};
+use crate::http::message::RequestHead;
 use crate::limit::pressure::Stage;
 use crate::model::HttpChain;
 use crate::observe::Reason;
+use crate::policy::Standing;
 use crate::transport::Transport;
 
 /// How long a client may take to read its last answer.
@@ -77,7 +74,8 @@ impl Connection {
             Next::Request => {}
             Next::Close => return false,
             Next::Refuse(reason, detail) => {
-                refuse(&mut self.server, &mut heads, (reason, &detail), &self.origin).await;
+                self.server.close_after_response();
+                Box::pin(reply::unread(&mut self.server, &mut heads, (reason, &detail), &self.origin)).await;
                 return false;
             }
         }
@@ -85,7 +83,7 @@ impl Connection {
         let worker = &self.origin.worker;
         let last = self.origin.chain.max_requests.is_some_and(|limit| self.served >= limit);
         let short = worker.pressure.holds(Stage::StopKeepAlive, || worker.draw());
-        if last || short || self.drain.has_begun() {
+        if last || short || self.drain.has_begun() || self.origin.standing.retired().is_some() {
             self.server.close_after_response();
         }
         if let Some(renewed) = self.origin.renewed() {
@@ -100,35 +98,38 @@ impl Connection {
 
     /// Waits for the first byte of the next request; `false` when the connection is to end.
     async fn begun(&mut self) -> bool {
-        let chain = &self.origin.chain;
-        let idle_end = chain.idle_timeout.map(|limit| self.quiet_since + limit);
-        let life_end = chain.max_connection_duration.map(|limit| self.opened + limit);
+        let ends = self.ends();
         let (server, timer) = (&mut self.server, &mut self.timer);
         let (drain, opened) = (&self.drain, self.opened);
-        poll_fn(|cx| {
-            if let Poll::Ready(begun) = server.poll_begun(cx) {
-                return Poll::Ready(begun.is_ok());
-            }
-            // The next request may be on its way: closed at once, the connection would fail it.
-            let last_call = match drain.poll_last_call(cx, opened) {
-                Poll::Ready(end) => Some(end),
-                Poll::Pending => None,
-            };
-            match [idle_end, life_end, last_call].into_iter().flatten().min() {
-                Some(end) => timer.poll_until(cx, end).map(|()| false),
-                None => Poll::Pending,
+        let (standing, quiet_since) = (&self.origin.standing, self.quiet_since);
+        poll_fn(|cx| match server.poll_begun(cx) {
+            Poll::Ready(begun) => Poll::Ready(begun.is_ok()),
+            Poll::Pending => {
+                let ends = (ends, retirement(standing, quiet_since));
+                poll_end(cx, ends, (drain, opened), timer).map(|()| false)
             }
         })
         .await
+    }
+
+    /// When the connection has been without a request for too long, and when it has lived for too long.
+    fn ends(&self) -> [Option<Instant>; 2] {
+        let chain = &self.origin.chain;
+        let idle = chain.idle_timeout.map(|limit| self.quiet_since + limit);
+        let life = chain.max_connection_duration.map(|limit| self.opened + limit);
+        [idle, life]
     }
 
     /// Reads the head of the next request.
     async fn next(&mut self, head: &mut RequestHead) -> Next {
         let limits = limits(&self.origin.chain);
         let patience = self.origin.chain.request_headers_timeout;
+        let ends = self.ends();
         // Most heads come in one piece: what they would have had to wait for is not looked up.
         let mut deadline = None;
         let (server, timer) = (&mut self.server, &mut self.timer);
+        let (drain, opened) = (&self.drain, self.opened);
+        let (standing, quiet_since) = (&self.origin.standing, self.quiet_since);
         poll_fn(|cx| {
             match server.poll_head(cx, &limits, head) {
                 Poll::Ready(Ok(())) => return Poll::Ready(Next::Request),
@@ -143,10 +144,37 @@ impl Connection {
                 Some(deadline) => timer
                     .poll_until(cx, deadline)
                     .map(|()| Next::Refuse(Reason::RequestTimeout, String::new())),
-                None => Poll::Pending,
+                // Some bytes of a head are no request that the connection would have to live for.
+                None => {
+                    let ends = (ends, retirement(standing, quiet_since));
+                    poll_end(cx, ends, (drain, opened), timer).map(|()| Next::Close)
+                }
             }
         })
         .await
+    }
+}
+
+/// When a connection that is not to be used any more ends.
+fn retirement(standing: &Standing, quiet_since: Instant) -> Option<Instant> {
+    standing.retired().map(|since| since.max(quiet_since) + LAST_CALL)
+}
+
+/// Ready when a connection without a request is to end.
+fn poll_end(
+    cx: &mut Context<'_>,
+    ([idle, life], retirement): ([Option<Instant>; 2], Option<Instant>),
+    (drain, opened): (&Drain, Instant),
+    timer: &mut LazyTimer,
+) -> Poll<()> {
+    // The next request may be on its way: closed at once, the connection would fail it.
+    let last_call = match drain.poll_last_call(cx, opened) {
+        Poll::Ready(end) => Some(end),
+        Poll::Pending => None,
+    };
+    match [idle, life, last_call, retirement].into_iter().flatten().min() {
+        Some(end) => timer.poll_until(cx, end),
+        None => Poll::Pending,
     }
 }
 
@@ -176,25 +204,4 @@ fn reason(error: HeadError) -> Reason {
         505 => Reason::VersionNotSupported,
         _ => Reason::BadRequest,
     }
-}
-
-/// Answers what was never a request, closes after it, and records it as one.
-async fn refuse(
-    server: &mut H1Server,
-    Heads { request, response }: &mut Heads,
-    (reason, detail): (Reason, &str),
-    origin: &Origin,
-) {
-    let mut report = Report::begin(origin, origin.remote);
-    server.close_after_response();
-    let body = reply::head(&RequestHead::default(), response, (reason, reason.status()), detail, &mut report);
-    response.body = BodyLength::Known(body.len() as u64);
-    report.status = response.status.as_u16();
-    if server.send_head(response).is_ok() {
-        let (mut pump, mut source) = (Pump::default(), Whole(body));
-        // The end of a body flushes it.
-        let _ = timeout(report.patience, poll_fn(|cx| pump.poll(cx, &mut source, server))).await;
-        report.sent_bytes = pump.bytes();
-    }
-    report.finish(request, response, origin, Instant::now());
 }

@@ -11,20 +11,16 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::drain::Drain;
-use crate::exchange::report::Report;
 use crate::exchange::timers::LazyTimer;
 use crate::exchange::{self, Origin, Outcome, reply};
-use crate::http::body::{Pump, Whole};
 use crate::http::downstream::Downstream as _;
 use crate::http::h2::convert::{self, HeadError};
 use crate::http::h2::server::H2Server;
-use crate::http::heads::Heads;
-use crate::http::message::{BodyLength, RequestHead};
 use crate::limit::pressure::Stage;
 use crate::observe::Reason;
 use crate::observe::metrics::Labels;
 use crate::observe::series::PANICS;
-use crate::transport::Transport;
+use crate::transport::{Cutoff, Transport};
 
 /// For the preface and the settings of a new connection.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,7 +35,8 @@ const REMEMBER_RESETS: Duration = Duration::from_secs(5);
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Serves a connection to its end.
-pub async fn serve(transport: Transport, origin: Origin, drain: Drain) {
+pub async fn serve(mut transport: Transport, origin: Origin, drain: Drain) {
+    let cutoff = Rc::clone(transport.cutoff());
     let settings = origin.chain.http2;
     let mut builder = h2::server::Builder::new();
     builder
@@ -61,6 +58,7 @@ pub async fn serve(transport: Transport, origin: Origin, drain: Drain) {
     };
     Streams {
         connection,
+        cutoff,
         tasks: JoinSet::new(),
         origin: Rc::new(origin),
         opened: Instant::now(),
@@ -72,6 +70,8 @@ pub async fn serve(transport: Transport, origin: Origin, drain: Drain) {
 
 struct Streams {
     connection: Connection<Transport, Bytes>,
+    /// Knows whether the client reads.
+    cutoff: Rc<Cutoff>,
     /// A stream that wants the whole connection to end says so, and lives until it has: its own reset would come first.
     tasks: JoinSet<Option<Box<H2Server>>>,
     origin: Rc<Origin>,
@@ -154,21 +154,31 @@ impl Streams {
                 }
                 *idle_since = Instant::now();
             }
-            if !draining && drain.poll_begun(cx).is_ready() {
+            let retired = self.origin.standing.retired().is_some();
+            if !draining && (retired || drain.poll_begun(cx).is_ready()) {
                 return Poll::Ready(Event::Drain);
             }
-            let chain = &self.origin.chain;
-            let idle = self.tasks.is_empty().then_some(*idle_since);
-            let idle_limit = if draining { Some(GOODBYE) } else { chain.idle_timeout };
-            let idle_end = idle.zip(idle_limit).map(|(since, limit)| since + limit);
-            let life_end =
-                chain.max_connection_duration.filter(|_| !draining).map(|limit| self.opened + limit);
-            match idle_end.into_iter().chain(life_end).min() {
-                Some(end) => timer.poll_until(cx, end).map(|()| Event::Drain),
+            match self.end(draining, *idle_since) {
+                Some((end, stuck)) => {
+                    timer.poll_until(cx, end).map(|()| if stuck { Event::Ended } else { Event::Drain })
+                }
                 None => Poll::Pending,
             }
         })
         .await
+    }
+
+    /// When the connection is to end, and whether that is because the client does not read: answers that wait for it are
+    /// whole as far as their streams know, so that none of them would notice.
+    fn end(&self, draining: bool, idle_since: Instant) -> Option<(Instant, bool)> {
+        let chain = &self.origin.chain;
+        let idle = self.tasks.is_empty().then_some(idle_since);
+        let idle_limit = if draining { Some(GOODBYE) } else { chain.idle_timeout };
+        let idle_end = idle.zip(idle_limit).map(|(since, limit)| since + limit);
+        let life_end = chain.max_connection_duration.filter(|_| !draining).map(|limit| self.opened + limit);
+        let stuck_end = self.cutoff.stuck_since().zip(chain.stream_idle_timeout);
+        let stuck_end = stuck_end.map(|(since, limit)| (since + limit, true));
+        [idle_end, life_end].into_iter().flatten().map(|end| (end, false)).chain(stuck_end).min()
     }
 }
 
@@ -202,19 +212,17 @@ async fn stream(
                 server.abort();
             }
         }
-        Err(error) => refuse(&mut server, &mut heads, error, &origin).await,
+        Err(error) => {
+            let (reason, detail) = (reason(error), error.to_string());
+            Box::pin(reply::unread(&mut server, &mut heads, (reason, &detail), &origin)).await;
+        }
     }
     origin.worker.heads.give_back(heads);
     server.goodbye().is_some().then(|| Box::new(server))
 }
 
-async fn refuse(
-    server: &mut H2Server,
-    Heads { request, response }: &mut Heads,
-    error: HeadError,
-    origin: &Origin,
-) {
-    let reason = match error {
+const fn reason(error: HeadError) -> Reason {
+    match error {
         HeadError::TooManyHeaders => Reason::HeadersTooLarge,
         HeadError::NoAuthority
         | HeadError::Switched
@@ -222,15 +230,5 @@ async fn refuse(
         | HeadError::BadAuthority
         | HeadError::BadPath
         | HeadError::BadContentLength => Reason::BadRequest,
-    };
-    let mut report = Report::begin(origin, origin.remote);
-    let plain = RequestHead::default();
-    let body = reply::head(&plain, response, (reason, reason.status()), &error.to_string(), &mut report);
-    response.body = BodyLength::Known(body.len() as u64);
-    report.status = response.status.as_u16();
-    if server.send_head(response).is_ok() {
-        let (mut pump, mut source) = (Pump::default(), Whole(body));
-        let _ = timeout(report.patience, poll_fn(|cx| pump.poll(cx, &mut source, server))).await;
     }
-    report.finish(request, response, origin, Instant::now());
 }

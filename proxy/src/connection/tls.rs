@@ -8,7 +8,8 @@ use rustls::pki_types::UnixTime;
 use tokio::time::timeout;
 
 use crate::identity::live::Current;
-use crate::identity::{PeerIdentity, Refusal, Revocations};
+use crate::identity::vouched::Side;
+use crate::identity::{PeerIdentity, Refusal, Vouched};
 use crate::model::Listener;
 use crate::model::tls::DownstreamTls;
 use crate::observe::Flags;
@@ -18,8 +19,8 @@ use crate::observe::series::TLS_HANDSHAKES;
 use crate::transport::Transport;
 use crate::worker::Worker;
 
-/// For a client to finish its handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a client to finish its handshake; and for its first message by itself, where the choice of the chain waits for it.
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What a handshake came to.
 #[derive(Debug, Default)]
@@ -47,7 +48,7 @@ pub async fn accept(
     listener: &Listener,
     worker: &Worker,
 ) -> Option<Secured> {
-    let outcome = shake_hands(transport, tls, worker).await;
+    let outcome = shake_hands(transport, tls, listener, worker).await;
     let told = match &outcome {
         Ok(_) if transport.tls().is_some_and(crate::transport::tls::TlsSession::is_resumed) => "resumed",
         Ok(_) => "ok",
@@ -68,26 +69,30 @@ pub async fn accept(
 async fn shake_hands(
     transport: &mut Transport,
     tls: &DownstreamTls,
+    listener: &Listener,
     worker: &Worker,
 ) -> Result<Secured, Refusal> {
-    let Current { config, own, revocations } = tls.current()?;
+    let Current { config, own, trust, revocations } = tls.current()?;
     match timeout(HANDSHAKE_TIMEOUT, transport.accept_tls(config, Rc::clone(&worker.buffers))).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => return Err(Refusal::from_io(&error)),
         Err(_) => return Err(Refusal::Unfinished),
     }
     let session = transport.tls().ok_or(Refusal::Protocol)?;
-    let peer = match session.peer_certificates().and_then(<[_]>::first) {
-        Some(leaf) => Some(still_trusted(PeerIdentity::from_leaf(leaf)?, &revocations)?),
-        None => None,
+    let protocol = session.alpn().map(<[u8]>::to_vec);
+    let (Some(chain @ [leaf, ..]), Some(trust)) = (session.peer_certificates(), trust) else {
+        return Ok(Secured { peer: None, own, protocol });
     };
-    Ok(Secured { peer, own, protocol: session.alpn().map(<[u8]>::to_vec) })
-}
-
-/// A resumed session stands for a certificate that was verified earlier.
-fn still_trusted(peer: PeerIdentity, revocations: &Revocations) -> Result<Rc<PeerIdentity>, Refusal> {
-    peer.recheck(&revocations.now(), UnixTime::now())?;
-    Ok(Rc::new(peer))
+    let (peer, now) = (Rc::new(PeerIdentity::from_leaf(leaf)?), UnixTime::now());
+    // A resumed session stands for a certificate that was verified earlier.
+    peer.recheck(&revocations.now(), now)?;
+    let context = (Side::Server, Arc::clone(&listener.name));
+    let vouched = Vouched::new((Rc::clone(&peer), chain), trust, own.as_deref(), context, now);
+    // What is trusted may have changed while hands were shaken.
+    tls.still_trusts(&vouched)?;
+    // It is a new one.
+    let _ = transport.cutoff().vouched.set(vouched);
+    Ok(Secured { peer: Some(peer), own, protocol })
 }
 
 fn log(transport: &Transport, refusal: Refusal, listener: &Listener, worker: &Worker) {

@@ -7,11 +7,13 @@ use outrider_proto::envoy::config::endpoint::v3 as pb_endpoint;
 use outrider_proto::envoy::config::listener::v3 as pb_listener;
 use outrider_proto::envoy::config::route::v3 as pb_route;
 use outrider_proto::envoy::extensions::transport_sockets::tls::v3 as pb_tls;
+use outrider_proto::outrider::destination::v1 as pb_destination;
 use outrider_proto::outrider::fault::v1 as pb_fault;
 use outrider_proto::outrider::identity::v1 as pb_identity;
 use tokio::time::Instant;
 
 use crate::identity::Revoked;
+use crate::model::destination::Destination;
 use crate::model::injection::Injection;
 use crate::model::tls::Secret;
 use crate::model::{Cluster, EndpointSet, Listener, RouteTable};
@@ -45,6 +47,8 @@ pub enum Resource {
     Revocations(pb_identity::RevocationList, Revoked),
     /// A fault on a lease, or what holds faults back.
     Faults(pb_fault::FaultInjection, Injection),
+    /// What handles connections to a destination.
+    Destination(pb_destination::Destination, Destination),
 }
 
 /// The kinds of resources.
@@ -64,6 +68,8 @@ pub enum Kind {
     Revocations,
     /// Faults on leases, and what holds them back.
     Faults,
+    /// Destinations that were asked for.
+    Destination,
 }
 
 impl Change {
@@ -91,6 +97,7 @@ impl Change {
                 Resource::Secret(..) => Kind::Secret,
                 Resource::Revocations(..) => Kind::Revocations,
                 Resource::Faults(..) => Kind::Faults,
+                Resource::Destination(..) => Kind::Destination,
             },
             Self::Extend(kind, ..) | Self::Remove(kind, _) => *kind,
         }
@@ -108,6 +115,7 @@ impl Change {
                 Resource::Secret(_, secret) => &secret.name,
                 Resource::Revocations(message, _) => &message.name,
                 Resource::Faults(message, _) => &message.name,
+                Resource::Destination(_, destination) => &destination.name,
             },
             Self::Extend(_, name, _) | Self::Remove(_, name) => name,
         }
@@ -124,7 +132,8 @@ impl Change {
                 | Resource::Endpoints(..)
                 | Resource::Secret(..)
                 | Resource::Revocations(..)
-                | Resource::Faults(..) => None,
+                | Resource::Faults(..)
+                | Resource::Destination(..) => None,
             },
             Self::Extend(..) | Self::Remove(..) => None,
         }

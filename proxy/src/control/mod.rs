@@ -14,12 +14,13 @@ pub mod store;
 pub mod watch;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_proto::{Fault, json};
 use serde_json::json as object;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::identity::Revoked;
@@ -47,6 +48,10 @@ pub enum Message {
     Resolved(dns::Resolved),
     /// Somebody wants a cluster as it is now; `None` when there is none.
     Cluster(String, oneshot::Sender<Option<Arc<Cluster>>>),
+    /// The workload calls somebody of whom nothing is known yet.
+    Destination(SocketAddr),
+    /// Somebody wants to know what is wanted of the control server.
+    Wanted(oneshot::Sender<Wanted>),
     /// The operator wants to know something.
     Ask(Question, oneshot::Sender<String>),
     /// The proxy shall end.
@@ -77,6 +82,10 @@ pub struct Wanted {
     pub routes: BTreeSet<Arc<str>>,
     /// Of certificates and roots.
     pub secrets: BTreeSet<Arc<str>>,
+    /// Of clusters, where they are asked for by name.
+    pub clusters: BTreeSet<Arc<str>>,
+    /// Of destinations, likewise.
+    pub destinations: BTreeSet<Arc<str>>,
 }
 
 /// What an operator can ask.
@@ -111,6 +120,8 @@ pub struct Control {
     published: Option<Instant>,
     due: Option<Instant>,
     was_ready: bool,
+    /// Where what the workload calls is asked for: told when something else is wanted than before.
+    wanting: Option<(Arc<Notify>, Wanted)>,
 }
 
 impl Control {
@@ -132,6 +143,28 @@ impl Control {
             published: None,
             due: None,
             was_ready: false,
+            wanting: None,
+        }
+    }
+
+    /// What the workload calls is asked for, and let go of after this long without use; and so is the cluster that this
+    /// proxy is an endpoint of. Whoever asks the control server
+    /// is told over this that something else is wanted.
+    pub fn on_demand(&mut self, idle_timeout: Duration, own_cluster: Option<Arc<str>>) -> Arc<Notify> {
+        self.store.on_demand(idle_timeout, own_cluster);
+        let notify = Arc::new(Notify::new());
+        self.wanting = Some((Arc::clone(&notify), self.store.wanted()));
+        notify
+    }
+
+    /// Tells who asks the control server if something else is wanted than before.
+    fn look_what_is_wanted(&mut self) {
+        if let Some((notify, before)) = &mut self.wanting {
+            let wanted = self.store.wanted();
+            if *before != wanted {
+                *before = wanted;
+                notify.notify_one();
+            }
         }
     }
 
@@ -195,7 +228,7 @@ impl Control {
         if secrets {
             // Contexts follow their secrets without a new snapshot.
             self.secrets.changed();
-            self.fill_secrets();
+            others |= self.fill_secrets();
         }
         if others {
             self.publish_soon();
@@ -245,23 +278,34 @@ impl Control {
                 let found = self.store.compiled().1.find(|cluster| *cluster.name == *name).cloned();
                 let _ = answer.send(found);
             }
+            Message::Destination(address) => {
+                if self.store.ask(address, Instant::now()) {
+                    self.look_what_is_wanted();
+                }
+            }
+            Message::Wanted(answer) => {
+                let _ = answer.send(self.store.wanted());
+            }
             Message::Ask(question, answer) => {
                 let _ = answer.send(self.answer(question));
             }
             Message::Tick => {
                 let now = Instant::now();
-                if self.secrets.look(now) {
-                    self.fill_secrets();
+                if self.secrets.look(now) && self.fill_secrets() {
+                    self.publish();
                 }
-                if self.store.expire(now) {
-                    self.revoked_changed = true;
+                let expired = self.store.expire(now);
+                self.revoked_changed |= expired;
+                if self.store.let_go(now) | expired {
                     self.publish();
                 }
             }
             Message::Publish => self.publish(),
             Message::Identity(own) => {
                 self.secrets.set_own(own.map(|own| *own));
-                self.fill_secrets();
+                if self.fill_secrets() {
+                    self.publish();
+                }
             }
             Message::Drain => {
                 self.drain();
@@ -293,10 +337,13 @@ impl Control {
         ready && !self.draining
     }
 
-    /// Gives TLS contexts what they want.
-    fn fill_secrets(&mut self) {
+    /// Gives TLS contexts what they want. Whether the workers are to hold established connections to it, because
+    /// somebody may be trusted no longer.
+    fn fill_secrets(&mut self) -> bool {
+        let before = self.secrets.lost_roots();
         let (listeners, clusters) = self.store.compiled();
         self.secrets.fill(listeners, clusters, &|name| self.store.secret(name));
+        self.secrets.lost_roots() != before
     }
 
     fn publish(&mut self) {
@@ -319,8 +366,10 @@ impl Control {
             snapshot,
             sockets: self.sockets.all(),
             revoked: Arc::clone(&self.revoked),
+            trust: self.secrets.lost_roots(),
             draining: self.draining,
         });
+        self.look_what_is_wanted();
     }
 
     /// Brings up to date who is cut off: handshakes look at it from here on, the workers hear of it with the
@@ -372,6 +421,7 @@ impl Control {
             "listeners": resources(self.store.listeners().map(|message| json::to_json(&message)).collect()),
             "clusters": resources(self.store.clusters().map(|message| json::to_json(&message)).collect()),
             "routes": resources(self.store.routes().map(|message| json::to_json(&message)).collect()),
+            "destinations": resources(self.store.told_destinations().map(|message| json::to_json(&message)).collect()),
             "endpoints": resources(self.store.endpoints().map(|message| json::to_json(&message)).collect()),
         });
         redact::private_keys(&mut dump);

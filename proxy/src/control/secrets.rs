@@ -45,6 +45,8 @@ pub struct Secrets {
     files: HashMap<PathBuf, Seen>,
     looked: Option<Instant>,
     dirty: bool,
+    /// How often roots went out of use.
+    lost_roots: u64,
 }
 
 /// A file as it was last read.
@@ -64,7 +66,7 @@ type OverAds<'a> = &'a dyn Fn(&str) -> Option<SecretKind>;
 #[derive(Default)]
 struct Round {
     credentials: HashMap<CertificateSource, Result<Credential, String>>,
-    trusts: HashMap<TrustSource, Result<Trust, String>>,
+    trusts: HashMap<TrustSource, Result<Arc<Trust>, String>>,
 }
 
 impl Secrets {
@@ -83,6 +85,12 @@ impl Secrets {
     /// Cuts off whom the lists name, and nobody else.
     pub fn revoke(&self, revoked: Revoked) {
         self.revocations.replace(revoked);
+    }
+
+    /// Changes whenever a context no longer believes roots that it has believed.
+    #[must_use]
+    pub const fn lost_roots(&self) -> u64 {
+        self.lost_roots
     }
 
     /// Something that contexts may name has changed.
@@ -141,6 +149,13 @@ impl Secrets {
             return;
         }
         let material = self.material(settings, over_ads, round);
+        let before = live.material().and_then(|material| material.trust.clone());
+        let after = material.as_ref().ok().map(|material| material.trust.clone());
+        if let (Some(before), Some(after)) = (before, after)
+            && !after.is_some_and(|after| after.covers(&before))
+        {
+            self.lost_roots += 1;
+        }
         if let Some(problem) = live.replace(material) {
             tracing::warn!(
                 kind,
@@ -200,17 +215,17 @@ impl Secrets {
         source: &TrustSource,
         over_ads: OverAds<'_>,
         round: &mut Round,
-    ) -> Result<Trust, String> {
+    ) -> Result<Arc<Trust>, String> {
         if let Some(known) = round.trusts.get(source) {
             return known.clone();
         }
         let found = match source {
-            TrustSource::Pem(_) | TrustSource::Spiffe(_) => self.roots_in(source),
+            TrustSource::Pem(_) | TrustSource::Spiffe(_) => self.roots_in(source).map(Arc::new),
             TrustSource::Named(name, ads) => match self.find(name, *ads, over_ads) {
-                Some(SecretKind::Trust(source)) => self.roots_in(&source),
+                Some(SecretKind::Trust(source)) => self.roots_in(&source).map(Arc::new),
                 Some(SecretKind::Certificate(_)) => Err(format!("secret \"{name}\" holds no roots")),
                 None if &**name == OWN_ROOTS && !ads => {
-                    let own = self.own.as_ref().map(|own| own.trust.clone());
+                    let own = self.own.as_ref().map(|own| Arc::new(own.trust.clone()));
                     own.ok_or_else(|| "the workload has no identity yet, or no longer".to_owned())
                 }
                 None => Err(format!("secret \"{name}\" is not there")),

@@ -1,7 +1,9 @@
 //! All resources, where they came from, and the snapshot that they make together.
 
+mod demand;
 mod faults;
 mod kept;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,14 +18,15 @@ use outrider_proto::envoy::extensions::transport_sockets::tls::v3 as pb_tls;
 use outrider_proto::outrider::identity::v1 as pb_identity;
 use tokio::time::Instant;
 
-use super::Wanted;
 pub use super::change::{Change, Kind, Resource};
 use super::dns::Resolved;
 use crate::identity::Revoked;
-use crate::model::tls::{CertificateSource, Secret, SecretKind, TlsSettings, TrustSource};
+use crate::model::tls::{Secret, SecretKind};
 use crate::model::{Cluster, ClusterEntry, Discovery, EndpointSet, Listener, RouteTable, Snapshot};
+use demand::Demand;
 use faults::Faults;
 use kept::{Kept, Resources, lapsed, put};
+use wanted::patience;
 
 /// How long a resource that others refer to is waited for before it counts as missing (xDS: 15 s).
 pub const MISSING_AFTER: Duration = Duration::from_secs(15);
@@ -40,6 +43,8 @@ pub struct Store {
     secrets: Resources<pb_tls::Secret, Secret>,
     revocations: Resources<pb_identity::RevocationList, Revoked>,
     faults: Faults,
+    /// What the workload calls, where that is asked for.
+    demand: Demand,
     /// Endpoints of names, by cluster.
     resolved: BTreeMap<Arc<str>, Arc<EndpointSet>>,
     /// Since when a resource that is referred to is missing; for a cluster, the addresses of its names.
@@ -75,7 +80,8 @@ impl Store {
                     | Resource::Endpoints(..)
                     | Resource::Secret(..)
                     | Resource::Revocations(..)
-                    | Resource::Faults(..) => {}
+                    | Resource::Faults(..)
+                    | Resource::Destination(..) => {}
                 }
             }
         }
@@ -114,6 +120,7 @@ impl Store {
                     return Err(static_clash());
                 }
                 let name = Arc::clone(&compiled.name);
+                self.demand.cluster_is_there(&name);
                 put(&mut self.clusters, name, &message, compiled, (expires, false));
             }
             Resource::Routes(message, compiled) => {
@@ -142,6 +149,7 @@ impl Store {
                 put(&mut self.revocations, name, &message, compiled, (expires, false));
             }
             Resource::Faults(message, compiled) => return self.faults.set(&message, compiled, expires),
+            Resource::Destination(message, compiled) => self.demand.set(&message, compiled, expires),
         }
         Ok(())
     }
@@ -155,6 +163,7 @@ impl Store {
             Kind::Secret => self.secrets.get_mut(name).map(|kept| &mut kept.expires),
             Kind::Revocations => self.revocations.get_mut(name).map(|kept| &mut kept.expires),
             Kind::Faults => self.faults.extend(name, expires),
+            Kind::Destination => self.demand.extend(name),
         };
         if let Some(slot) = slot {
             *slot = expires;
@@ -164,7 +173,10 @@ impl Store {
     fn remove(&mut self, kind: Kind, name: &Arc<str>) {
         let long_ago = Instant::now().checked_sub(MISSING_AFTER).unwrap_or_else(Instant::now);
         match kind {
-            Kind::Cluster => self.clusters.retain(|known, kept| known != name || kept.from_file),
+            Kind::Cluster => {
+                self.clusters.retain(|known, kept| known != name || kept.from_file);
+                self.demand.cluster_is_absent(name);
+            }
             Kind::Listener => self.listeners.retain(|known, kept| known != name || kept.from_file),
             Kind::Endpoints => {
                 self.endpoints.remove(name);
@@ -182,6 +194,7 @@ impl Store {
                 self.revocations.remove(name);
             }
             Kind::Faults => self.faults.remove(name),
+            Kind::Destination => self.demand.remove(name),
         }
     }
 
@@ -210,6 +223,7 @@ impl Store {
         expired.extend(lapsed(Kind::Secret, &self.secrets, now));
         expired.extend(lapsed(Kind::Revocations, &self.revocations, now));
         expired.extend(self.faults.lapsed(now));
+        expired.extend(self.demand.lapsed(now));
         for (kind, name) in &expired {
             tracing::info!(?kind, %name, "the resource's TTL has run out");
             self.remove(*kind, name);
@@ -222,29 +236,6 @@ impl Store {
             age >= limit && age < limit + 4 * super::TICK
         };
         !expired.is_empty() || self.missing.iter().any(ran_out)
-    }
-
-    /// What others refer to.
-    #[must_use]
-    pub fn wanted(&self) -> Wanted {
-        let endpoints = self.clusters.values().filter_map(|kept| match &kept.compiled.discovery {
-            Discovery::Eds(name) => Some(Arc::clone(name)),
-            Discovery::Static(_) | Discovery::Dns { .. } | Discovery::OriginalDst => None,
-        });
-        let routes = self.listeners.values().flat_map(|kept| kept.compiled.named_routes().cloned());
-        let contexts = self.contexts();
-        Wanted {
-            endpoints: endpoints.collect(),
-            routes: routes.collect(),
-            secrets: contexts.flat_map(secrets_of).collect(),
-        }
-    }
-
-    fn contexts(&self) -> impl Iterator<Item = &TlsSettings> {
-        let listeners = self.listeners.values().flat_map(|kept| kept.compiled.chains.all());
-        let down = listeners.filter_map(|chain| chain.tls.as_ref().map(|tls| &tls.settings));
-        let clusters = self.clusters.values();
-        down.chain(clusters.filter_map(|kept| kept.compiled.tls.as_ref().map(|tls| &tls.settings)))
     }
 
     /// Everything that may hold a TLS context, and the secrets that came over ADS.
@@ -275,6 +266,7 @@ impl Store {
         self.endpoints.retain(|name, _| wanted.endpoints.contains(name));
         self.secrets.retain(|name, _| wanted.secrets.contains(name));
         self.lapsed_routes.retain(|name| wanted.routes.contains(name));
+        self.forget_clusters(&wanted);
         self.resolved.retain(|name, _| self.clusters.contains_key(name));
         self.note_missing(&wanted);
         let mut snapshot = Snapshot { version, faults: self.faults.in_force(), ..Snapshot::default() };
@@ -298,21 +290,24 @@ impl Store {
             snapshot.clusters.insert(Arc::clone(name), entry);
         }
         for (name, kept) in &self.listeners {
-            let ready = kept
-                .compiled
-                .named_routes()
-                .all(|route| self.routes.contains_key(route) || self.is_given_up(Kind::Routes, route));
-            let listener = if ready { Some(&kept.compiled) } else { self.current.listeners.get(name) };
+            let listener = if self.are_ready(&kept.compiled.chains) {
+                Some(&kept.compiled)
+            } else {
+                self.current.listeners.get(name)
+            };
             if let Some(listener) = listener {
                 snapshot.listeners.insert(Arc::clone(name), Arc::clone(listener));
             }
         }
         for (name, kept) in &self.routes {
-            snapshot.route_tables.insert(Arc::clone(name), Arc::clone(&kept.compiled));
+            let table = self.table_in_force(name, &kept.compiled);
+            snapshot.route_tables.insert(Arc::clone(name), Arc::clone(table));
         }
+        snapshot.destinations = self.destinations();
         // A listener that stays as it was may still need routes that its successor does not.
-        for listener in snapshot.listeners.values() {
-            for name in listener.named_routes().filter(|name| !self.lapsed_routes.contains(*name)) {
+        let told = snapshot.destinations.values().filter_map(|told| Some(&told.destination.as_ref()?.chains));
+        for chains in snapshot.listeners.values().map(|listener| &listener.chains).chain(told) {
+            for name in chains.named_routes().filter(|name| !self.lapsed_routes.contains(*name)) {
                 if let Some(table) = self.current.route_tables.get(name) {
                     snapshot.route_tables.entry(Arc::clone(name)).or_insert_with(|| Arc::clone(table));
                 }
@@ -323,41 +318,10 @@ impl Store {
             listeners: snapshot.listeners.clone(),
             clusters: snapshot.clusters.clone(),
             route_tables: snapshot.route_tables.clone(),
+            destinations: snapshot.destinations.clone(),
             faults: None,
         });
         snapshot
-    }
-
-    /// Takes note of what is referred to and not there, and since when.
-    pub fn note_missing(&mut self, wanted: &Wanted) {
-        let (routes, endpoints) = (&self.routes, &self.endpoints);
-        let resolved = &self.resolved;
-        let unresolved: BTreeSet<Arc<str>> = self
-            .by_name()
-            .map(|cluster| Arc::clone(&cluster.name))
-            .filter(|name| !resolved.contains_key(name))
-            .collect();
-        let needed = |kind: Kind, name: &Arc<str>| match kind {
-            Kind::Routes => wanted.routes.contains(name) && !routes.contains_key(name),
-            Kind::Endpoints => wanted.endpoints.contains(name) && !endpoints.contains_key(name),
-            Kind::Cluster => unresolved.contains(name),
-            Kind::Listener | Kind::Secret | Kind::Revocations | Kind::Faults => false,
-        };
-        self.missing.retain(|(kind, name), _| needed(*kind, name));
-        let now = Instant::now();
-        for name in wanted.routes.iter().filter(|name| needed(Kind::Routes, name)) {
-            self.missing.entry((Kind::Routes, Arc::clone(name))).or_insert(now);
-        }
-        for name in wanted.endpoints.iter().filter(|name| needed(Kind::Endpoints, name)) {
-            self.missing.entry((Kind::Endpoints, Arc::clone(name))).or_insert(now);
-        }
-        for name in &unresolved {
-            self.missing.entry((Kind::Cluster, Arc::clone(name))).or_insert(now);
-        }
-    }
-
-    fn is_given_up(&self, kind: Kind, name: &Arc<str>) -> bool {
-        self.missing.get(&(kind, Arc::clone(name))).is_some_and(|since| since.elapsed() >= patience(kind))
     }
 
     /// The clusters whose endpoints are names.
@@ -374,12 +338,6 @@ impl Store {
             Discovery::OriginalDst => None,
         };
         found.unwrap_or_default()
-    }
-
-    /// Whether nothing that is referred to is still waited for.
-    #[must_use]
-    pub fn is_settled(&self) -> bool {
-        self.missing.iter().all(|((kind, _), since)| since.elapsed() >= patience(*kind))
     }
 
     /// Whether there is a listener of this name, published or not.
@@ -418,29 +376,6 @@ impl Store {
     /// The load assignments as they came.
     pub fn endpoints(&self) -> impl Iterator<Item = pb_endpoint::ClusterLoadAssignment> {
         self.endpoints.values().filter_map(Kept::message)
-    }
-}
-
-/// The secrets of ADS that a context names.
-fn secrets_of(settings: &TlsSettings) -> impl Iterator<Item = Arc<str>> + use<> {
-    let certificate = match &settings.certificate {
-        Some(CertificateSource::Named(name, true)) => Some(Arc::clone(name)),
-        _ => None,
-    };
-    let trust = match &settings.trust {
-        Some(TrustSource::Named(name, true)) => Some(Arc::clone(name)),
-        _ => None,
-    };
-    certificate.into_iter().chain(trust)
-}
-
-/// How long something of this kind is waited for.
-const fn patience(kind: Kind) -> Duration {
-    match kind {
-        Kind::Cluster => UNRESOLVED_AFTER,
-        Kind::Endpoints | Kind::Listener | Kind::Routes | Kind::Secret | Kind::Revocations | Kind::Faults => {
-            MISSING_AFTER
-        }
     }
 }
 

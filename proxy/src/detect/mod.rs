@@ -40,6 +40,12 @@ pub fn sniff(bytes: &[u8]) -> Sniff {
     sniff_http1(bytes)
 }
 
+/// Whether the first bytes are TLS, or can still become it and nothing else that is known.
+#[must_use]
+pub fn begins_tls(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&TLS_HANDSHAKE) && sniff_tls(bytes) != Sniff::Opaque
+}
+
 /// A record (RFC 8446 section 5.1) of a length that it may have, in which a handshake begins with a ClientHello.
 fn sniff_tls(bytes: &[u8]) -> Sniff {
     let is_record = match bytes {

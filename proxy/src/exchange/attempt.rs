@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -138,7 +139,7 @@ impl<'a> Attempts<'a> {
                 let mut count = itoa::Buffer::new();
                 request.headers.set(b"x-envoy-attempt-count", count.format(report.attempts).as_bytes());
             }
-            let (failure, reason, detail) = match self.once(down, request, response, timers, report).await {
+            let outcome = match self.once(down, request, response, timers, report).await {
                 Ok(mut established) => {
                     if !self.again_instead(response, &established.replay, request, report, timers) {
                         if self.is_unwanted(response, request)
@@ -153,30 +154,34 @@ impl<'a> Attempts<'a> {
                     let pause = self.pause(Some(response));
                     established.shapers.give_back(report);
                     self.replay = Some(self.discard(established).await);
-                    if let Some(winner) = self.wait(pause, request, timers).await {
-                        return self.take_over(winner, response, request, report);
-                    }
-                    continue;
+                    self.wait(down, request, (pause, timers)).await
                 }
-                Err(Failed::Answer(reason, detail)) => return Ending::Answer(reason, detail),
+                Err(Failed::Attempt(failure, reason, detail)) => {
+                    if !self.again_after(failure, request, report, timers) {
+                        return match self.last_hope(down, request, (timers, true)).await {
+                            Some(Ok(winner)) => self.take_over(winner, response, request, report),
+                            Some(Err(Reason::DownstreamGone)) => Ending::Gone(Reason::DownstreamGone),
+                            Some(Err(reason)) => Ending::Answer(reason, String::new()),
+                            None => Ending::Answer(reason, detail),
+                        };
+                    }
+                    let mut pause = Duration::ZERO;
+                    // A connection that was closed for idleness says nothing about its endpoint.
+                    if failure != Failure::StaleConnection {
+                        self.tried.extend(report.upstream);
+                        pause = self.pause(None);
+                    }
+                    self.wait(down, request, (pause, timers)).await
+                }
+                Err(failed) => Err(failed),
+            };
+            match outcome {
+                Ok(()) => {}
+                Err(Failed::Attempt(_, reason, detail) | Failed::Answer(reason, detail)) => {
+                    return Ending::Answer(reason, detail);
+                }
                 Err(Failed::Gone(reason)) => return Ending::Gone(reason),
                 Err(Failed::Overtaken(winner)) => return self.take_over(winner, response, request, report),
-                Err(Failed::Attempt(failure, reason, detail)) => (failure, reason, detail),
-            };
-            if !self.again_after(failure, request, report, timers) {
-                return match self.last_hope(down, request, (timers, true)).await {
-                    Some(Ok(winner)) => self.take_over(winner, response, request, report),
-                    Some(Err(Reason::DownstreamGone)) => Ending::Gone(Reason::DownstreamGone),
-                    Some(Err(reason)) => Ending::Answer(reason, String::new()),
-                    None => Ending::Answer(reason, detail),
-                };
-            }
-            // A connection that was closed for idleness says nothing about its endpoint.
-            if failure != Failure::StaleConnection {
-                self.tried.extend(report.upstream);
-                if let Some(winner) = self.wait(self.pause(None), request, timers).await {
-                    return self.take_over(winner, response, request, report);
-                }
             }
         }
     }

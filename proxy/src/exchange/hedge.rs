@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::attempt::{Attempts, Ending, Established, Failed};
 use super::mirror::Mirrors;
@@ -18,7 +18,7 @@ use super::report::Report;
 use super::timers::Timers;
 use crate::http::body::BodySink as _;
 use crate::http::downstream::Downstream;
-use crate::http::message::{RequestHead, ResponseHead};
+use crate::http::message::{BodyLength, RequestHead, ResponseHead};
 use crate::observe::Reason;
 
 /// A late attempt and the head of its answer.
@@ -100,23 +100,30 @@ impl Attempts<'_> {
         .await
     }
 
-    /// Waits before the next attempt, but not beyond the end of the exchange, and not once a late one has answered.
-    pub(super) async fn wait(
+    /// Waits before the next attempt, while late ones, client, deadlines and policies are kept in sight; an error when
+    /// there is to be none.
+    pub(super) async fn wait<D: Downstream>(
         &self,
-        mut pause: Duration,
+        down: &mut D,
         request: &RequestHead,
-        timers: &Timers<'_>,
-    ) -> Option<Winner> {
-        if let Some(end) = timers.end() {
-            pause = pause.min(end.saturating_duration_since(Instant::now()));
-        }
-        if pause.is_zero() {
-            return None;
-        }
+        (pause, timers): (Duration, &mut Timers<'_>),
+    ) -> Result<(), Failed> {
+        timers.attempt_over();
+        let whole =
+            request.body == BodyLength::Empty || self.replay.as_ref().is_some_and(Replay::has_seen_the_end);
         let mut over = pin!(sleep(pause));
-        poll_fn(|cx| match self.poll_rivals(cx, request) {
-            Poll::Ready(winner) => Poll::Ready(Some(winner)),
-            Poll::Pending => over.as_mut().poll(cx).map(|()| None),
+        poll_fn(|cx| {
+            if let Poll::Ready(winner) = self.poll_rivals(cx, request) {
+                return Poll::Ready(Err(Failed::Overtaken(winner)));
+            }
+            if whole && down.poll_closed(cx).is_ready() {
+                return Poll::Ready(Err(Failed::Gone(Reason::DownstreamGone)));
+            }
+            if let Poll::Ready(reason) = timers.poll(cx, request) {
+                return Poll::Ready(Err(Failed::Answer(reason, String::new())));
+            }
+            // A pause of nothing must not cost a turn.
+            if pause.is_zero() { Poll::Ready(Ok(())) } else { over.as_mut().poll(cx).map(Ok) }
         })
         .await
     }

@@ -46,7 +46,8 @@ pub(super) fn concerns(
     origin: &Origin,
     routed: Option<&Routed<'_>>,
 ) -> bool {
-    set.concerns((place(origin.direction), Stage::Whole), &subject(request, origin, routed))
+    !origin.standing.facts.spared
+        && set.concerns((place(origin.direction), Stage::Whole), &subject(request, origin, routed))
 }
 
 /// Takes a request through policies and faults; `None` when it may go on. Cancel-safe.
@@ -58,7 +59,7 @@ pub(super) async fn pass<D: Downstream>(
     report: &mut Report,
 ) -> Option<Stop> {
     let changes = origin.standing.changes();
-    if let Some(set) = leased
+    if let Some(set) = leased.filter(|_| !origin.standing.facts.spared)
         && let Some(stop) = meet(set, request, origin, (routed, report), down).await
     {
         return Some(stop);
@@ -158,7 +159,8 @@ async fn meet<D: Downstream>(
     (!wait(down, request, fault.lease.wait(MAX_DELAY)).await).then_some(Stop::Gone)
 }
 
-/// Which faults a listener of this direction meets; one that says none serves somebody, as a gateway does.
+/// Which faults a listener of this direction meets; one that says none serves somebody, as a gateway does, unless it is
+/// spared.
 pub(crate) fn place(direction: &str) -> Place {
     if direction == "outbound" { Place::Outbound } else { Place::Inbound }
 }

@@ -10,7 +10,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::report::Report;
-use super::{Origin, Outcome, Routed, reply};
+use super::{Origin, Outcome, Routed, authorize, reply};
 use crate::http::downstream::Downstream;
 use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
@@ -62,27 +62,20 @@ pub(super) fn over<'a>(
     routed: Option<&'a Routed<'a>>,
     report: &mut Report,
 ) -> Option<Over<'a>> {
-    let weighted = routed.and_then(|routed| match &routed.route.action {
-        RouteAction::Forward(action) => Some(action.cluster.pick(routed.draw)),
+    let cluster = routed.and_then(|routed| match &routed.route.action {
+        RouteAction::Forward(action) => Some(&**action.cluster.pick(routed.draw).0),
         RouteAction::Redirect(_) | RouteAction::Direct(_) => None,
     });
+    let levels = authorize::levels(routed);
     let subject = Subject {
         head: request,
         remote: report.client().unwrap_or(origin.remote).ip(),
         peer: origin.standing.facts.identity(),
-        cluster: weighted.map(|(name, _)| &**name),
+        cluster,
     };
     let now = Instant::now();
     for filter in &origin.chain.limits {
-        let said = routed.and_then(|routed| {
-            let levels = [
-                weighted.and_then(|(_, entry)| entry).map(|entry| &entry.filters),
-                Some(&routed.route.filters),
-                Some(&routed.host.filters),
-                Some(&routed.table.filters),
-            ];
-            levels.into_iter().flatten().find_map(|overrides| overrides.limit(&filter.name))
-        });
+        let said = levels.into_iter().flatten().find_map(|overrides| overrides.limit(&filter.name));
         let limit = said.unwrap_or(&filter.limit);
         let drawn = (now, origin.worker.draw());
         let Some(limited) = limit.limits(&subject, drawn, &mut report.quota) else { continue };

@@ -3,6 +3,7 @@
 //! A mirror may never slow the request that it copies: the body goes to it over a bounded queue, and a mirror
 //! that cannot keep up is cut off.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -25,6 +26,8 @@ use crate::worker::Worker;
 
 /// Pieces of body that may wait for a mirror.
 const QUEUED_PIECES: usize = 64;
+/// Bytes of bodies that may wait for all mirrors of one worker.
+const QUEUED_BYTES: usize = 4 << 20;
 /// Mirrored requests under way in one worker; further ones are not mirrored.
 const MAX_MIRRORS: u32 = 256;
 /// How long a mirrored exchange may take.
@@ -32,22 +35,62 @@ const MIRROR_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The mirrors of one request.
 #[derive(Debug, Default)]
-pub struct Mirrors(Vec<mpsc::Sender<Bytes>>);
+pub struct Mirrors(Vec<Queue>);
 
 impl Mirrors {
     /// Gives a piece of the body to all mirrors; one that is not keeping up loses its request.
     pub fn send(&mut self, piece: &[u8]) {
         if !self.0.is_empty() {
             let piece = Bytes::copy_from_slice(piece);
-            self.0.retain(|queue| queue.try_send(piece.clone()).is_ok());
+            self.0.retain(|queue| queue.send(piece.clone()));
         }
     }
 
     /// Says that the body is complete. An empty piece stands for it: without one the copy was cut off.
     pub fn end(&mut self) {
         for queue in self.0.drain(..) {
-            let _ = queue.try_send(Bytes::new());
+            queue.send(Bytes::new());
         }
+    }
+}
+
+/// The way to one mirror.
+#[derive(Debug)]
+struct Queue {
+    pieces: mpsc::Sender<Piece>,
+    /// What waits for all mirrors of the worker.
+    waiting: Rc<Cell<usize>>,
+}
+
+impl Queue {
+    /// Whether there was room.
+    fn send(&self, bytes: Bytes) -> bool {
+        let waiting = self.waiting.get() + bytes.len();
+        if waiting > QUEUED_BYTES {
+            return false;
+        }
+        self.waiting.set(waiting);
+        let held = Held { waiting: Rc::clone(&self.waiting), count: bytes.len() };
+        self.pieces.try_send(Piece { bytes, _held: held }).is_ok()
+    }
+}
+
+/// Bytes that wait; counted until it is dropped.
+#[derive(Debug)]
+struct Piece {
+    bytes: Bytes,
+    _held: Held,
+}
+
+#[derive(Debug)]
+struct Held {
+    waiting: Rc<Cell<usize>>,
+    count: usize,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.waiting.set(self.waiting.get().saturating_sub(self.count));
     }
 }
 
@@ -62,10 +105,11 @@ pub fn start(action: &ForwardAction, request: &RequestHead, origin: &Origin) -> 
         if origin.worker.mirrors.get() >= MAX_MIRRORS || !request.upgrade.is_empty() {
             continue;
         }
-        let (queue, body) = mpsc::channel(QUEUED_PIECES);
+        let (pieces, body) = mpsc::channel(QUEUED_PIECES);
         let copy = shadow(request);
         let (destination, standing) = (origin.destination, Rc::clone(&origin.standing));
         let worker = Rc::clone(&origin.worker);
+        let waiting = Rc::clone(&worker.mirrored_bytes);
         worker.mirrors.set(worker.mirrors.get() + 1);
         tokio::task::spawn_local(async move {
             let _under_way = UnderWay(Rc::clone(&worker));
@@ -81,7 +125,7 @@ pub fn start(action: &ForwardAction, request: &RequestHead, origin: &Origin) -> 
                 tracing::debug!(cluster = %cluster.config().name, "mirrored request timed out");
             }
         });
-        mirrors.0.push(queue);
+        mirrors.0.push(Queue { pieces, waiting });
     }
     mirrors
 }
@@ -157,32 +201,33 @@ impl<E: std::error::Error> From<E> for SinkLost {
 /// The body as the queue brings it.
 #[derive(Debug)]
 struct MirrorBody {
-    queue: mpsc::Receiver<Bytes>,
-    piece: Bytes,
+    queue: mpsc::Receiver<Piece>,
+    piece: Option<Piece>,
     ended: bool,
 }
 
 impl MirrorBody {
-    const fn new(queue: mpsc::Receiver<Bytes>) -> Self {
-        Self { queue, piece: Bytes::new(), ended: false }
+    const fn new(queue: mpsc::Receiver<Piece>) -> Self {
+        Self { queue, piece: None, ended: false }
     }
 }
 
 impl BodySource for MirrorBody {
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Chunk, SourceError>> {
-        if !self.piece.is_empty() {
+        if !self.chunk().is_empty() {
             return Poll::Ready(Ok(Chunk::Data));
         }
+        self.piece = None;
         if self.ended {
             return Poll::Ready(Ok(Chunk::End));
         }
         self.queue.poll_recv(cx).map(|piece| match piece {
-            Some(piece) if piece.is_empty() => {
+            Some(piece) if piece.bytes.is_empty() => {
                 self.ended = true;
                 Ok(Chunk::End)
             }
             Some(piece) => {
-                self.piece = piece;
+                self.piece = Some(piece);
                 Ok(Chunk::Data)
             }
             None => Err(SourceError::Truncated),
@@ -190,15 +235,17 @@ impl BodySource for MirrorBody {
     }
 
     fn chunk(&self) -> &[u8] {
-        &self.piece
+        self.piece.as_ref().map_or(&[], |piece| &piece.bytes)
     }
 
     fn consume(&mut self, count: usize) {
-        bytes::Buf::advance(&mut self.piece, count);
+        if let Some(piece) = &mut self.piece {
+            bytes::Buf::advance(&mut piece.bytes, count);
+        }
     }
 
     fn take_bytes(&mut self) -> Bytes {
-        std::mem::take(&mut self.piece)
+        self.piece.take().map_or_else(Bytes::new, |piece| piece.bytes)
     }
 
     fn ends_with_chunk(&self) -> bool {
@@ -207,5 +254,41 @@ impl BodySource for MirrorBody {
 
     fn trailers(&self) -> Option<&Headers> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn what_waits_for_mirrors_is_bounded_in_bytes() {
+        let waiting: Rc<Cell<usize>> = Rc::default();
+        let start = || {
+            let (pieces, body) = mpsc::channel(QUEUED_PIECES);
+            (Mirrors(vec![Queue { pieces, waiting: Rc::clone(&waiting) }]), MirrorBody::new(body))
+        };
+        let ((mut stuck, stuck_body), (mut quick, mut body)) = (start(), start());
+        let piece = vec![0; QUEUED_BYTES / 8];
+        for _ in 0..7 {
+            stuck.send(&piece);
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..3 {
+            quick.send(&piece);
+            assert_eq!(body.poll_chunk(&mut cx).map(Result::unwrap), Poll::Ready(Chunk::Data));
+            body.consume(piece.len());
+            assert!(body.poll_chunk(&mut cx).is_pending(), "it keeps up");
+        }
+        stuck.send(&piece);
+        assert_eq!(waiting.get(), QUEUED_BYTES);
+        stuck.send(&piece);
+        assert!(stuck.0.is_empty(), "it is cut off");
+        drop(stuck_body);
+        assert_eq!(waiting.get(), 0);
+        quick.end();
+        assert_eq!(body.poll_chunk(&mut cx).map(Result::unwrap), Poll::Ready(Chunk::End));
     }
 }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::report::Report;
 use super::{Origin, Routed, client_cert, inject};
 use crate::fault::filter::CONTROL_PREFIX;
+use crate::http::headers::Headers;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::model::ForwardAction;
 use crate::model::headers::{HeaderChanges, Values};
@@ -73,21 +74,25 @@ fn forwarded(request: &mut RequestHead, origin: &Origin) {
     }
 }
 
-/// The client's address as far as it can be trusted: the peer's own, or what the configured number of proxies in
-/// front of us say (Envoy's `xff_num_trusted_hops`).
+/// The client's address as far as it can be trusted, by the head as it came in: the peer's own, or what the configured
+/// number of proxies in front of us say (Envoy's `xff_num_trusted_hops`).
 #[must_use]
 pub fn client_address(request: &RequestHead, origin: &Origin) -> SocketAddr {
     let chain = &origin.chain;
-    let back = match (chain.use_remote_address, chain.trusted_hops as usize) {
+    let back = match (chain.use_remote_address, chain.trusted_hops) {
         (true, 0) => return origin.remote,
-        (true, hops) => hops - 1 + usize::from(!chain.skip_xff_append),
+        // The nearest of them is the peer itself, which stands in nobody's list yet.
+        (true, hops) => hops - 1,
         (false, hops) => hops,
     };
-    let mut addresses: Vec<&[u8]> =
-        request.headers.all(b"x-forwarded-for").flat_map(crate::http::headers::list_members).collect();
-    addresses.reverse();
-    let stated = addresses.get(back).and_then(|text| std::str::from_utf8(text).ok());
-    stated.and_then(|text| text.parse::<IpAddr>().ok()).map_or(origin.remote, |ip| SocketAddr::new(ip, 0))
+    stated_address(&request.headers, back).map_or(origin.remote, |ip| SocketAddr::new(ip, 0))
+}
+
+/// What `x-forwarded-for` says so many places before its end.
+fn stated_address(headers: &Headers, back: u32) -> Option<IpAddr> {
+    let values = || headers.all(b"x-forwarded-for").flat_map(|value| value.split(|byte| *byte == b','));
+    let place = values().count().checked_sub(1)?.checked_sub(back as usize)?;
+    std::str::from_utf8(values().nth(place)?).ok()?.trim_ascii().parse().ok()
 }
 
 fn request_id(request: &mut RequestHead, origin: &Origin) {
@@ -226,5 +231,29 @@ fn in_order(
         levels.into_iter().rev().for_each(&mut one);
     } else {
         levels.into_iter().for_each(&mut one);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_counted_from_the_end_over_all_fields() {
+        let mut headers = Headers::new();
+        assert_eq!(stated_address(&headers, 0), None);
+        headers.append(b"x-forwarded-for", b"203.0.113.1, 203.0.113.2");
+        headers.append(b"x-forwarded-for", b" 2001:db8::3 ,x");
+        for (back, expected) in [
+            (0, None),
+            (1, Some("2001:db8::3")),
+            (2, Some("203.0.113.2")),
+            (3, Some("203.0.113.1")),
+            (4, None),
+            (u32::MAX, None),
+        ] {
+            let expected = expected.map(|text| text.parse().unwrap());
+            assert_eq!(stated_address(&headers, back), expected, "{back}");
+        }
     }
 }

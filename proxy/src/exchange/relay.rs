@@ -58,13 +58,11 @@ pub async fn response<D: Downstream>(
     } else if !request.upgrade.is_empty() {
         upstream.pump = Pump::done();
     }
-    let mut pump = Pump::default();
     let whole = inject::shaper(&mut report.injected);
-    let mut shaper = upstream.shapers.response.take().or(whole);
-    let ended =
-        poll_fn(|cx| poll_relay(cx, (down, request), upstream, (&mut pump, tunnel, &mut shaper), timers))
-            .await;
-    report.sent_bytes = pump.bytes();
+    let shaper = upstream.shapers.response.take().or(whole);
+    let mut way = WayBack { pump: Pump::default(), shaper, tunnel, deaf: false };
+    let ended = poll_fn(|cx| poll_relay(cx, (down, request), upstream, &mut way, timers)).await;
+    report.sent_bytes = way.pump.bytes();
     report.received_bytes = report.received_bytes.max(upstream.pump.bytes());
     match ended {
         Ok(()) if upstream.pump.is_done() => Relayed::Whole,
@@ -86,16 +84,27 @@ fn opens_tunnel(request: &RequestHead, response: &ResponseHead) -> bool {
     !request.upgrade.is_empty() && (response.status == StatusCode::SWITCHING_PROTOCOLS || h2_agreed)
 }
 
+/// The response under way.
+struct WayBack {
+    pump: Pump,
+    shaper: Option<Box<Shaper>>,
+    /// It is one direction of a tunnel, of which both have to end.
+    tunnel: bool,
+    /// The upstream takes nothing more of the other direction.
+    deaf: bool,
+}
+
 fn poll_relay<D: Downstream>(
     cx: &mut Context<'_>,
     (down, request): (&mut D, &RequestHead),
     upstream: &mut Established,
-    (pump, tunnel, shaper): (&mut Pump, bool, &mut Option<Box<Shaper>>),
+    way: &mut WayBack,
     timers: &mut Timers<'_>,
 ) -> Poll<Result<(), Reason>> {
     let Established { link, pump: request_pump, replay, shapers, .. } = upstream;
+    let WayBack { pump, shaper, tunnel, deaf } = way;
     let before = (request_pump.bytes(), pump.bytes());
-    if !request_pump.is_done() {
+    if !request_pump.is_done() && !*deaf {
         match poll_pump(&mut shapers.request, request_pump, cx, &mut replay.source(down), link) {
             Poll::Ready(Ok(())) => timers.request_complete(),
             Poll::Ready(Err(PumpError::Source(SourceError::Injected))) => {
@@ -103,12 +112,13 @@ fn poll_relay<D: Downstream>(
             }
             Poll::Ready(Err(PumpError::Source(_))) => return Poll::Ready(Err(Reason::DownstreamGone)),
             // The upstream needs no more of the request; its response goes on.
-            Poll::Ready(Err(PumpError::Sink(_))) | Poll::Pending => {}
+            Poll::Ready(Err(PumpError::Sink(_))) => *deaf = true,
+            Poll::Pending => {}
         }
     }
     if !pump.is_done() {
         match poll_pump(shaper, pump, cx, link, down) {
-            Poll::Ready(Ok(())) if !tunnel => return Poll::Ready(Ok(())),
+            Poll::Ready(Ok(())) if !*tunnel => return Poll::Ready(Ok(())),
             Poll::Ready(Ok(())) | Poll::Pending => {}
             Poll::Ready(Err(PumpError::Source(SourceError::Injected))) => {
                 return Poll::Ready(Err(Reason::FaultInjected));
@@ -117,13 +127,13 @@ fn poll_relay<D: Downstream>(
             Poll::Ready(Err(PumpError::Sink(_))) => return Poll::Ready(Err(Reason::DownstreamGone)),
         }
     }
-    if tunnel && pump.is_done() && request_pump.is_done() {
+    if *tunnel && pump.is_done() && (request_pump.is_done() || *deaf) {
         return Poll::Ready(Ok(()));
     }
     if (request_pump.bytes(), pump.bytes()) != before {
         timers.active();
     }
-    if !tunnel && request_pump.is_done() && down.poll_closed(cx).is_ready() {
+    if !*tunnel && request_pump.is_done() && down.poll_closed(cx).is_ready() {
         return Poll::Ready(Err(Reason::DownstreamGone));
     }
     let _ = link.poll_flush(cx);

@@ -22,6 +22,8 @@ pub struct Replay {
     consumed: u64,
     /// How much of `kept` the present attempt has seen.
     position: usize,
+    /// Whether the body was read to its end.
+    ended: bool,
     /// Who else gets a copy of the body.
     pub mirrors: Mirrors,
     pool: Rc<BufferPool>,
@@ -31,13 +33,19 @@ impl Replay {
     /// Keeps bytes only if it is told that they may be needed.
     #[must_use]
     pub const fn new(keeping: bool, mirrors: Mirrors, pool: Rc<BufferPool>) -> Self {
-        Self { kept: Vec::new(), keeping, consumed: 0, position: 0, mirrors, pool }
+        Self { kept: Vec::new(), keeping, consumed: 0, position: 0, ended: false, mirrors, pool }
     }
 
     /// Whether another attempt can send the body from its beginning.
     #[must_use]
     pub fn is_possible(&self) -> bool {
         self.consumed == self.kept.len() as u64
+    }
+
+    /// Whether the client has sent all of the body.
+    #[must_use]
+    pub const fn has_seen_the_end(&self) -> bool {
+        self.ended
     }
 
     /// Begins another attempt.
@@ -103,6 +111,7 @@ impl<S: BodySource> BodySource for ReplaySource<'_, S> {
         }
         let polled = self.inner.poll_chunk(cx);
         if matches!(polled, Poll::Ready(Ok(Chunk::End))) {
+            self.replay.ended = true;
             self.replay.mirrors.end();
         }
         polled

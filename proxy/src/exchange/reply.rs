@@ -9,10 +9,11 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio::time::{Instant, timeout};
 
 use super::report::Report;
-use super::{Outcome, Routed};
+use super::{Origin, Outcome, Routed};
 use crate::fault::shape::poll_pump;
 use crate::http::body::{Pump, Whole};
 use crate::http::downstream::Downstream;
+use crate::http::heads::Heads;
 use crate::http::message::{BodyLength, RequestHead, ResponseHead};
 use crate::model::Route;
 use crate::model::route::{DirectAction, RedirectAction, RedirectPath};
@@ -56,9 +57,24 @@ pub(super) async fn refuse<D: Downstream, E: Display>(
     send_body(down, request, response, (routed, body), report).await
 }
 
+/// Answers what was never a request, and records it as one.
+pub async fn unread<D: Downstream>(
+    down: &mut D,
+    Heads { request, response }: &mut Heads,
+    (reason, detail): (Reason, &str),
+    origin: &Origin,
+) {
+    let mut report = Report::begin(origin, origin.remote);
+    // What came of it may not say how it is answered.
+    let nothing = RequestHead::default();
+    let body = head(&nothing, response, (reason, reason.status()), detail, &mut report);
+    let _ = send_body(down, &nothing, response, (None, body), &mut report).await;
+    report.finish(request, response, origin, Instant::now());
+}
+
 /// Fills the head of an answer for a reason and returns its body. A gRPC client gets its error in the form that
 /// it understands.
-pub fn head(
+pub(super) fn head(
     request: &RequestHead,
     response: &mut ResponseHead,
     (reason, status): (Reason, StatusCode),

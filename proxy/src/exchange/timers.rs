@@ -142,6 +142,12 @@ impl<'a> Timers<'a> {
         }
     }
 
+    /// Takes note that an attempt has ended: its own deadlines mean nothing any more.
+    pub const fn attempt_over(&mut self) {
+        self.per_try = None;
+        self.per_try_idle = None;
+    }
+
     /// Takes note that a response has begun.
     pub const fn response_begun(&mut self) {
         self.per_try = None;
@@ -177,12 +183,6 @@ impl<'a> Timers<'a> {
         // The route's timeout begins when the request is in.
         let whole = self.route_timeout.filter(|_| self.route.is_none());
         [left, whole].into_iter().flatten().min()
-    }
-
-    /// The earliest moment at which the exchange as a whole ends, if there is one.
-    #[must_use]
-    pub fn end(&self) -> Option<Instant> {
-        [self.route, self.stream].into_iter().flatten().min()
     }
 }
 

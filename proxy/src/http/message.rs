@@ -39,7 +39,7 @@ pub enum BodyLength {
 pub struct RequestHead {
     /// The method; `CONNECT` for a tunnel.
     pub method: Method,
-    /// Whether the downstream hop is TLS; becomes `:scheme` and `x-forwarded-proto`.
+    /// Whether the downstream hop is TLS, whatever a client's `:scheme` says; becomes `:scheme` and `x-forwarded-proto`.
     pub secure: bool,
     /// The target's authority, without userinfo, lower case kept as it came.
     pub authority: String,

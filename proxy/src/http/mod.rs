@@ -15,6 +15,9 @@ pub mod path;
 
 /// Largest head that is accepted or sent on, in bytes (Envoy's default of `max_request_headers_kb`).
 pub const MAX_HEAD_BYTES: u32 = 60 * 1024;
+/// Largest head that a listener may be told to accept, in bytes: less than what a connection can hold unread, so that a
+/// larger one is answered with 431.
+pub const MOST_HEAD_BYTES: u32 = 255 * 1024;
 /// Longest request line, in bytes (RFC 9112 section 3 recommends at least 8000).
 pub const MAX_REQUEST_LINE_BYTES: usize = 16 * 1024;
 /// Most fields in a head (Envoy's default of `max_headers_count`).

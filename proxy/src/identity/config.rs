@@ -115,8 +115,9 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> 
     CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| error.to_string())
 }
 
-/// Keys of session tickets. They live as long as the trust that they stand for: when that changes, sessions begun
-/// under the old one are not resumed.
+/// Keys of session tickets. They live as long as the trust and the certificate that they stand for: when one of them
+/// changes, sessions begun under the old one are not resumed. Who resumed one would go on with a certificate of ours
+/// that ends before the one that there is now.
 #[derive(Clone, Debug)]
 pub struct Tickets {
     keys: Arc<dyn ProducesTickets>,
@@ -124,12 +125,17 @@ pub struct Tickets {
 }
 
 impl Tickets {
-    /// The keys to go on with under this trust: the old ones, if it is the same.
+    /// The keys to go on with under this trust and with this certificate of our own: the old ones, if both are the same.
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub fn under(trust: Option<&Trust>, old: Option<&Self>) -> Result<Self, rustls::Error> {
-        let bound_to: Vec<u8> = trust.iter().flat_map(|trust| trust.keys()).flatten().copied().collect();
+    pub fn under(
+        trust: Option<&Trust>,
+        own: &PeerIdentity,
+        old: Option<&Self>,
+    ) -> Result<Self, rustls::Error> {
+        let roots = trust.iter().flat_map(|trust| trust.keys()).flatten();
+        let bound_to: Vec<u8> = roots.chain(own.fingerprint.as_bytes()).copied().collect();
         match old.filter(|old| old.bound_to == bound_to) {
             Some(old) => Ok(old.clone()),
             None => Ok(Self { keys: Ticketer::new()?, bound_to }),

@@ -19,7 +19,7 @@ pub struct Material {
     /// Our own certificate.
     pub credential: Option<Credential>,
     /// Whom to believe.
-    pub trust: Option<Trust>,
+    pub trust: Option<Arc<Trust>>,
     /// Who is cut off.
     pub revocations: Revocations,
 }
@@ -31,6 +31,8 @@ pub struct Current<C> {
     pub config: Arc<C>,
     /// Who we are in it.
     pub own: Option<Arc<PeerIdentity>>,
+    /// Whom it believes.
+    pub trust: Option<Arc<Trust>>,
     /// Who is cut off.
     pub revocations: Revocations,
 }
@@ -56,7 +58,7 @@ impl<C> Default for Live<C> {
 }
 
 impl<C> Live<C> {
-    /// Uses this from now on; connections that are open stay as they are. When there is a problem, what was there
+    /// Uses this from now on; connections that are open are held to it by whoever serves them. When there is a problem, what was there
     /// before goes on being used.
     ///
     /// Returns the problem when it is news.
@@ -82,6 +84,12 @@ impl<C> Live<C> {
     #[must_use]
     pub fn is_tried(&self) -> bool {
         self.0.read().unwrap_or_else(PoisonError::into_inner).tried
+    }
+
+    /// What it is made of now.
+    #[must_use]
+    pub fn material(&self) -> Option<Arc<Material>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).material.clone()
     }
 
     /// The configuration as it is now.
@@ -118,6 +126,7 @@ fn current<C>(built: &Arc<C>, material: &Material) -> Current<C> {
     Current {
         config: Arc::clone(built),
         own: material.credential.as_ref().map(|credential| Arc::clone(&credential.leaf)),
+        trust: material.trust.clone(),
         revocations: material.revocations.clone(),
     }
 }

@@ -85,7 +85,7 @@ impl PeerIdentity {
         }
     }
 
-    /// What may have changed since the certificate was verified, for sessions that are resumed or last long.
+    /// What may have changed since the certificate was verified, for sessions that are resumed.
     ///
     /// # Errors
     /// Why the peer is no longer to be trusted.

@@ -80,6 +80,22 @@ impl Trust {
         if domains.is_empty() { Err(TrustError::Empty) } else { Ok(Self::Spiffe(domains)) }
     }
 
+    /// Whether whoever could be vouched for by the others can be by these: they are all among them.
+    #[must_use]
+    pub fn covers(&self, others: &Self) -> bool {
+        let among = |roots: &Roots, others: &Roots| {
+            Arc::ptr_eq(&roots.anchors, &others.anchors)
+                || others.anchors.iter().all(|anchor| roots.anchors.contains(anchor))
+        };
+        match (self, others) {
+            (Self::Plain(roots), Self::Plain(others)) => among(roots, others),
+            (Self::Spiffe(domains), Self::Spiffe(others)) => others
+                .iter()
+                .all(|(name, others)| domains.get(name).is_some_and(|roots| among(roots, others))),
+            (Self::Plain(_), Self::Spiffe(_)) | (Self::Spiffe(_), Self::Plain(_)) => false,
+        }
+    }
+
     /// Every root's key, in a fixed order: what sessions that may be resumed are bound to.
     pub(super) fn keys(&self) -> Vec<&[u8]> {
         let roots: Vec<&Roots> = match self {

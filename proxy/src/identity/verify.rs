@@ -25,7 +25,7 @@ pub type Expected = Arc<dyn Fn(&PeerIdentity) -> bool + Send + Sync>;
 /// Verifies peers, as a client or as a server.
 pub struct Verifier {
     /// Whom to believe.
-    pub trust: Trust,
+    pub trust: Arc<Trust>,
     /// Who is expected; `None` is anybody who is trusted.
     pub expected: Option<Expected>,
     /// Who is cut off.
@@ -75,7 +75,7 @@ impl Verifier {
 
     /// The roots that may vouch for this peer: in the mesh those of its own trust domain only.
     fn roots_for(&self, peer: &PeerIdentity) -> Result<&Roots, Refusal> {
-        match &self.trust {
+        match &*self.trust {
             Trust::Plain(roots) => Ok(roots),
             Trust::Spiffe(domains) => {
                 domains.get(peer.workload()?.trust_domain()).ok_or(Refusal::ForeignTrustDomain)
@@ -137,7 +137,7 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         self.verify(end_entity, intermediates, now, KeyUsage::server_auth())?;
-        if matches!(self.trust, Trust::Plain(_)) && self.expected.is_none() {
+        if matches!(*self.trust, Trust::Plain(_)) && self.expected.is_none() {
             // Outside the mesh a name is all that is known of a server.
             let leaf = EndEntityCert::try_from(end_entity).map_err(Refusal::from)?;
             leaf.verify_is_valid_for_subject_name(server_name).map_err(Refusal::from)?;

@@ -2,7 +2,8 @@
 //!
 //! A list of what is allowed, because nobody can list what will be dangerous. What is not on it fails with `EPERM`,
 //! and the proxy goes on. Not on it, among others: running programs, new processes, tracing, mounting, namespaces,
-//! modules, `bpf`, `io_uring`, `userfaultfd`, keys, raw and packet sockets, memory that is written and then executed.
+//! modules, `bpf`, `io_uring`, `userfaultfd`, keys, raw and packet sockets, code that was not there before, be it written or
+//! mapped from a file.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +41,6 @@ const PLAIN: &[c_long] = &[
     libc::SYS_readlinkat,
     libc::SYS_faccessat,
     libc::SYS_faccessat2,
-    libc::SYS_fcntl,
     libc::SYS_dup,
     libc::SYS_dup3,
     libc::SYS_fsync,
@@ -137,6 +137,10 @@ const OLD: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLD: &[c_long] = &[];
 
+/// What may be done with a descriptor by `fcntl`, beside setting its flags: not, among others, naming somebody who gets
+/// signals for it, of which Landlock knows nothing before Linux 6.12.
+const FCNTLS: [libc::c_int; 5] =
+    [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC, libc::F_GETFD, libc::F_SETFD, libc::F_GETFL];
 /// Families of sockets of which new ones can be made.
 const INTERNET: [libc::c_int; 2] = [libc::AF_INET, libc::AF_INET6];
 /// Kinds of them, without the flags that may be set with a kind.
@@ -221,17 +225,14 @@ fn rules(access: &Access) -> Result<Rules, BackendError> {
     rules.insert(libc::SYS_socketpair, vec![SeccompRule::new(pair)?]);
     let thread = vec![has(0, THREAD | NAMESPACES, THREAD)?];
     rules.insert(libc::SYS_clone, vec![SeccompRule::new(thread)?]);
-    let write_or_execute = |argument: u8| {
-        let execute = u64::from(libc::PROT_EXEC.unsigned_abs());
-        let write = u64::from(libc::PROT_WRITE.unsigned_abs());
-        Ok::<_, BackendError>((has(argument, execute, 0)?, has(argument, write | execute, execute)?))
-    };
-    // Code comes from files only, and is never writable: modules of the C library are loaded so.
-    let (data, code) = write_or_execute(2)?;
-    let of_file = has(3, u64::from(libc::MAP_ANONYMOUS.unsigned_abs()), 0)?;
-    let mmap = vec![SeccompRule::new(vec![data.clone()])?, SeccompRule::new(vec![code, of_file])?];
-    rules.insert(libc::SYS_mmap, mmap);
-    rules.insert(libc::SYS_mprotect, vec![SeccompRule::new(vec![data])?]);
+    // All code is there already: where files can be written, one of them could be code too.
+    let data = SeccompRule::new(vec![has(2, number(libc::PROT_EXEC), 0)?])?;
+    rules.insert(libc::SYS_mmap, vec![data.clone()]);
+    rules.insert(libc::SYS_mprotect, vec![data]);
+    let mut descriptors = one_of(1, FCNTLS.map(number))?;
+    descriptors
+        .push(SeccompRule::new(vec![is(1, number(libc::F_SETFL))?, has(2, number(libc::O_ASYNC), 0)?])?);
+    rules.insert(libc::SYS_fcntl, descriptors);
     rules.insert(libc::SYS_ioctl, one_of(1, IOCTLS)?);
     rules.insert(libc::SYS_prctl, one_of(0, PRCTLS.map(number))?);
     // A signal to ourselves: how the standard library ends the process.
@@ -247,7 +248,9 @@ fn sockets(access: &Access) -> Result<Vec<SeccompRule>, BackendError> {
     let unix = access.socket.is_some().then_some(libc::AF_UNIX);
     let mut rules = Vec::new();
     for family in INTERNET.into_iter().chain(unix) {
-        for kind in KINDS {
+        // The Workload API is a stream.
+        let kinds = if family == libc::AF_UNIX { &KINDS[..1] } else { &KINDS[..] };
+        for kind in kinds.iter().copied() {
             let own = if kind == libc::SOCK_STREAM { libc::IPPROTO_TCP } else { libc::IPPROTO_UDP };
             let protocols: &[libc::c_int] = if family == libc::AF_UNIX { &[0] } else { &[0, own] };
             for protocol in protocols {
@@ -270,4 +273,21 @@ fn one_of<const N: usize>(argument: u8, values: [u64; N]) -> Result<Vec<SeccompR
 /// The constants of the C library that stand here are not negative.
 const fn number(constant: libc::c_int) -> u64 {
     constant.unsigned_abs() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_unix_sockets_only_streams_are_made_and_only_where_one_is_needed() {
+        let none = sockets(&Access::default()).unwrap();
+        let with = sockets(&Access { socket: Some("/run/agent.sock".into()), ..Access::default() }).unwrap();
+        let stream = SeccompRule::new(vec![
+            SeccompCondition::new(0, Dword, Eq, number(libc::AF_UNIX)).unwrap(),
+            SeccompCondition::new(1, Dword, MaskedEq(KIND_MASK), number(libc::SOCK_STREAM)).unwrap(),
+            SeccompCondition::new(2, Dword, Eq, 0).unwrap(),
+        ]);
+        assert_eq!(with, [none, vec![stream.unwrap()]].concat());
+    }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use libc::{AF_INET, AF_NETLINK, AF_PACKET, AF_UNIX, AF_VSOCK, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM};
 
-use crate::sys::attempt::{Call, attempt};
+use crate::sys::attempt::{Call, FIOASYNC, SIOCSPGRP, attempt};
 
 /// One thing to try.
 #[derive(Clone, Copy, Debug)]
@@ -68,10 +68,16 @@ pub const ATTEMPTS: &[Attempt] = &[
     call("memfd_create", "a place for programs that is in no filesystem", Call::MemoryFile),
     call("writable code", "code of one's own in the process", Call::WritableCode),
     call("executable data", "code of one's own in the process", Call::MakeExecutable),
+    call("code of a file", "code of one's own in the process, where a file can be written", Call::MapCode),
+    call("fcntl F_SETOWN", "signals to other processes", Call::SignalOwner),
+    call("fcntl O_ASYNC", "signals to other processes", Call::SignalInput),
+    call("ioctl FIOASYNC", "signals to other processes", Call::Ioctl(FIOASYNC)),
+    call("ioctl SIOCSPGRP", "signals to other processes", Call::Ioctl(SIOCSPGRP)),
     call("raw socket", "forged packets", Call::Socket(AF_INET, SOCK_RAW, libc::IPPROTO_ICMP)),
     call("packet socket", "the traffic of the whole pod", Call::Socket(AF_PACKET, SOCK_RAW, 0)),
     call("netlink socket", "routes and packet filters", Call::Socket(AF_NETLINK, SOCK_RAW, 0)),
     call("unix socket", "the container runtime's socket", Call::Socket(AF_UNIX, SOCK_STREAM, 0)),
+    call("unix datagrams", "the log of the machine", Call::Socket(AF_UNIX, SOCK_DGRAM, 0)),
     call("vsock", "the host, from a virtual machine", Call::Socket(AF_VSOCK, SOCK_STREAM, 0)),
     call(
         "MPTCP",

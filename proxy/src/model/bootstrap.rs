@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use outrider_proto::envoy::config::bootstrap::v3 as pb;
 use outrider_proto::envoy::config::core::v3 as core;
+use outrider_proto::outrider::config::v1 as own;
 use outrider_proto::{Fault, Path};
 
 use super::cluster::Cluster;
@@ -15,6 +17,10 @@ use super::listener::Listener;
 use super::overload::Overload;
 use super::parse;
 use super::tls::Secret;
+
+/// How long a destination is kept that nobody uses, where nothing is said, and at least.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+const LEAST_IDLE: Duration = Duration::from_secs(1);
 
 /// The resources of the start-up file, as they came and compiled by the same code as what comes over xDS.
 #[derive(Debug, Default)]
@@ -38,6 +44,8 @@ pub struct Bootstrap {
     pub resources: StaticResources,
     /// What comes over ADS, if anything.
     pub ads: Option<AdsSource>,
+    /// How long a destination is kept that nobody uses, where they are asked for; `None` where all is told at once.
+    pub on_demand: Option<Duration>,
     /// Where the workload's identity comes from, if it has one.
     pub identity: Option<IdentitySource>,
     /// What is done when the process runs short of something.
@@ -57,6 +65,8 @@ pub struct AdsSource {
     pub listeners: bool,
     /// Clusters come over it.
     pub clusters: bool,
+    /// Clusters are asked for by name, and destinations when the workload calls them.
+    pub on_demand: bool,
 }
 
 impl Bootstrap {
@@ -69,7 +79,7 @@ impl Bootstrap {
         let mut faults = Vec::new();
         let messages = value.static_resources.unwrap_or_default();
         check_unique(&messages, &mut path);
-        let ads = value
+        let mut ads = value
             .dynamic_resources
             .as_ref()
             .and_then(|dynamic| path.field("dynamic_resources", |path| ads(dynamic, &messages, path)));
@@ -89,12 +99,16 @@ impl Bootstrap {
         let identity = value.outrider.as_ref().and_then(|own| own.identity.as_ref()).and_then(|identity| {
             path.field("outrider.identity", |path| IdentitySource::from_proto(identity, path))
         });
+        let on_demand = value.outrider.as_ref().and_then(|own| own.on_demand.as_ref());
+        let on_demand = on_demand
+            .map(|own| path.field("outrider.on_demand", |path| idle_timeout(own, ads.as_mut(), path)));
         let overload = value
             .overload_manager
             .as_ref()
             .map(|overload| path.field("overload_manager", |path| Overload::from_proto(overload, path)));
         let (node, files) = (value.node.unwrap_or_default(), NamedFiles::default());
-        let bootstrap = Self { node, admin, resources, ads, identity, overload, local_cluster, files };
+        let bootstrap =
+            Self { node, admin, resources, ads, on_demand, identity, overload, local_cluster, files };
         match path.finish(Some(bootstrap)) {
             Ok(bootstrap) if faults.is_empty() => Ok(bootstrap),
             Ok(_) => Err(faults),
@@ -114,7 +128,7 @@ impl StaticResources {
         let names: HashSet<String> = messages.clusters.iter().map(|cluster| cluster.name.clone()).collect();
         let mut resources = Self::default();
         for (index, message) in messages.listeners.into_iter().enumerate() {
-            let checked = Listener::from_proto(&message).and_then(|listener| {
+            let checked = Listener::of_start_up(&message).and_then(|listener| {
                 match listener.unknown_cluster(|name| names.contains(name)) {
                     Some(name) => Err(vec![Fault::new(
                         "route_config.validate_clusters",
@@ -142,6 +156,19 @@ impl StaticResources {
         }
         resources
     }
+}
+
+/// How long a destination is kept that nobody uses. Listeners and clusters must come over ADS.
+fn idle_timeout(value: &own::OnDemand, ads: Option<&mut AdsSource>, path: &mut Path) -> Duration {
+    match ads.filter(|ads| ads.listeners && ads.clusters) {
+        Some(ads) => ads.on_demand = true,
+        None => path.fault("needs lds_config and cds_config over ADS"),
+    }
+    let timeout = parse::duration(value.idle_timeout.as_ref(), IDLE_TIMEOUT, "idle_timeout", path);
+    if timeout < LEAST_IDLE {
+        path.fault_at("idle_timeout", "must be 1 s at least");
+    }
+    timeout
 }
 
 /// Its name, which must be that of a cluster that there is or may come.
@@ -225,6 +252,6 @@ fn ads(
         if config.transport_api_version == core::ApiVersion::Auto as i32 {
             path.fault_at("transport_api_version", "must be V3");
         }
-        Some(AdsSource { cluster: target.cluster_name.clone(), listeners, clusters })
+        Some(AdsSource { cluster: target.cluster_name.clone(), listeners, clusters, on_demand: false })
     })
 }

@@ -13,7 +13,7 @@ use outrider_proto::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy
 use outrider_proto::outrider::egress::v1 as egress_pb;
 use outrider_proto::{Path, unpack};
 use prost_types::Any;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::egress;
 use super::http_chain::HttpChain;
@@ -65,6 +65,8 @@ pub struct FilterChains {
     by_port: FxHashMap<u16, Vec<usize>>,
     /// Positions of those that do not.
     any_port: Vec<usize>,
+    /// The ports whose chains are told apart by what a client says first; `None` stands for those that no chain names.
+    looked_at: FxHashSet<Option<u16>>,
     default: Option<Arc<FilterChain>>,
 }
 
@@ -99,7 +101,8 @@ const RESPECTS: [Fit; 4] =
     [ChainMatch::address_fit, ChainMatch::server_fit, ChainMatch::transport_fit, ChainMatch::application_fit];
 
 impl FilterChains {
-    pub(super) fn from_proto(value: &pb::Listener, path: &mut Path) -> Self {
+    /// Compiles the chains of a listener, which may have none where destinations are asked for.
+    pub(super) fn from_proto(value: &pb::Listener, may_be_empty: bool, path: &mut Path) -> Self {
         let mut chains: Vec<(ChainMatch, Arc<FilterChain>)> = Vec::new();
         let mut taken = HashSet::new();
         let outbound = value.traffic_direction() == TrafficDirection::Outbound;
@@ -126,7 +129,7 @@ impl FilterChains {
                 FilterChain::from_proto(chain, outbound, path)
             })
         });
-        if value.filter_chains.is_empty() && value.default_filter_chain.is_none() {
+        if !may_be_empty && value.filter_chains.is_empty() && value.default_filter_chain.is_none() {
             path.fault_at("filter_chains", "missing");
         }
         let mut by_port: FxHashMap<u16, Vec<usize>> = FxHashMap::default();
@@ -134,7 +137,15 @@ impl FilterChains {
         for (position, (rule, _)) in chains.iter().enumerate() {
             rule.port.map_or(&mut any_port, |port| by_port.entry(port).or_default()).push(position);
         }
-        Self { chains, by_port, any_port, default: default.map(Arc::new) }
+        let looked_at = chains.iter().filter(|(rule, _)| rule.looks()).map(|(rule, _)| rule.port).collect();
+        Self { chains, by_port, any_port, looked_at, default: default.map(Arc::new) }
+    }
+
+    /// Whether what a client says first decides which chain a connection to this port gets.
+    #[must_use]
+    pub fn look_at(&self, port: u16) -> bool {
+        let named = self.by_port.contains_key(&port).then_some(port);
+        self.looked_at.contains(&named)
     }
 
     /// The chain for a connection.
@@ -144,13 +155,24 @@ impl FilterChains {
     /// taken back: where nothing is left in the end, the default chain it is.
     #[must_use]
     pub fn select(&self, query: &ChainQuery<'_>) -> Option<&Arc<FilterChain>> {
-        let positions = self.by_port.get(&query.destination.port()).unwrap_or(&self.any_port);
-        let mut left: Vec<_> = positions.iter().filter_map(|position| self.chains.get(*position)).collect();
+        let mut left: Vec<_> = self.of_port(query.destination.port()).collect();
         for fit in RESPECTS {
             let best = left.iter().filter_map(|(rule, _)| fit(rule, query)).max();
             left.retain(|(rule, _)| best.is_some() && fit(rule, query) == best);
         }
         left.first().map(|(_, chain)| chain).or(self.default.as_ref())
+    }
+
+    /// Those among which the port leaves a choice.
+    fn of_port(&self, port: u16) -> impl Iterator<Item = &(ChainMatch, Arc<FilterChain>)> {
+        let positions = self.by_port.get(&port).unwrap_or(&self.any_port);
+        positions.iter().filter_map(|position| self.chains.get(*position))
+    }
+
+    /// Whether there is a chain for what is not TLS on this port.
+    #[must_use]
+    pub fn takes_plaintext(&self, port: u16) -> bool {
+        self.default.is_some() || self.of_port(port).any(|(rule, _)| rule.transport_protocol != "tls")
     }
 
     /// All chains, the default one included.
@@ -323,6 +345,13 @@ impl ChainMatch {
         }
         taken.extend(own);
         true
+    }
+
+    /// Whether it depends on what a client says first.
+    fn looks(&self) -> bool {
+        !(self.transport_protocol.is_empty()
+            && self.server_names.is_empty()
+            && self.application_protocols.is_empty())
     }
 
     /// The longest prefix that covers the destination.

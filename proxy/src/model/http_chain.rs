@@ -24,8 +24,8 @@ const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Ours; Envoy has none, which lets a slow client hold a connection for ever.
 const REQUEST_HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest `max_request_headers_kb`, as in Envoy.
-const MAX_HEAD_KB: u32 = 8192;
+/// Largest `max_request_headers_kb`.
+const MAX_HEAD_KB: u32 = crate::http::MOST_HEAD_BYTES / 1024;
 
 /// What is done with `x-forwarded-client-cert`; the names are Envoy's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

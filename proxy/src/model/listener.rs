@@ -10,6 +10,7 @@ use outrider_proto::envoy::config::listener::v3 as pb;
 use outrider_proto::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use outrider_proto::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use outrider_proto::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use outrider_proto::outrider::destination::v1::OnDemand;
 use outrider_proto::{Fault, Path, unpack};
 
 use super::access_log::{self, AccessLog};
@@ -31,8 +32,12 @@ pub struct Listener {
     pub dual_stack: bool,
     /// Which way its traffic goes, as a metric label.
     pub direction: &'static str,
+    /// No leased fault strikes it: it answers for the sidecar itself.
+    pub spared: bool,
     /// Where a connection was going is asked of the kernel.
     pub original_dst: bool,
+    /// Where a redirected connection was going is asked of the control server; its own chains come after that.
+    pub on_demand: bool,
     /// The first bytes are looked at for TLS: a listener filter says so, or the chains cannot be told apart without.
     pub inspect_tls: bool,
     /// The first bytes are looked at for HTTP.
@@ -56,6 +61,16 @@ impl Listener {
         let mut path = Path::root();
         let listener = Self::compile(value, &mut path);
         path.finish(listener)
+    }
+
+    /// Compiles a listener of the start-up file. One that says no direction carries nobody's traffic to or from the
+    /// workload: it answers who asks for the health or the metrics of the sidecar.
+    ///
+    /// # Errors
+    /// All faults, with the paths of the fields.
+    pub fn of_start_up(value: &pb::Listener) -> Result<Self, Vec<Fault>> {
+        let spared = value.traffic_direction() == TrafficDirection::Unspecified;
+        Self::from_proto(value).map(|listener| Self { spared, ..listener })
     }
 
     fn compile(value: &pb::Listener, path: &mut Path) -> Option<Self> {
@@ -82,7 +97,10 @@ impl Listener {
             "listener_filters_timeout",
             path,
         );
-        let chains = FilterChains::from_proto(value, path);
+        if filters.on_demand && !filters.original_dst {
+            path.fault_at("listener_filters", "on demand needs the filter for original destinations, too");
+        }
+        let chains = FilterChains::from_proto(value, filters.on_demand, path);
         let access_logs = access_log::compile(&value.access_log, path);
         Some(Self {
             dual_stack: is_dual_stack(value),
@@ -91,7 +109,9 @@ impl Listener {
                 TrafficDirection::Inbound => "inbound",
                 TrafficDirection::Outbound => "outbound",
             },
+            spared: false,
             original_dst: filters.original_dst,
+            on_demand: filters.on_demand,
             inspect_tls: filters.tls || chains.needs_tls(),
             inspect_http: filters.http,
             inspect_timeout,
@@ -114,17 +134,6 @@ impl Listener {
             ChainProtocol::Tcp(_) => None,
         })
     }
-
-    /// The names of the route configurations that its chains want.
-    pub fn named_routes(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.chains.all().filter_map(|chain| match &chain.protocol {
-            ChainProtocol::Http(http) => match &http.routes {
-                RouteSource::Named(name) => Some(name),
-                RouteSource::Inline(_) => None,
-            },
-            ChainProtocol::Tcp(_) => None,
-        })
-    }
 }
 
 fn is_dual_stack(value: &pb::Listener) -> bool {
@@ -137,6 +146,7 @@ fn is_dual_stack(value: &pb::Listener) -> bool {
 #[derive(Debug, Default)]
 struct Inspection {
     original_dst: bool,
+    on_demand: bool,
     tls: bool,
     http: bool,
 }
@@ -152,6 +162,8 @@ impl Inspection {
             self.original_dst = true;
         } else if unpack::<TlsInspector>(any).is_some() {
             self.tls = true;
+        } else if unpack::<OnDemand>(any).is_some() {
+            self.on_demand = true;
         } else if unpack::<HttpInspector>(any).is_some() {
             self.http = true;
         } else {

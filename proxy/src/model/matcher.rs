@@ -1,5 +1,7 @@
 //! Matchers of strings, headers and query parameters.
 
+mod host;
+
 use std::sync::Arc;
 
 use outrider_proto::Path;
@@ -173,9 +175,10 @@ impl HeaderMatcher {
             None => HeaderRule::Present(true),
             Some(Rule::PresentMatch(present)) => HeaderRule::Present(*present),
             Some(Rule::RangeMatch(range)) => HeaderRule::Range(range.start, range.end),
-            Some(Rule::StringMatch(matcher)) => HeaderRule::String(
-                path.field("string_match", |path| StringMatcher::from_proto(matcher, path))?,
-            ),
+            Some(Rule::StringMatch(matcher)) => HeaderRule::String(path.field("string_match", |path| {
+                let matcher = StringMatcher::from_proto(matcher, path)?;
+                if is_host(name.as_bytes()) { host::matcher(matcher, path) } else { Some(matcher) }
+            })?),
         };
         Some(Self {
             name: name.into_bytes().into(),
@@ -189,7 +192,8 @@ impl HeaderMatcher {
     #[must_use]
     pub fn matches(&self, head: &RequestHead) -> bool {
         match kept_apart(head, &self.name) {
-            Some(value) => self.decide(value.into_iter()),
+            Some(Kept::Host(host)) => self.decide_host(host),
+            Some(Kept::Value(value)) => self.decide(value.into_iter()),
             None => self.decide(head.headers.all(&self.name)),
         }
     }
@@ -199,7 +203,8 @@ impl HeaderMatcher {
     #[must_use]
     pub fn matches_as(&self, head: &RequestHead, reading: Reading) -> bool {
         match kept_apart(head, &self.name) {
-            Some(value) => self.decide_as(value.into_iter(), reading),
+            Some(Kept::Host(host)) => self.decide_host(host),
+            Some(Kept::Value(value)) => self.decide_as(value.into_iter(), reading),
             None => self.decide_as(head.headers.all(&self.name), reading),
         }
     }
@@ -237,6 +242,18 @@ impl HeaderMatcher {
             }
         };
         found != self.invert
+    }
+
+    /// However a client writes the host, what is said of it holds or does not.
+    fn decide_host(&self, host: &[u8]) -> bool {
+        match &self.rule {
+            HeaderRule::Present(wanted) => *wanted != self.invert,
+            HeaderRule::Range(..) | HeaderRule::String(_) => {
+                let mut found = false;
+                host::visit_forms(host, |form| found |= self.value_matches(form));
+                found != self.invert
+            }
+        }
     }
 
     const fn is_about_presence(&self) -> bool {
@@ -289,12 +306,24 @@ enum Decided {
     Never,
 }
 
-/// The one value of a field that a head keeps apart, if it is there; the outer `None` for all other fields.
-fn kept_apart<'a>(head: &'a RequestHead, name: &[u8]) -> Option<Option<&'a [u8]>> {
+/// A field that a head keeps apart.
+enum Kept<'a> {
+    /// The host, which is the same in whatever way it is written.
+    Host(&'a [u8]),
+    /// Its one value, if it is there.
+    Value(Option<&'a [u8]>),
+}
+
+fn is_host(name: &[u8]) -> bool {
+    matches!(name, b":authority" | b"host")
+}
+
+/// What a head keeps apart; `None` for all other fields.
+fn kept_apart<'a>(head: &'a RequestHead, name: &[u8]) -> Option<Kept<'a>> {
     let value = match name {
         b":method" => head.method.as_str(),
         b":path" => head.path.as_str(),
-        b":authority" | b"host" => head.authority.as_str(),
+        _ if is_host(name) => return Some(Kept::Host(head.authority.as_bytes())),
         b":scheme" if head.secure => "https",
         b":scheme" => "http",
         b"upgrade" => head.upgrade.as_str(),
@@ -302,13 +331,14 @@ fn kept_apart<'a>(head: &'a RequestHead, name: &[u8]) -> Option<Option<&'a [u8]>
     };
     // Without an upgrade there is no such field; the others are always there.
     let present = name != b"upgrade" || !value.is_empty();
-    Some(present.then_some(value.as_bytes()))
+    Some(Kept::Value(present.then_some(value.as_bytes())))
 }
 
-/// Hands over all values of a field or pseudo-field.
+/// Hands over all values of a field or pseudo-field that rules are held against; of a host, its forms.
 pub fn visit_values(head: &RequestHead, name: &[u8], found: impl FnMut(&[u8])) {
     match kept_apart(head, name) {
-        Some(value) => value.into_iter().for_each(found),
+        Some(Kept::Host(host)) => host::visit_forms(host, found),
+        Some(Kept::Value(value)) => value.into_iter().for_each(found),
         None => head.headers.all(name).for_each(found),
     }
 }

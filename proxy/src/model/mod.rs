@@ -8,6 +8,7 @@ pub mod balancing;
 pub mod bootstrap;
 pub mod cluster;
 pub mod concurrency;
+pub mod destination;
 pub mod dns;
 mod egress;
 pub mod endpoint;

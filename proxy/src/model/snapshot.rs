@@ -1,10 +1,12 @@
 //! All of the configuration at one moment.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
 use super::cluster::Cluster;
+use super::destination::Told;
 use super::endpoint::EndpointSet;
 use super::http_chain::{HttpChain, RouteSource};
 use super::listener::Listener;
@@ -22,6 +24,8 @@ pub struct Snapshot {
     pub clusters: FxHashMap<Arc<str>, ClusterEntry>,
     /// Route configurations that listeners name.
     pub route_tables: FxHashMap<Arc<str>, Arc<RouteTable>>,
+    /// Destinations that were asked for, with what was said of them.
+    pub destinations: FxHashMap<SocketAddr, Told>,
     /// Faults on leases; `None` where there is nothing to be looked at.
     pub faults: Option<Arc<FaultSet>>,
 }

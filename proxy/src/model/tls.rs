@@ -11,7 +11,7 @@ use outrider_proto::envoy::config::core::v3 as core;
 use outrider_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use outrider_proto::{Path, unpack};
 use pb::tls_parameters::TlsProtocol;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{ServerName, UnixTime};
 use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
 
 pub use source::{CertificateSource, Pem, SanMatch, Secret, SecretKind, TrustSource};
@@ -19,7 +19,7 @@ pub use source::{CertificateSource, Pem, SanMatch, Secret, SecretKind, TrustSour
 use crate::identity::config::{self, Tickets};
 use crate::identity::live::{Current, Live, Material};
 use crate::identity::verify::{Expected, Verifier};
-use crate::identity::{PeerIdentity, Refusal};
+use crate::identity::{PeerIdentity, Refusal, Vouched};
 use crate::model::parse;
 
 /// Application protocols of one context.
@@ -92,6 +92,14 @@ impl DownstreamTls {
         })
     }
 
+    /// Asks again whether a client is to be let in.
+    ///
+    /// # Errors
+    /// Why it is no longer to be trusted.
+    pub fn still_trusts(&self, client: &Vouched) -> Result<(), Refusal> {
+        self.settings.still_trusts(self.live.material().as_deref(), client)
+    }
+
     /// What a handshake with a client needs now.
     ///
     /// # Errors
@@ -99,7 +107,7 @@ impl DownstreamTls {
     pub fn current(&self) -> Result<Current<ServerConfig>, Refusal> {
         self.live.current(|material, tickets| {
             let credential = material.credential.as_ref().ok_or_else(missing)?;
-            let kept = Tickets::under(material.trust.as_ref(), tickets.as_ref())?;
+            let kept = Tickets::under(material.trust.as_deref(), &credential.leaf, tickets.as_ref())?;
             let verifier = self.settings.verifier(material, !self.require_client_certificate);
             let built = config::server(credential, verifier, &self.settings.protocols, &kept);
             *tickets = Some(kept);
@@ -151,6 +159,14 @@ impl UpstreamTls {
             let allows_12 = lowest == TlsProtocol::TlSv12;
             Some(Self { settings, server_name, allows_12, live: Live::default() })
         })
+    }
+
+    /// Asks again whether an endpoint is to be believed.
+    ///
+    /// # Errors
+    /// Why it is no longer to be trusted.
+    pub fn still_trusts(&self, endpoint: &Vouched) -> Result<(), Refusal> {
+        self.settings.still_trusts(self.live.material().as_deref(), endpoint)
     }
 
     /// What a handshake with an endpoint needs now.
@@ -208,13 +224,22 @@ impl TlsSettings {
         self.expected.is_empty() || self.expected.iter().any(|one| one.matches(peer))
     }
 
+    fn still_trusts(&self, material: Option<&Material>, vouched: &Vouched) -> Result<(), Refusal> {
+        if self.trust.is_none() || !self.expects(&vouched.peer) {
+            return Err(Refusal::NotExpected);
+        }
+        // Roots that have not come yet speak against nobody; when they have, this is asked again.
+        let verifier = material.and_then(|material| self.verifier(material, false));
+        verifier.map_or(Ok(()), |verifier| vouched.recheck(&verifier, UnixTime::now()))
+    }
+
     fn verifier(&self, material: &Material, anonymous_clients: bool) -> Option<Verifier> {
         let matches = Arc::clone(&self.expected);
         let expected: Option<Expected> = (!matches.is_empty()).then(|| -> Expected {
             Arc::new(move |peer: &PeerIdentity| matches.iter().any(|one| one.matches(peer)))
         });
         material.trust.as_ref().map(|trust| Verifier {
-            trust: trust.clone(),
+            trust: Arc::clone(trust),
             expected,
             revocations: material.revocations.clone(),
             anonymous_clients,

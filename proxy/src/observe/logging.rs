@@ -9,9 +9,13 @@ pub type LevelHandle = reload::Handle<Targets, Registry>;
 
 /// What our modules' targets begin with.
 const CRATE: &str = "outrider_proxy";
+/// Events that somebody should look into. Whatever the level, they are written: whoever has taken over a workload
+/// would want them gone.
+const SECURITY: &str = "security";
+/// The lowest level of theirs.
+const SECURITY_LEVEL: LevelFilter = LevelFilter::WARN;
 
-/// The modules that may have a level of their own: those at the top of the crate that log, and
-/// `security` for events that somebody should look into.
+/// The modules that may have a level of their own: those at the top of the crate that log, and `security`.
 pub const MODULES: &[&str] = &[
     "admin",
     "connection",
@@ -22,7 +26,7 @@ pub const MODULES: &[&str] = &[
     "observe",
     "run",
     "runtime",
-    "security",
+    SECURITY,
     "svid",
     "tcp",
     "upstream",
@@ -63,7 +67,17 @@ pub fn start(level: &str, json: bool) -> anyhow::Result<LevelHandle> {
 
 /// The filter that `start` puts before the log, and its handle.
 pub(crate) fn filter(level: LevelFilter) -> (reload::Layer<Targets, Registry>, LevelHandle) {
-    reload::Layer::new(Targets::new().with_default(level))
+    reload::Layer::new(all(level))
+}
+
+/// All at one level.
+fn all(level: LevelFilter) -> Targets {
+    let targets = Targets::new().with_default(level);
+    if level < SECURITY_LEVEL {
+        targets.with_target(format!("{CRATE}::{SECURITY}"), SECURITY_LEVEL)
+    } else {
+        targets
+    }
 }
 
 /// Sets the level of one module, or of all and none differently.
@@ -73,11 +87,12 @@ pub(crate) fn filter(level: LevelFilter) -> (reload::Layer<Targets, Registry>, L
 pub fn set(handle: &LevelHandle, module: Option<&str>, level: &str) -> Result<(), LevelError> {
     let level: LevelFilter = level.parse().map_err(|_| LevelError::Level)?;
     let Some(module) = module else {
-        return handle.reload(Targets::new().with_default(level)).map_err(|_| LevelError::Gone);
+        return handle.reload(all(level)).map_err(|_| LevelError::Gone);
     };
     if !MODULES.contains(&module) {
         return Err(LevelError::Module);
     }
+    let level = if module == SECURITY { level.max(SECURITY_LEVEL) } else { level };
     let changed = handle.modify(|targets| {
         *targets = std::mem::take(targets).with_target(format!("{CRATE}::{module}"), level);
     });
@@ -116,6 +131,16 @@ mod tests {
         assert_eq!(describe(&handle), "level: info\n  tcp: debug\n  xds: error\n");
         set(&handle, None, "warn").unwrap();
         assert_eq!(describe(&handle), "level: warn\n");
+        for nothing in ["error", "off"] {
+            set(&handle, None, nothing).unwrap();
+            assert_eq!(describe(&handle), format!("level: {nothing}\n  security: warn\n"));
+            set(&handle, Some("security"), nothing).unwrap();
+            assert_eq!(describe(&handle), format!("level: {nothing}\n  security: warn\n"));
+        }
+        assert_eq!(describe(&filter(LevelFilter::OFF).1), "level: off\n  security: warn\n");
+        set(&handle, Some("security"), "debug").unwrap();
+        assert_eq!(describe(&handle), "level: off\n  security: debug\n");
+        set(&handle, None, "warn").unwrap();
         assert_eq!(set(&handle, None, "loud"), Err(LevelError::Level));
         assert_eq!(set(&handle, Some("h2"), "info"), Err(LevelError::Module));
         assert_eq!(describe(&handle), "level: warn\n");

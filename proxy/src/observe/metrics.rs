@@ -20,7 +20,7 @@ pub const MAX_SERIES_PER_FAMILY: usize = 10_000;
 const EXPIRY: Duration = Duration::from_secs(600);
 
 /// Labels whose values come from the configuration, and so may leave with it.
-const CONFIGURED: &[&str] = &["listener", "destination_service", "policy"];
+const CONFIGURED: &[&str] = &["listener", "destination_service", "policy", "fault", "rule"];
 
 /// `outrider_metrics_series_dropped_total`
 pub const SERIES_DROPPED: Family = Family {
@@ -215,6 +215,21 @@ impl Shard {
             || Cells::Counter(Arc::default()),
         );
         Counter(cell.unwrap_or_default())
+    }
+
+    /// The counter with these labels, or with the others once its family has so many series: where strangers choose
+    /// the labels.
+    #[must_use]
+    pub fn counter_of_few(
+        &self,
+        family: Family,
+        most: usize,
+        (labels, others): (&Labels, &Labels),
+    ) -> Counter {
+        let has_room =
+            |known: &BTreeMap<Box<str>, Entry>| known.len() < most || known.contains_key(labels.0.as_str());
+        let has_room = self.lock().get(&family).is_none_or(has_room);
+        self.counter(family, if has_room { labels } else { others })
     }
 
     /// The gauge with these labels.

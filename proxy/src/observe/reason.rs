@@ -105,6 +105,7 @@ reasons! {
     AuthorizationDenied "authorization_denied" 403 UAEX Policy Never "Access denied: a policy denies it, or none allows it." "Look at the policy that the access log and outrider_authz_denied_total name.";
     PolicyChanged "policy_changed" 403 UAEX Policy Never "The policies have changed and no longer allow what they had let in. Only in logs and metrics." "Look at the policy that the access log and outrider_authz_denied_total name.";
     IdentityRevoked "identity_revoked" 403 UAEX Policy Never "The peer's identity was revoked; its connections were closed. Only in logs and metrics." "Find out why it was revoked; give the workload a new identity.";
+    IdentityExpired "identity_expired" 403 UAEX Policy Never "The peer's certificate has ended; its connections were closed. Only in logs and metrics." "Find out why the peer keeps a connection that it was to leave before; opaque connections are opened anew.";
     FaultInjected "fault_injected" 503 FI Policy Again "A fault was injected on purpose." "Look at the fault that the access log, the outrider-fault header and outrider_faults_total name.";
     EgressRefused "egress_refused" 403 UAEX Policy Never "The egress guard refuses the destination." "Look at the event in the log; allow the destination in the EgressGuard where it is wanted.";
     NoOriginalDestination "no_original_destination" 503 UH Configuration Never "The cluster goes where the connection was going, but it was not redirected here: it would come back for ever." "Connect through the redirection, or route it to a cluster with endpoints.";
@@ -145,6 +146,7 @@ reasons! {
     Redirect "redirect" 301 NONE Configuration Never "The route or the path normalisation sends the client elsewhere." "Nothing is wrong.";
     UpstreamBodyFailed "upstream_body_failed" 502 UC Upstream Again "The upstream ended in the middle of its response; the client saw it cut." "Look at the upstream; the access log names it.";
     DownstreamGone "downstream_gone" 499 DC Downstream Never "The client went away before it had its response. Only in logs and metrics." "Look at the client's timeouts.";
+    DestinationNotTold "destination_not_told" 503 NR Configuration Again "The control server was asked what is at the destination, and has not said it in time. Only in logs and metrics." "See why there is no configuration stream, or whether more destinations are in use than a proxy asks for.";
     NoFilterChain "no_filter_chain" 400 NR Configuration Never "No filter chain matches the connection, which was closed. Only in logs and metrics." "Look at the filter_chain_match of the listener.";
 }
 

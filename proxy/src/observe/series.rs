@@ -148,7 +148,7 @@ pub const EGRESS: Family = Family {
 /// `outrider_plaintext_connections_total`
 pub const PLAINTEXT: Family = Family {
     name: "outrider_plaintext_connections_total",
-    help: "Connections in plaintext to listeners that have TLS too, by who made them.",
+    help: "Connections in plaintext to listeners that have TLS too, by who made them; after the first 256, by `other`.",
     kind: Kind::Counter,
     labels: &["listener", "source"],
 };

@@ -7,10 +7,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
+use rustls::pki_types::UnixTime;
+use tokio::time::Instant;
+
 use super::egress::{Destination, Mode, Passage, Surroundings};
 use super::rule::Subject;
 use crate::fault::FaultSet;
+use crate::identity::vouched::Stage;
 use crate::identity::{PeerIdentity, Revoked};
+use crate::model::destination::{Destination as ToldDestination, InUse};
 use crate::model::filter_chain::ChainQuery;
 use crate::model::{ChainProtocol, FilterChain, HttpChain, Listener};
 use crate::observe::Reason;
@@ -49,6 +54,8 @@ pub struct Facts {
     pub destination: SocketAddr,
     /// Whether it was going elsewhere when it was led here.
     pub redirected: bool,
+    /// No leased fault strikes it.
+    pub spared: bool,
     /// Who opened it.
     pub remote: SocketAddr,
     /// `tls`, or `raw_buffer`.
@@ -61,6 +68,8 @@ pub struct Facts {
     pub secure: bool,
     /// Who the client is, as its certificate has proven.
     pub peer: Option<Rc<PeerIdentity>>,
+    /// Keeps what was asked for because of it.
+    pub in_use: Option<InUse>,
 }
 
 impl Facts {
@@ -72,6 +81,20 @@ impl Facts {
             transport_protocol: self.transport_protocol,
             application_protocols: &self.protocols,
             server_name: self.server_name.as_deref(),
+        }
+    }
+
+    /// The chain of its destination, where one was told on demand, or else of its listener.
+    #[must_use]
+    pub fn chain<'a>(
+        &self,
+        told: Option<&'a ToldDestination>,
+        listener: &'a Listener,
+    ) -> Option<&'a Arc<FilterChain>> {
+        let query = self.query();
+        match told {
+            Some(destination) => destination.chains.select(&query),
+            None => listener.chains.select(&query),
         }
     }
 
@@ -160,13 +183,18 @@ impl Standing {
         self.reached.set(Some(to));
     }
 
-    /// Holds it to what its listener says now. Whether it was ended.
-    pub fn follow(&self, listener: &Listener, surroundings: &Surroundings) -> bool {
+    /// Holds it to what its destination, where that was told on demand, or its listener says now. Whether it was ended.
+    pub fn follow(
+        &self,
+        told: Option<&ToldDestination>,
+        listener: &Listener,
+        surroundings: &Surroundings,
+    ) -> bool {
         let may_go_on = |chain: &FilterChain| {
             let passage = self.reached.get().and_then(|to| self.facts.passage(chain, surroundings, to));
             passage.is_none_or(|passage| passage.mode != Mode::Refuse)
         };
-        let chain = listener.chains.select(&self.facts.query());
+        let chain = self.facts.chain(told, listener);
         let stays =
             |chain: &&Arc<FilterChain>| self.facts.may_stay(&self.chain.borrow(), chain) && may_go_on(chain);
         let Some(chain) = chain.filter(stays) else {
@@ -175,6 +203,31 @@ impl Standing {
         *self.chain.borrow_mut() = Arc::clone(chain);
         self.look_again();
         false
+    }
+
+    /// Holds it to the roots that are believed now. Whether it was ended.
+    pub fn review(&self) -> bool {
+        let chain = Arc::clone(&self.chain.borrow());
+        let refused = chain.tls.as_ref().zip(self.cutoff.vouched.get());
+        refused.is_some_and(|(tls, peer)| tls.still_trusts(peer).is_err()) && self.end(Reason::PolicyChanged)
+    }
+
+    /// Holds it to the time of the certificates that it was opened with. Whether it was ended.
+    pub fn expire(&self, now: UnixTime) -> bool {
+        match self.cutoff.vouched.get().map(|peer| peer.stage(now)) {
+            Some(Stage::Over) => self.end(Reason::IdentityExpired),
+            Some(Stage::Retiring) => {
+                self.cutoff.retire();
+                false
+            }
+            Some(Stage::Good) | None => false,
+        }
+    }
+
+    /// Since when nothing new is to be begun on it, if it stands on a certificate that ends soon.
+    #[must_use]
+    pub fn retired(&self) -> Option<Instant> {
+        self.cutoff.retired()
     }
 
     /// Holds it to what is revoked now. Whether it was ended.

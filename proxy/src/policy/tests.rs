@@ -27,6 +27,10 @@ impl Asked {
             let mut head = RequestHead { path: path.clone(), ..RequestHead::default() };
             head.method = method.parse().unwrap();
             for (name, value) in headers {
+                if name == "host" {
+                    head.authority.clone_from(value);
+                    continue;
+                }
                 head.headers.append(name.as_bytes(), value.as_bytes());
             }
             head
@@ -66,6 +70,9 @@ fn header() -> impl Strategy<Value = Rule> {
         "[ab]".prop_map(|text| {
             format!("{{name: y, string_match: {{exact: {text}}}, treat_missing_header_as_empty: true}}")
         }),
+        "[abA]{1,2}(:8)?"
+            .prop_map(|host| format!("{{name: ':authority', string_match: {{exact: '{host}'}}}}")),
+        "[abA]".prop_map(|host| format!("{{name: host, string_match: {{prefix: {host}}}}}")),
         any::<bool>().prop_map(|present| format!("{{name: y, present_match: {present}}}")),
         prop_oneof![Just("GET"), Just("POST")]
             .prop_map(|method| format!("{{name: ':method', string_match: {{exact: {method}}}}}")),
@@ -113,7 +120,11 @@ fn rule() -> impl Strategy<Value = Rule> {
 }
 
 fn case() -> impl Strategy<Value = Asked> {
-    let headers = proptest::collection::vec(("[xy]", "[abc]{0,2}"), 0..4);
+    let field = prop_oneof![
+        3 => ("[xy]", "[abc]{0,2}"),
+        1 => (Just("host".to_owned()), "[abAB]{1,2}\\.?(:8)?"),
+    ];
+    let headers = proptest::collection::vec(field, 0..4);
     let request = ("(GET|POST)", "/[abAB]{0,3}(\\?[ab])?", headers);
     let peer = proptest::option::of("s[abAB]{0,3}");
     (

@@ -147,9 +147,9 @@ impl Listeners {
     fn hold_to(&self, listener: &Listener) {
         let standings = self.worker.standings.alive();
         let of_listener = standings.iter().filter(|standing| standing.facts.listener == listener.name);
-        let ended =
-            of_listener.filter(|standing| standing.follow(listener, &self.worker.surroundings)).count();
+        let ended = of_listener.filter(|standing| self.worker.hold(standing, listener)).count();
         self.worker.count_cut(Reason::PolicyChanged, ended);
+        self.worker.review_is_due();
     }
 
     /// Lets the connections of a generation end, and ends them when they take too long.

@@ -2,13 +2,15 @@
 //! newest.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustls::pki_types::UnixTime;
 use tokio::runtime::Builder;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -26,7 +28,7 @@ use crate::worker::{Shared, Worker};
 
 /// How often a worker looks after what can wait: access log batches, ended connections.
 const TICK: Duration = Duration::from_millis(100);
-/// Every how many ticks idle upstream connections are looked at.
+/// Every how many ticks idle upstream connections are looked at, and certificates of peers that may have ended.
 const SWEEP_TICKS: u32 = 10;
 
 /// What the control thread tells the workers.
@@ -38,6 +40,8 @@ pub struct Published {
     pub sockets: HashMap<Arc<str>, Arc<BoundListener>>,
     /// Who is cut off.
     pub revoked: Arc<Revoked>,
+    /// Changes whenever roots are gone that peers of established connections may stand on.
+    pub trust: u64,
     /// The proxy is ending.
     pub draining: bool,
 }
@@ -57,6 +61,8 @@ pub struct WorkerSettings {
     pub pressure: Arc<Pressure>,
     /// The cluster that this proxy is an endpoint of.
     pub local_cluster: Option<Arc<LocalCluster>>,
+    /// Takes the destinations that are to be asked for.
+    pub asks: mpsc::Sender<SocketAddr>,
     /// How long connections of a changed listener, and of a proxy that is ending, may take.
     pub drain_timeout: Duration,
 }
@@ -97,6 +103,7 @@ impl Workers {
                     surroundings: settings.surroundings,
                     pressure: settings.pressure,
                     local_cluster: settings.local_cluster,
+                    asks: settings.asks,
                 };
                 let worker = Rc::new(Worker::new(shard, logs, shared));
                 let listeners = Listeners::new(
@@ -167,6 +174,7 @@ async fn run(
                     worker.publish(Arc::clone(&published.snapshot));
                     listeners.update(&published);
                     worker.revoke(&published.revoked);
+                    worker.review(published.trust);
                 }
             }
             _ = tick.tick() => {
@@ -176,6 +184,7 @@ async fn run(
                 let left = listeners.reap();
                 if ticks.is_multiple_of(SWEEP_TICKS) {
                     worker.clusters.sweep(Instant::now());
+                    worker.expire(UnixTime::now());
                 }
                 if end.is_some_and(|end| left == 0 || Instant::now() >= end) {
                     break;

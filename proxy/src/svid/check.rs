@@ -93,7 +93,7 @@ impl Material {
         }
         let credential = Credential::from_der(self.chain.clone(), self.key.clone_key())?;
         let verifier = Verifier {
-            trust: trust.clone(),
+            trust: Arc::new(trust.clone()),
             expected: None,
             // Whether we are cut off is for our peers to know.
             revocations: Revocations::default(),

@@ -4,6 +4,11 @@ use std::io;
 
 use libc::{c_int, c_long, c_void};
 
+/// Wants signals for a descriptor.
+pub const FIOASYNC: c_long = 0x5452;
+/// Names who gets them, of a socket.
+pub const SIOCSPGRP: c_long = 0x8902;
+
 /// A call to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
@@ -47,6 +52,14 @@ pub enum Call {
     WritableCode,
     /// Makes memory of ours executable.
     MakeExecutable,
+    /// Maps no file as code.
+    MapCode,
+    /// Names somebody who gets signals for no descriptor.
+    SignalOwner,
+    /// Wants signals for no descriptor.
+    SignalInput,
+    /// Does this with no descriptor.
+    Ioctl(c_long),
     /// Attaches no filter program to a socket.
     SocketProgram,
     /// Removes a file that is not there.
@@ -99,6 +112,15 @@ fn numbers(call: Call) -> Option<(c_long, [c_long; 5])> {
         Call::OpenByHandle => (libc::SYS_open_by_handle_at, [at_directory, 0, 0, 0, 0]),
         Call::SetUser => (libc::SYS_setresuid, [-1, -1, -1, 0, 0]),
         Call::MemoryFile => (libc::SYS_memfd_create, [nowhere, 1, 0, 0, 0]),
+        Call::MapCode => {
+            let protection = c_long::from(libc::PROT_READ | libc::PROT_EXEC);
+            (libc::SYS_mmap, [0, PAGE_BYTES as c_long, protection, c_long::from(libc::MAP_PRIVATE), -1])
+        }
+        Call::SignalOwner => (libc::SYS_fcntl, [-1, c_long::from(libc::F_SETOWN), 0, 0, 0]),
+        Call::SignalInput => {
+            (libc::SYS_fcntl, [-1, c_long::from(libc::F_SETFL), c_long::from(libc::O_ASYNC), 0, 0])
+        }
+        Call::Ioctl(what) => (libc::SYS_ioctl, [-1, what, 0, 0, 0]),
         Call::Unlink => (libc::SYS_unlinkat, [at_directory, nowhere, 0, 0, 0]),
         Call::Socket(family, kind, protocol) => {
             (libc::SYS_socket, [family.into(), kind.into(), protocol.into(), 0, 0])

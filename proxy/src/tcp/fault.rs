@@ -116,7 +116,7 @@ fn choose(
     worker: &Worker,
     notes: &mut Notes,
 ) -> Option<Box<Plan>> {
-    let faults = worker.faults()?;
+    let faults = worker.faults().filter(|_| !target.standing.facts.spared)?;
     let held_back = |fault: &_| worker.count_held_back(fault);
     let mut plan = faults.choose(stage, subject, target.standing.number(&faults), held_back)?;
     notes.flags = notes.flags.with(plan.flags());

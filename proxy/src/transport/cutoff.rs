@@ -1,4 +1,4 @@
-//! Ending a connection from outside the task that serves it.
+//! What others know of a connection besides the task that serves it: ending it from outside, and whether its peer reads.
 //!
 //! Whoever cuts a connection does not drop it: its reads and writes fail from then on, so that its task unwinds in
 //! its own way and records what it has to record.
@@ -8,7 +8,9 @@ use std::io;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Waker};
 
-use crate::identity::PeerIdentity;
+use tokio::time::Instant;
+
+use crate::identity::Vouched;
 
 /// Fewest entries of a registry before it looks for those that are gone.
 const LEAST_SWEEP: usize = 64;
@@ -17,8 +19,10 @@ const LEAST_SWEEP: usize = 64;
 #[derive(Debug, Default)]
 pub struct Cutoff {
     /// Who is at the other end, where that is known from a certificate.
-    pub peer: OnceCell<PeerIdentity>,
+    pub vouched: OnceCell<Vouched>,
     cut: Cell<bool>,
+    stuck_since: Cell<Option<Instant>>,
+    retired: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -26,6 +30,25 @@ impl Cutoff {
     /// Ends the connection; it cannot be taken back.
     pub fn cut(&self) {
         self.cut.set(true);
+        self.wake();
+    }
+
+    /// Lets the connection end in good order: what is under way on it goes on, and nothing new is begun. It cannot
+    /// be taken back. Whoever serves it asks [`Self::retired`] when it is woken.
+    pub fn retire(&self) {
+        if self.retired.get().is_none() {
+            self.retired.set(Some(Instant::now()));
+            self.wake();
+        }
+    }
+
+    /// Since when nothing new is to be begun on it.
+    #[must_use]
+    pub const fn retired(&self) -> Option<Instant> {
+        self.retired.get()
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -35,6 +58,21 @@ impl Cutoff {
     #[must_use]
     pub fn is_cut(&self) -> bool {
         self.cut.get()
+    }
+
+    /// Since when the peer has taken nothing of what waits to be written to it.
+    #[must_use]
+    pub const fn stuck_since(&self) -> Option<Instant> {
+        self.stuck_since.get()
+    }
+
+    /// Takes note of how a write has gone.
+    pub(super) fn wrote(&self, pending: bool, some: bool) {
+        if !pending {
+            self.stuck_since.set(None);
+        } else if some || self.stuck_since.get().is_none() {
+            self.stuck_since.set(Some(Instant::now()));
+        }
     }
 
     /// Takes note of who is to be told, before something is waited for.
@@ -83,6 +121,11 @@ impl<T> Registry<T> {
         entries.all.push(Rc::downgrade(value));
     }
 
+    /// Does something with each value that is still there. It must not add any.
+    pub fn for_each(&self, mut act: impl FnMut(&T)) {
+        self.0.borrow().all.iter().filter_map(Weak::upgrade).for_each(|value| act(&value));
+    }
+
     /// The values that are still there.
     #[must_use]
     pub fn alive(&self) -> Vec<Rc<T>> {
@@ -106,6 +149,24 @@ mod tests {
         assert_eq!(registry.alive(), [kept]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_is_stuck_from_when_it_last_took_something() {
+        let cutoff = Cutoff::default();
+        let begin = Instant::now();
+        for (pending, some, expected_s) in [
+            (false, true, None),
+            (true, false, Some(2)),
+            (true, false, Some(2)),
+            (true, true, Some(4)),
+            (true, false, Some(4)),
+            (false, true, None),
+        ] {
+            tokio::time::advance(std::time::Duration::from_secs(1)).await;
+            cutoff.wrote(pending, some);
+            assert_eq!(cutoff.stuck_since().map(|since| (since - begin).as_secs()), expected_s);
+        }
+    }
+
     #[test]
     fn whoever_waits_is_told() {
         use std::sync::Arc;
@@ -120,7 +181,13 @@ mod tests {
         let cutoff = Cutoff::default();
         cutoff.check(&Context::from_waker(&Arc::clone(&flag).into())).unwrap();
         cutoff.cut();
-        assert!(flag.0.load(Ordering::Relaxed));
+        assert!(flag.0.swap(false, Ordering::Relaxed));
+        let retiring = Cutoff::default();
+        retiring.check(&Context::from_waker(&Arc::clone(&flag).into())).unwrap();
+        assert!(retiring.retired().is_none());
+        retiring.retire();
+        assert!(flag.0.load(Ordering::Relaxed) && retiring.retired().is_some());
+        retiring.check(&Context::from_waker(Waker::noop())).unwrap();
         let refused = cutoff.check(&Context::from_waker(Waker::noop())).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionAborted);
     }

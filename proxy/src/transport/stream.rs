@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Buf as _, BytesMut};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -17,13 +17,16 @@ use super::buffer::BufferPool;
 use super::cutoff::Cutoff;
 use super::tls::TlsSession;
 
-/// A connected stream, encrypted or not, with the bytes that sniffing took from its front put back.
+/// Most bytes of one look at the front of a stream.
+const LOOK_BYTES: usize = 4096;
+
+/// A connected stream, encrypted or not, whose front can be looked at before it is read.
 #[derive(Debug)]
 pub struct Transport {
     stream: TcpStream,
-    /// What was read before the protocol was known; it comes out of the next reads first. On an encrypted
-    /// connection it is plaintext.
-    prefix: Bytes,
+    /// What was looked at before the protocol was known; it comes out of the next reads first. It belongs to the
+    /// layer that is read now: ciphertext before the handshake, which takes it, and plaintext after.
+    front: BytesMut,
     tls: Option<Box<TlsSession>>,
     cutoff: Option<Rc<Cutoff>>,
     peer: SocketAddr,
@@ -38,7 +41,7 @@ impl Transport {
     pub fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
-        Ok(Self { stream, prefix: Bytes::new(), tls: None, cutoff: None, peer, local })
+        Ok(Self { stream, front: BytesMut::new(), tls: None, cutoff: None, peer, local })
     }
 
     /// The peer's address.
@@ -75,6 +78,12 @@ impl Transport {
         self.cutoff.get_or_insert_default()
     }
 
+    /// The same, if it was asked for.
+    #[must_use]
+    pub const fn known_cutoff(&self) -> Option<&Rc<Cutoff>> {
+        self.cutoff.as_ref()
+    }
+
     fn check(&self, cx: &Context<'_>) -> io::Result<()> {
         self.cutoff.as_ref().map_or(Ok(()), |cutoff| cutoff.check(cx))
     }
@@ -88,7 +97,7 @@ impl Transport {
         config: Arc<rustls::ServerConfig>,
         pool: Rc<BufferPool>,
     ) -> io::Result<()> {
-        let first = std::mem::take(&mut self.prefix);
+        let first = std::mem::take(&mut self.front);
         let session = TlsSession::server(config, &first, pool).map_err(io::Error::other)?;
         self.shake_hands(session).await
     }
@@ -113,31 +122,49 @@ impl Transport {
         poll_fn(|cx| session.poll_handshake(cx, stream)).await
     }
 
-    /// Puts bytes back in front of what is still to be read.
-    pub fn put_back(&mut self, bytes: Bytes) {
-        self.prefix = bytes;
+    /// What was looked at and not yet read.
+    #[must_use]
+    pub fn front(&self) -> &[u8] {
+        &self.front
+    }
+
+    /// Looks further: adds what comes next to [`Transport::front`], behind what is there; `Ok(0)` is the peer's end of
+    /// stream. How much there may be is the caller's to bound. Cancel-safe.
+    pub fn poll_look(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.check(cx)?;
+        // Inside the poll, so that a connection that waits does not carry it along.
+        let mut space = [0_u8; LOOK_BYTES];
+        let count = ready!(self.poll_read_on(cx, &mut space))?;
+        self.front.extend_from_slice(space.get(..count).unwrap_or_default());
+        Poll::Ready(Ok(count))
     }
 
     /// Reads into `space`; `Ok(0)` is the peer's end of stream.
     pub fn poll_read_into(&mut self, cx: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
         self.check(cx)?;
-        if !self.prefix.is_empty() {
-            let count = self.prefix.len().min(space.len());
-            let taken = self.prefix.split_to(count);
-            if let Some(front) = space.get_mut(..count) {
-                front.copy_from_slice(&taken);
-            }
-            return Poll::Ready(Ok(count));
+        if self.front.is_empty() {
+            return self.poll_read_on(cx, space);
         }
+        let count = self.front.len().min(space.len());
+        if let (Some(space), Some(front)) = (space.get_mut(..count), self.front.get(..count)) {
+            space.copy_from_slice(front);
+        }
+        self.front.advance(count);
+        if self.front.is_empty() {
+            // Its memory too: connections stay longer than their first bytes.
+            self.front = BytesMut::new();
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    /// Reads behind the front.
+    fn poll_read_on(&mut self, cx: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
         if let Some(tls) = &mut self.tls {
             return tls.poll_read(cx, &mut self.stream, space);
         }
         let mut space = ReadBuf::new(space);
-        match Pin::new(&mut self.stream).poll_read(cx, &mut space) {
-            Poll::Ready(Ok(())) => Poll::Ready(Ok(space.filled().len())),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => Poll::Pending,
-        }
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut space))?;
+        Poll::Ready(Ok(space.filled().len()))
     }
 
     /// Makes the close of this socket a reset, so that the peer cannot take a cut message for a whole one.
@@ -153,7 +180,7 @@ impl AsyncRead for Transport {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.prefix.is_empty() && self.tls.is_none() {
+        if self.front.is_empty() && self.tls.is_none() {
             self.check(cx)?;
             // Straight into memory that need not be cleared before.
             return Pin::new(&mut self.stream).poll_read(cx, buf);
@@ -165,22 +192,21 @@ impl AsyncRead for Transport {
 }
 
 impl AsyncWrite for Transport {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.check(cx)?;
-        let Self { stream, tls, .. } = &mut *self;
-        match tls {
-            Some(tls) => tls.poll_write(cx, stream, &[IoSlice::new(buf)]),
-            None => Pin::new(stream).poll_write(cx, buf),
-        }
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     /// On an encrypted connection a write may leave bytes behind that only this sends.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, tls, .. } = &mut *self;
-        match tls {
-            Some(tls) => tls.poll_flush(cx, stream),
-            None => Poll::Ready(Ok(())),
+        let Self { stream, tls: Some(tls), cutoff, .. } = &mut *self else {
+            return Poll::Ready(Ok(()));
+        };
+        let before = tls.unsent_bytes();
+        let flushed = tls.poll_flush(cx, stream);
+        if let Some(cutoff) = cutoff {
+            cutoff.wrote(flushed.is_pending(), tls.unsent_bytes() < before);
         }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -197,11 +223,23 @@ impl AsyncWrite for Transport {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check(cx)?;
-        let Self { stream, tls, .. } = &mut *self;
-        match tls {
-            Some(tls) => tls.poll_write(cx, stream, bufs),
-            None => Pin::new(stream).poll_write_vectored(cx, bufs),
+        let Self { stream, tls, cutoff, .. } = &mut *self;
+        let (written, some) = match tls {
+            Some(tls) => {
+                let before = tls.unsent_bytes();
+                let written = tls.poll_write(cx, stream, bufs);
+                (written, tls.unsent_bytes() < before)
+            }
+            None => match bufs {
+                // The shorter way into the kernel.
+                [one] => (Pin::new(stream).poll_write(cx, one), false),
+                bufs => (Pin::new(stream).poll_write_vectored(cx, bufs), false),
+            },
+        };
+        if let Some(cutoff) = cutoff {
+            cutoff.wrote(written.is_pending(), some);
         }
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

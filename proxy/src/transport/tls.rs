@@ -202,6 +202,12 @@ impl TlsSession {
         Poll::Ready(Ok(count))
     }
 
+    /// Bytes that are encrypted and not yet written out.
+    #[must_use]
+    pub fn unsent_bytes(&self) -> usize {
+        self.outgoing.len()
+    }
+
     /// Writes out what is encrypted.
     ///
     /// # Errors

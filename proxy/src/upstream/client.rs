@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::clusters::Place;
 use crate::http::h1::link::H1Link;
+use crate::transport::Cutoff;
 
 /// An HTTP/1 connection to an endpoint.
 #[derive(Debug)]
@@ -64,12 +66,14 @@ impl H1Client {
         self.link.release_memory();
     }
 
-    /// Whether the peer has closed the idle connection or sent what nobody asked for.
+    /// Whether the peer has closed the idle connection or sent what nobody asked for, or nothing more is to be begun
+    /// on it.
     ///
     /// Looks only at what the event loop already knows, so it costs no system call in the common case.
     pub fn is_stale(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
-        let stale = self.link.poll_fill(&mut cx).is_ready();
+        let retired = self.link.transport().known_cutoff().is_some_and(|cutoff| cutoff.retired().is_some());
+        let stale = retired || self.link.poll_fill(&mut cx).is_ready();
         if !stale {
             self.link.release_memory();
         }
@@ -87,15 +91,22 @@ pub struct H2Connection {
     idle_since: Cell<Instant>,
     /// Cleared by the connection's task when it ends.
     alive: Rc<Cell<bool>>,
+    /// The peer has answered a request.
+    answered: Cell<bool>,
+    /// Told when there is room again for those who found none.
+    room: Rc<Notify>,
+    sought: Cell<bool>,
+    cutoff: Option<Rc<Cutoff>>,
 }
 
 impl H2Connection {
-    /// A connection whose task clears `alive` at its end.
+    /// A connection whose task clears `alive` at its end, and what ends it from outside. `room` is told when a stream
+    /// ends on it while it is full.
     #[must_use]
-    pub const fn new(
+    pub fn new(
         sender: SendRequest<Bytes>,
         max_requests: Option<u32>,
-        alive: Rc<Cell<bool>>,
+        (alive, room, cutoff): (Rc<Cell<bool>>, Rc<Notify>, Option<Rc<Cutoff>>),
         now: Instant,
     ) -> Self {
         Self {
@@ -105,23 +116,43 @@ impl H2Connection {
             max_requests,
             idle_since: Cell::new(now),
             alive,
+            answered: Cell::new(false),
+            room,
+            sought: Cell::new(false),
+            cutoff,
         }
     }
 
     /// Whether one more stream may be started.
     #[must_use]
     pub fn has_room(&self) -> bool {
+        let room =
+            self.takes_more() && (self.streams.get() as usize) < self.sender.current_max_send_streams();
+        if !room {
+            self.sought.set(true);
+        }
+        room
+    }
+
+    /// Whether it has room, or will have when a stream ends.
+    #[must_use]
+    pub fn takes_more(&self) -> bool {
         self.alive.get()
-            && (self.streams.get() as usize) < self.sender.current_max_send_streams()
+            && !self.is_retired()
             && self.max_requests.is_none_or(|limit| self.started.get() < limit)
+    }
+
+    fn is_retired(&self) -> bool {
+        self.cutoff.as_ref().is_some_and(|cutoff| cutoff.retired().is_some())
     }
 
     /// Counts a stream until the guard is dropped.
     #[must_use]
     pub fn begin_stream(self: &Rc<Self>) -> StreamGuard {
+        let was_idle = self.answered.get() && self.streams.get() == 0;
         self.streams.set(self.streams.get().saturating_add(1));
         self.started.set(self.started.get().saturating_add(1));
-        StreamGuard(Rc::clone(self))
+        StreamGuard { connection: Rc::clone(self), was_idle }
     }
 
     /// A handle to send one request with.
@@ -130,23 +161,44 @@ impl H2Connection {
         self.sender.clone()
     }
 
-    /// Whether it is dead, used up, or has been without a stream for too long.
+    /// Whether it is dead, used up or retired, or has been without a stream for too long.
     #[must_use]
     pub fn is_expired(&self, now: Instant, idle_timeout: Option<Duration>) -> bool {
         let idle = self.streams.get() == 0;
         let used_up = self.max_requests.is_some_and(|limit| self.started.get() >= limit);
         let too_old = idle_timeout.is_some_and(|limit| now.duration_since(self.idle_since.get()) >= limit);
-        !self.alive.get() || (idle && (used_up || too_old))
+        !self.alive.get() || (idle && (used_up || too_old || self.is_retired()))
     }
 }
 
 /// A stream under way.
 #[derive(Debug)]
-pub struct StreamGuard(Rc<H2Connection>);
+pub struct StreamGuard {
+    connection: Rc<H2Connection>,
+    was_idle: bool,
+}
+
+impl StreamGuard {
+    /// Whether the connection had answered before and then waited for this request: its peer may have closed it for
+    /// idleness at the same moment.
+    #[must_use]
+    pub const fn was_idle(&self) -> bool {
+        self.was_idle
+    }
+
+    /// Takes note that the peer has answered.
+    pub fn answered(&self) {
+        self.connection.answered.set(true);
+    }
+}
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get().saturating_sub(1));
-        self.0.idle_since.set(Instant::now());
+        let connection = &self.connection;
+        connection.streams.set(connection.streams.get().saturating_sub(1));
+        connection.idle_since.set(Instant::now());
+        if connection.sought.take() {
+            connection.room.notify_one();
+        }
     }
 }

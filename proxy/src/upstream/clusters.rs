@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
+use rustls::pki_types::UnixTime;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -18,6 +19,7 @@ use super::outlier::{Cause, Charge, Outcome};
 use super::usage::{Permit, Resource, Usage, UsageRegistry};
 use crate::balance::zone::Home;
 use crate::identity::Revoked;
+use crate::identity::vouched::Stage;
 use crate::model::endpoint::LocalCluster;
 use crate::model::limits::{CircuitLimits, Priority, RetryLimit};
 use crate::model::{Balancer, Cluster, Discovery, EndpointSet, Snapshot};
@@ -76,8 +78,9 @@ impl Clusters {
     }
 
     /// Follows a snapshot: what did not change keeps its connections, what did is replaced, and requests under
-    /// way keep what they have.
-    pub fn update(&self, snapshot: &Snapshot) {
+    /// way keep what they have. Whether peers of established connections may be trusted otherwise than before.
+    pub fn update(&self, snapshot: &Snapshot) -> bool {
+        let mut retrusted = false;
         let home = self.look_home(snapshot);
         let mut by_name = self.by_name.borrow_mut();
         by_name.retain(|name, state| {
@@ -96,6 +99,7 @@ impl Clusters {
                     let state = ClusterState::new(&entry.config, usage, tools);
                     state.update(&entry.endpoints, home.as_ref());
                     if let Some(old) = by_name.insert(Arc::clone(name), Rc::new(state)) {
+                        retrusted |= entry.config.tls.is_some();
                         old.retire();
                     }
                 }
@@ -105,13 +109,36 @@ impl Clusters {
             .values()
             .filter(|state| state.config.outliers.is_some() || state.config.health_check.is_some());
         *self.watched.borrow_mut() = watched.map(Rc::clone).collect();
+        retrusted
     }
 
     /// Ends the connections to peers that are revoked; says how many.
     pub fn revoke(&self, revoked: &Revoked) -> usize {
-        let secured = self.secured.alive();
-        let covered = secured.iter().filter(|link| link.peer.get().is_some_and(|peer| revoked.covers(peer)));
+        let secured = self.secured();
+        let covered =
+            secured.iter().filter(|link| link.vouched.get().is_some_and(|peer| revoked.covers(&peer.peer)));
         covered.filter(|link| !link.is_cut()).map(|link| link.cut()).count()
+    }
+
+    /// Retires connections that stand on a certificate which ends soon, and ends those whose peer's has ended; says
+    /// how many.
+    pub fn expire(&self, now: UnixTime) -> usize {
+        let mut ended = 0;
+        self.secured.for_each(|link| match link.vouched.get().map(|peer| peer.stage(now)) {
+            Some(Stage::Over) if !link.is_cut() => {
+                link.cut();
+                ended += 1;
+            }
+            Some(Stage::Retiring) => link.retire(),
+            Some(Stage::Over | Stage::Good) | None => {}
+        });
+        ended
+    }
+
+    /// The connections whose peers have proven who they are.
+    #[must_use]
+    pub fn secured(&self) -> Vec<Rc<Cutoff>> {
+        self.secured.alive()
     }
 
     /// Adds to what all workers know what this one has seen since the last time, and follows what they know.
@@ -332,12 +359,13 @@ impl ClusterState {
     }
 
     /// Takes a place among the connections. A worker without any gets one whatever the limit says, as in Envoy:
-    /// otherwise it could wait for ever for connections of other workers.
-    pub(super) fn connection_permit(&self, priority: Priority) -> Option<Place> {
+    /// otherwise it could wait for ever for connections of other workers. So does who is `alone`: it could do nothing
+    /// but wait for ever, either.
+    pub(super) fn connection_permit(&self, priority: Priority, alone: bool) -> Option<Place> {
         let limit = self.limits(priority).max_connections;
         let permit = match self.usage.permit(Resource::Connections, priority, limit) {
             Some(permit) => permit,
-            None if self.local.count.get() == 0 && limit > 0 => {
+            None if (alone || self.local.count.get() == 0) && limit > 0 => {
                 self.usage.permit_unlimited(Resource::Connections, priority)
             }
             None => return None,
@@ -359,12 +387,10 @@ impl ClusterState {
 
     /// Closes an idle connection to another endpoint, so that one can be opened to this one.
     pub(super) fn close_one_idle(&self, but: &Rc<EndpointState>) -> bool {
+        let others = |endpoint: &&Rc<EndpointState>| !Rc::ptr_eq(endpoint, but);
         let members = Rc::clone(&self.members.borrow());
-        members
-            .all()
-            .iter()
-            .filter(|endpoint| !Rc::ptr_eq(endpoint, but))
-            .any(|endpoint| endpoint.take_idle().is_some())
+        members.all().iter().filter(others).any(|endpoint| endpoint.take_idle().is_some())
+            || self.original.borrow().values().filter(others).any(|endpoint| endpoint.take_idle().is_some())
     }
 
     /// The endpoints, for the operator.

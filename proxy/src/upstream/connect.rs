@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::identity::live::Current;
-use crate::identity::{PeerIdentity, Refusal};
+use crate::identity::vouched::Side;
+use crate::identity::{PeerIdentity, Refusal, Vouched};
 use crate::model::Cluster;
 use crate::model::tls::UpstreamTls;
 use crate::observe::Reason;
@@ -84,7 +86,8 @@ impl ConnectError {
     }
 }
 
-/// Opens a connection, encrypted where the cluster says so, and then among those that end when their peer is revoked. Cancel-safe: dropping the future closes the socket.
+/// Opens a connection, encrypted where the cluster says so, and then among those that end when their peer is no longer
+/// to be trusted. Cancel-safe: dropping the future closes the socket.
 ///
 /// # Errors
 /// When the endpoint cannot be reached in time, or is not who it should be.
@@ -103,11 +106,11 @@ pub async fn connect(
         let stream = stream.map_err(failed)?;
         let mut transport = Transport::new(stream).map_err(failed)?;
         if let Some(tls) = &cluster.tls {
-            let encrypted = Box::pin(encrypt(&mut transport, tls, buffers)).await;
+            let encrypted = Box::pin(encrypt(&mut transport, (tls, &cluster.name), buffers)).await;
             let peer = encrypted.map_err(|refusal| ConnectError::Tls { address, refusal })?;
             let cutoff = transport.cutoff();
             // It is a new one.
-            let _ = cutoff.peer.set(peer);
+            let _ = cutoff.vouched.set(peer);
             secured.add(cutoff);
         }
         Ok(transport)
@@ -162,10 +165,10 @@ async fn race(first: SocketAddr, more: &[SocketAddr]) -> io::Result<TcpStream> {
 
 async fn encrypt(
     transport: &mut Transport,
-    tls: &UpstreamTls,
+    (tls, cluster): (&UpstreamTls, &Arc<str>),
     buffers: &Rc<BufferPool>,
-) -> Result<PeerIdentity, Refusal> {
-    let Current { config, revocations, .. } = tls.current()?;
+) -> Result<Vouched, Refusal> {
+    let Current { config, own, trust, revocations } = tls.current()?;
     let name = match &tls.server_name {
         Some(name) => name.clone(),
         // An address is never sent as a name; the certificate is held against what is expected of the cluster.
@@ -173,9 +176,16 @@ async fn encrypt(
     };
     let connected = transport.connect_tls(config, name, Rc::clone(buffers)).await;
     connected.map_err(|error| Refusal::from_io(&error))?;
-    let leaf = transport.tls().and_then(|session| session.peer_certificates()?.first());
+    let chain = transport.tls().and_then(|session| session.peer_certificates());
+    let (Some(chain @ [leaf, ..]), Some(trust)) = (chain, trust) else {
+        return Err(Refusal::NoCertificate);
+    };
+    let (peer, now) = (Rc::new(PeerIdentity::from_leaf(leaf)?), UnixTime::now());
     // A resumed session stands for a certificate that was verified earlier.
-    let peer = PeerIdentity::from_leaf(leaf.ok_or(Refusal::NoCertificate)?)?;
-    peer.recheck(&revocations.now(), UnixTime::now())?;
-    Ok(peer)
+    peer.recheck(&revocations.now(), now)?;
+    let context = (Side::Client, Arc::clone(cluster));
+    let vouched = Vouched::new((peer, chain), trust, own.as_deref(), context, now);
+    // What is trusted may have changed while hands were shaken.
+    tls.still_trusts(&vouched)?;
+    Ok(vouched)
 }

@@ -53,7 +53,7 @@ pub struct EndpointState {
     connecting: Cell<bool>,
     failures: Cell<u64>,
     last_failure: RefCell<Option<ConnectError>>,
-    settled: Notify,
+    settled: Rc<Notify>,
 }
 
 impl EndpointState {
@@ -77,7 +77,7 @@ impl EndpointState {
             connecting: Cell::new(false),
             failures: Cell::new(0),
             last_failure: RefCell::default(),
-            settled: Notify::new(),
+            settled: Rc::default(),
         }
     }
 
@@ -224,17 +224,36 @@ impl EndpointState {
         self.shared.borrow_mut().retain(|kept| !Rc::ptr_eq(kept, connection));
     }
 
-    /// Claims the right to open the next HTTP/2 connection; `None` while somebody else is opening one.
+    /// Whether somebody is opening an HTTP/2 connection.
     #[must_use]
-    pub fn claim_connecting(self: &Rc<Self>) -> Option<ConnectingGuard> {
-        (!self.connecting.replace(true)).then(|| ConnectingGuard(Rc::clone(self)))
+    pub fn is_connecting(&self) -> bool {
+        self.connecting.get()
     }
 
-    /// Waits until whoever is connecting is done.
+    /// Takes note that the next HTTP/2 connection is being opened, until the guard is dropped.
+    #[must_use]
+    pub fn begin_connecting(self: &Rc<Self>) -> ConnectingGuard {
+        self.connecting.set(true);
+        ConnectingGuard(Rc::clone(self))
+    }
+
+    /// Whether this worker has an HTTP/2 connection to it that has room, or will have.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.shared.borrow().iter().any(|connection| connection.takes_more())
+    }
+
+    /// Told when a connection has room again.
+    #[must_use]
+    pub const fn room(&self) -> &Rc<Notify> {
+        &self.settled
+    }
+
+    /// Waits until whoever is connecting is done, or an HTTP/2 connection has room.
     ///
     /// # Errors
     /// How the attempt that was waited for failed.
-    pub async fn connecting_settled(&self) -> Result<(), ConnectError> {
+    pub async fn room_or_failure(&self) -> Result<(), ConnectError> {
         let before = self.failures.get();
         self.settled.notified().await;
         if self.failures.get() == before {

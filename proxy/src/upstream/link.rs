@@ -78,7 +78,7 @@ pub struct H2Exchange {
     sender: SendRequest<Bytes>,
     response: Option<ResponseFuture>,
     informational: u32,
-    _stream: StreamGuard,
+    stream: StreamGuard,
 }
 
 impl UpstreamLink {
@@ -103,7 +103,7 @@ impl UpstreamLink {
             sender,
             response: None,
             informational: 0,
-            _stream: stream,
+            stream,
         }))
     }
 
@@ -220,7 +220,8 @@ impl H2Exchange {
         let request = convert::request_out(head)
             .ok_or(UpstreamError::Unsayable("the authority or the path is not a legal URI"))?;
         let ended = head.body == BodyLength::Empty;
-        let (response, send) = self.sender.send_request(request, ended).map_err(upstream_error)?;
+        let (response, send) =
+            self.sender.send_request(request, ended).map_err(|error| lost(error, &self.stream))?;
         self.response = Some(response);
         self.link.send_to(send, ended);
         Ok(())
@@ -236,7 +237,8 @@ impl H2Exchange {
             return Poll::Pending;
         };
         while let Poll::Ready(Some(interim)) = response.poll_informational(cx) {
-            let interim = interim.map_err(upstream_error)?;
+            let interim = interim.map_err(|error| lost(error, &self.stream))?;
+            self.stream.answered();
             count_interim(&mut self.informational)?;
             if interim.status() != http::StatusCode::CONTINUE {
                 convert::response_in(&interim, true, method, head)
@@ -245,7 +247,8 @@ impl H2Exchange {
                 return Poll::Ready(Ok(()));
             }
         }
-        let response = ready!(Pin::new(response).poll(cx)).map_err(upstream_error)?;
+        let response = ready!(Pin::new(response).poll(cx)).map_err(|error| lost(error, &self.stream))?;
+        self.stream.answered();
         self.response = None;
         let (parts, recv) = response.into_parts();
         let response = http::Response::from_parts(parts, ());
@@ -272,7 +275,7 @@ fn count_interim(count: &mut u32) -> Result<(), UpstreamError> {
 }
 
 /// What a failed stream means for the request.
-fn upstream_error(error: h2::Error) -> UpstreamError {
+fn lost(error: h2::Error, stream: &StreamGuard) -> UpstreamError {
     match error.reason() {
         Some(h2::Reason::REFUSED_STREAM) => UpstreamError::Refused,
         // A peer's GOAWAY, whatever its reason, fails exactly the streams above the last one that it processed.
@@ -280,7 +283,7 @@ fn upstream_error(error: h2::Error) -> UpstreamError {
         Some(reason) if error.is_reset() => UpstreamError::Reset(reason),
         Some(reason) if !error.is_remote() => UpstreamError::Protocol(reason.to_string()),
         Some(reason) => UpstreamError::Reset(reason),
-        None => UpstreamError::ClosedBeforeResponse { reused: true },
+        None => UpstreamError::ClosedBeforeResponse { reused: stream.was_idle() },
     }
 }
 

@@ -219,12 +219,12 @@ fn streak(count: &AtomicU32, streak: Streak, goes_on: bool, cause: Cause) -> Opt
         end_streak(count);
         return None;
     }
-    // Exactly one of those who count at the same time meets the limit.
-    let reached = count.fetch_add(1, Ordering::Relaxed).saturating_add(1) == streak.limit;
-    if reached {
-        end_streak(count);
-    }
-    reached.then_some(cause)
+    let counted = count.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+    // A count outlives its configuration, so it may be beyond a limit that was lowered. Of those who count at the same
+    // time only the last one can begin anew.
+    let met = counted >= streak.limit
+        && count.compare_exchange(counted, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+    met.then_some(cause)
 }
 
 /// Without a write where there is nothing to end, so that workers do not take the line from each other.

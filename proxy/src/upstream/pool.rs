@@ -70,7 +70,7 @@ pub async fn open_opaque(
     cluster: &Rc<ClusterState>,
     endpoint: &Rc<EndpointState>,
 ) -> Result<(Transport, Place), AcquireError> {
-    let Some(place) = cluster.connection_permit(Priority::Default) else {
+    let Some(place) = cluster.connection_permit(Priority::Default, false) else {
         return Err(AcquireError::Overflow(Resource::Connections));
     };
     let transport = connect(cluster.config(), (endpoint.address(), endpoint.more()), cluster.tools()).await?;
@@ -89,7 +89,7 @@ async fn acquire_h1(
         }
         // Registered before the limit is looked at, so that a connection freed in between is not missed.
         let freed = cluster.connection_freed();
-        if let Some(place) = cluster.connection_permit(priority) {
+        if let Some(place) = cluster.connection_permit(priority, false) {
             let transport =
                 connect(cluster.config(), (endpoint.address(), endpoint.more()), cluster.tools()).await?;
             let link = H1Link::new(transport, Rc::clone(cluster.buffers()));
@@ -117,24 +117,26 @@ async fn acquire_h2(
     let mut waiting: Option<Permit> = None;
     loop {
         if let Some(connection) = endpoint.shared_connection() {
-            let mut sender = connection.sender();
-            if poll_fn(|cx| sender.poll_ready(cx)).await.is_ok() {
-                return Ok(UpstreamLink::from_h2(sender, connection.begin_stream()));
+            match begin(&connection).await {
+                Ok(link) => return Ok(link),
+                Err(_) => endpoint.discard_shared(&connection),
             }
-            endpoint.discard_shared(&connection);
             continue;
         }
-        if let Some(claim) = endpoint.claim_connecting() {
-            let Some(place) = cluster.connection_permit(priority) else {
-                return Err(AcquireError::Overflow(Resource::Connections));
-            };
+        if !endpoint.is_connecting()
+            && let Some(place) = cluster.connection_permit(priority, !endpoint.is_connected())
+        {
+            let connecting = endpoint.begin_connecting();
             let opened = open_h2(cluster, endpoint, place).await;
             if let Err(error) = &opened {
                 endpoint.connect_failed(error);
             }
-            drop(claim);
-            opened?;
-            continue;
+            drop(connecting);
+            // Whether others may use it or not (the endpoint may be gone by now), this request does.
+            return begin(&opened?).await.map_err(|error| {
+                let address = endpoint.address();
+                ConnectError::Handshake { address, message: error.to_string() }.into()
+            });
         }
         if waiting.is_none() {
             let Some(permit) = cluster.pending_permit(priority) else {
@@ -142,19 +144,27 @@ async fn acquire_h2(
             };
             waiting = Some(permit);
         }
-        endpoint.connecting_settled().await?;
+        endpoint.room_or_failure().await?;
     }
 }
 
-/// Opens an HTTP/2 connection and leaves it with the endpoint, its task running on this worker.
+/// Begins a stream, where the connection still takes one.
+async fn begin(connection: &Rc<H2Connection>) -> Result<UpstreamLink, h2::Error> {
+    let mut sender = connection.sender();
+    poll_fn(|cx| sender.poll_ready(cx)).await?;
+    Ok(UpstreamLink::from_h2(sender, connection.begin_stream()))
+}
+
+/// Opens an HTTP/2 connection and leaves it with the endpoint for others too, its task running on this worker.
 async fn open_h2(
     cluster: &Rc<ClusterState>,
     endpoint: &Rc<EndpointState>,
     place: Place,
-) -> Result<(), ConnectError> {
+) -> Result<Rc<H2Connection>, ConnectError> {
     let config = Arc::clone(cluster.config());
     let address = endpoint.address();
     let transport = connect(&config, (address, endpoint.more()), cluster.tools()).await?;
+    let cutoff = transport.known_cutoff().cloned();
     let settings = &config.http2;
     let handshake = h2::client::Builder::new()
         .initial_window_size(settings.initial_stream_window_bytes)
@@ -178,12 +188,18 @@ async fn open_h2(
             tracing::debug!(%address, %error, "HTTP/2 connection to an upstream ended");
         }
         ended.set(false);
+        drop(place);
         if let Some(endpoint) = weak.upgrade() {
             endpoint.sweep(Instant::now(), None);
+            endpoint.room().notify_waiters();
         }
-        drop(place);
     });
     let max_requests = config.max_requests_per_connection;
-    endpoint.add_shared(Rc::new(H2Connection::new(sender, max_requests, alive, Instant::now())));
-    Ok(())
+    let told = (alive, Rc::clone(endpoint.room()), cutoff);
+    let connection = Rc::new(H2Connection::new(sender, max_requests, told, Instant::now()));
+    endpoint.add_shared(Rc::clone(&connection));
+    Ok(connection)
 }
+
+#[cfg(test)]
+mod tests;

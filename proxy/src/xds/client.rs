@@ -10,12 +10,13 @@ use outrider_proto::envoy::service::discovery::v3 as pb;
 use outrider_proto::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
+use super::decode;
 use super::session::Session;
 use crate::control::{Applied, Message, Wanted};
 use crate::identity::Refusal;
@@ -32,6 +33,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// A stream that lived this long was a good one.
 const GOOD_STREAM: Duration = Duration::from_secs(30);
+/// When nothing has come for this long, memory is given back that only reading configuration needs.
+const QUIET: Duration = Duration::from_secs(2);
 /// How a dead connection is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,12 +57,18 @@ enum StreamError {
 }
 
 /// Talks to the control server, which is a static cluster, until the proxy ends.
-pub async fn run(server: String, mut session: Session, wanted: Wanted, control: mpsc::Sender<Message>) {
-    let mut wanted = wanted;
+///
+/// `notify`, where there is one, says that something else is wanted than before.
+pub async fn run(
+    server: String,
+    mut session: Session,
+    (mut wanted, notify): (Wanted, Option<Arc<Notify>>),
+    control: mpsc::Sender<Message>,
+) {
     let mut pause = FIRST_PAUSE;
     loop {
         let opened = Instant::now();
-        match stream(&server, &mut session, &mut wanted, &control).await {
+        match stream(&server, &mut session, (&mut wanted, notify.as_deref()), &control).await {
             Ok(()) => tracing::info!("control server closed the stream"),
             Err(StreamError::Ending) => return,
             Err(error) => {
@@ -79,23 +88,66 @@ pub async fn run(server: String, mut session: Session, wanted: Wanted, control: 
 async fn stream(
     server: &str,
     session: &mut Session,
-    wanted: &mut Wanted,
+    (wanted, notify): (&mut Wanted, Option<&Notify>),
     control: &mpsc::Sender<Message>,
 ) -> Result<(), StreamError> {
     let channel = connect(cluster(server, control).await?).await?;
     let mut client =
         AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
     let (send, requests) = mpsc::channel(QUEUED_REQUESTS);
+    if notify.is_some() {
+        *wanted = what_is_wanted(control).await?;
+    }
     for request in session.open(wanted, Instant::now()) {
         send.send(request).await.map_err(|_| StreamError::Broken)?;
     }
     let mut responses = client.delta_aggregated_resources(ReceiverStream::new(requests)).await?.into_inner();
     tracing::info!("configuration stream is open");
     metrics::gauge!("outrider_xds_connected").set(1.0);
-    while let Some(response) = responses.message().await? {
-        handle(response, session, wanted, (&send, control)).await?;
+    let mut quiet = None;
+    loop {
+        tokio::select! {
+            response = responses.message() => match response? {
+                Some(response) => {
+                    handle(response, session, wanted, (&send, control)).await?;
+                    quiet = Some(Instant::now() + QUIET);
+                }
+                None => return Ok(()),
+            },
+            () = until(quiet), if quiet.is_some() => {
+                quiet = None;
+                outrider_proto::release_descriptors();
+                crate::sys::release_free_memory();
+            }
+            () = told(notify) => {
+                *wanted = what_is_wanted(control).await?;
+                for request in session.follow(wanted) {
+                    send.send(request).await.map_err(|_| StreamError::Broken)?;
+                }
+            }
+        }
     }
-    Ok(())
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Until something else is wanted.
+async fn told(notify: Option<&Notify>) {
+    match notify {
+        Some(notify) => notify.notified().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn what_is_wanted(control: &mpsc::Sender<Message>) -> Result<Wanted, StreamError> {
+    let (answer, answered) = oneshot::channel();
+    control.send(Message::Wanted(answer)).await.map_err(|_| StreamError::Ending)?;
+    answered.await.map_err(|_| StreamError::Ending)
 }
 
 async fn handle(
@@ -104,14 +156,15 @@ async fn handle(
     wanted: &mut Wanted,
     (send, control): (&mpsc::Sender<pb::DeltaDiscoveryRequest>, &mpsc::Sender<Message>),
 ) -> Result<(), StreamError> {
-    let url = response.type_url.clone();
+    // What the control server makes up does not make series.
+    let kind = decode::kind(&response.type_url).map_or("other", decode::url);
     let mut update = session.receive(response, Instant::now());
     let (answer, applied) = oneshot::channel();
     let changes = std::mem::take(&mut update.changes);
     control.send(Message::Apply(changes, answer)).await.map_err(|_| StreamError::Ending)?;
     let Applied { refused, wanted: now } = applied.await.map_err(|_| StreamError::Ending)?;
     let request = session.answer(update, refused);
-    let labels = [("type", url)];
+    let labels = [("type", kind)];
     metrics::counter!("outrider_xds_updates_total", &labels).increment(1);
     if let Some(error) = &request.error_detail {
         metrics::counter!("outrider_xds_rejects_total", &labels).increment(1);

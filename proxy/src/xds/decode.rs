@@ -4,6 +4,7 @@ use outrider_proto::envoy::service::discovery::v3 as pb;
 use outrider_proto::{Fault, strict, type_url};
 
 use crate::control::store::{Kind, Resource};
+use crate::model::destination::Destination;
 use crate::model::tls::Secret;
 use crate::model::{Cluster, EndpointSet, Listener, RouteTable};
 
@@ -21,6 +22,7 @@ pub const fn url(kind: Kind) -> &'static str {
         Kind::Secret => type_url::SECRET,
         Kind::Revocations => type_url::REVOCATIONS,
         Kind::Faults => type_url::FAULTS,
+        Kind::Destination => type_url::DESTINATIONS,
     }
 }
 
@@ -90,6 +92,12 @@ pub fn resource(kind: Kind, wrapped: &pb::Resource) -> Result<Resource, Vec<Faul
             let name = message.name.clone();
             crate::model::injection::compile(&message)
                 .map(|compiled| (Resource::Faults(message, compiled), name))?
+        }
+        Kind::Destination => {
+            let message: outrider_proto::outrider::destination::v1::Destination = strict::decode(bytes)?;
+            let name = message.name.clone();
+            Destination::from_proto(message.clone())
+                .map(|compiled| (Resource::Destination(message, compiled), name))?
         }
     };
     if name != wrapped.name {

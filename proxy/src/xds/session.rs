@@ -17,12 +17,13 @@ use crate::control::store::{Change, Kind};
 use crate::model::bootstrap::AdsSource;
 
 /// The kinds in the order in which they are asked for: make before break.
-pub(super) const KINDS: [Kind; 7] = [
+pub(super) const KINDS: [Kind; 8] = [
     Kind::Revocations,
     Kind::Secret,
     Kind::Cluster,
     Kind::Endpoints,
     Kind::Listener,
+    Kind::Destination,
     Kind::Routes,
     Kind::Faults,
 ];
@@ -88,10 +89,10 @@ impl Session {
         for kind in KINDS {
             let names = names(kind, wanted);
             let wildcard = match kind {
-                Kind::Cluster => self.source.clusters,
+                Kind::Cluster => self.source.clusters && !self.source.on_demand,
                 Kind::Listener => self.source.listeners,
                 Kind::Revocations | Kind::Faults => true,
-                Kind::Endpoints | Kind::Routes | Kind::Secret => false,
+                Kind::Endpoints | Kind::Routes | Kind::Secret | Kind::Destination => false,
             };
             if wildcard || !names.is_empty() {
                 self.subscribed.insert(kind, names.clone());
@@ -113,7 +114,7 @@ impl Session {
     #[must_use]
     pub fn follow(&mut self, wanted: &Wanted) -> Vec<pb::DeltaDiscoveryRequest> {
         let mut requests = Vec::new();
-        for kind in [Kind::Secret, Kind::Endpoints, Kind::Routes] {
+        for kind in [Kind::Secret, Kind::Cluster, Kind::Endpoints, Kind::Destination, Kind::Routes] {
             let now = names(kind, wanted);
             let before = self.subscribed.get(&kind).cloned().unwrap_or_default();
             if now == before {
@@ -171,10 +172,9 @@ impl Session {
 
     fn receive_one(&self, kind: Kind, wrapped: &pb::Resource, now: Instant, update: &mut Update) {
         let asked_for = match kind {
-            Kind::Cluster | Kind::Listener | Kind::Revocations | Kind::Faults => {
-                self.subscribed.contains_key(&kind)
-            }
-            Kind::Endpoints | Kind::Routes | Kind::Secret => {
+            Kind::Cluster if !self.source.on_demand => self.subscribed.contains_key(&kind),
+            Kind::Listener | Kind::Revocations | Kind::Faults => self.subscribed.contains_key(&kind),
+            Kind::Cluster | Kind::Endpoints | Kind::Routes | Kind::Secret | Kind::Destination => {
                 self.subscribed.get(&kind).is_some_and(|names| names.contains(wrapped.name.as_str()))
             }
         };
@@ -267,7 +267,9 @@ fn names(kind: Kind, wanted: &Wanted) -> BTreeSet<Arc<str>> {
         Kind::Endpoints => wanted.endpoints.clone(),
         Kind::Routes => wanted.routes.clone(),
         Kind::Secret => wanted.secrets.clone(),
-        Kind::Cluster | Kind::Listener | Kind::Revocations | Kind::Faults => BTreeSet::new(),
+        Kind::Cluster => wanted.clusters.clone(),
+        Kind::Destination => wanted.destinations.clone(),
+        Kind::Listener | Kind::Revocations | Kind::Faults => BTreeSet::new(),
     }
 }
 

@@ -20,7 +20,8 @@ fn a_shop_with_a_canary_and_a_policy() {
 fn policies_of_every_kind() {
     let ours = proxy("data/api-1", "api");
     let envoy = ProxyInfo { id: "data/api-1 as Envoy".into(), dialect: Dialect::Envoy, ..ours.clone() };
-    case("policies", &[proxy("data/db-1", "db"), ours, envoy]);
+    let asking = ProxyInfo { id: "data/api-1 on demand".into(), on_demand: true, ..ours.clone() };
+    case("policies", &[proxy("data/db-1", "db"), ours, envoy, asking]);
 }
 
 #[test]

@@ -75,5 +75,6 @@ fn proxy_kind(kind: Kind) -> ProxyKind {
         Kind::Route => ProxyKind::Routes,
         Kind::Secret => ProxyKind::Secret,
         Kind::Faults => ProxyKind::Faults,
+        Kind::Destination => ProxyKind::Destination,
     }
 }

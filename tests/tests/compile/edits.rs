@@ -42,7 +42,12 @@ fn a_thousand_random_edits_decode_and_compile_as_from_scratch() {
             let refused = judge.refusals(proxy, &snapshot);
             assert!(refused.is_empty(), "{}: {refused:#?}", told("refused"));
             let fresh = fresh.snapshot(proxy);
-            assert!(snapshot == fresh, "{} {:?}", told("not as from scratch"), differences(&snapshot, &fresh));
+            assert!(
+                snapshot == fresh,
+                "{} {:?}",
+                told("not as from scratch"),
+                differences(&snapshot, &fresh)
+            );
             effects += usize::from(snapshot != *before);
             for kind in Kind::ALL {
                 let (old, new) = (before.shared(kind), snapshot.shared(kind));
@@ -79,6 +84,8 @@ fn proxies() -> Vec<ProxyInfo> {
                 all.push(info);
             }
         }
+        let asking = proxy(&format!("{namespace}/a"), "default");
+        all.push(ProxyInfo { id: format!("{namespace}/a-on-demand").into(), on_demand: true, ..asking });
     }
     all
 }

@@ -14,6 +14,7 @@ use outrider_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use outrider_proto::envoy::config::listener::v3::Listener;
 use outrider_proto::envoy::config::route::v3::RouteConfiguration;
 use outrider_proto::json;
+use outrider_proto::outrider::destination::v1::Destination;
 use prost::{Message, Name};
 use serde_json::Value;
 
@@ -116,6 +117,7 @@ fn resources(snapshot: &Snapshot, dialect: Dialect) -> Vec<String> {
                 Kind::Endpoints => pretty::<ClusterLoadAssignment>(&resource.body),
                 Kind::Listener => pretty::<Listener>(&resource.body),
                 Kind::Route => pretty::<RouteConfiguration>(&resource.body),
+                Kind::Destination => pretty::<Destination>(&resource.body),
                 Kind::Secret => unreachable!("secrets are not compiled"),
                 Kind::Faults => unreachable!("faults come beside what is compiled of the mesh"),
             };

@@ -68,8 +68,9 @@ pub async fn check_all(running: &Running) {
         let (answer, found) = running.ask(port, &ask(line, headers)).await;
         if (answer.status, found) != (*status, *seen) {
             wrong.push(format!(
-                "{port} {line} {headers:?}: {} {found:?}, not {status} {seen:?}",
-                answer.status
+                "{port} {line} {headers:?}: {} {:?} {found:?}, not {status} {seen:?}",
+                answer.status,
+                answer.header("outrider-error")
             ));
         }
     }

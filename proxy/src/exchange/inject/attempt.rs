@@ -25,7 +25,7 @@ pub(in crate::exchange) fn choose(
     endpoint: SocketAddr,
     report: &mut Report,
 ) -> Option<Box<Plan>> {
-    let faults = origin.worker.faults()?;
+    let faults = origin.worker.faults().filter(|_| !origin.standing.facts.spared)?;
     let mut subject = subject(request, origin, Some(routed));
     subject.cluster = &cluster.config().name;
     subject.endpoint = Some(endpoint);

@@ -16,6 +16,7 @@ use super::write;
 use crate::http::body::{BodySink, BodySource, Chunk, SinkError, SourceError};
 use crate::http::headers::Headers;
 use crate::http::message::BodyLength;
+use crate::transport::buffer::LARGE_BUFFER_BYTES;
 use crate::transport::{Buffer, BufferPool, Transport};
 
 /// Up to this many bytes a chunk is copied behind what already waits to be written, instead of being written
@@ -23,6 +24,8 @@ use crate::transport::{Buffer, BufferPool, Transport};
 const COALESCE_BYTES: usize = 4 * 1024;
 /// Bytes that may wait to be written before a flush is forced.
 const OUTPUT_BYTES: usize = 16 * 1024;
+
+const _: () = assert!((crate::http::MOST_HEAD_BYTES as usize) < LARGE_BUFFER_BYTES);
 
 /// A connection, its unread input and its unwritten output.
 #[derive(Debug)]

@@ -219,7 +219,11 @@ impl RequestParser {
             return Err(HeadError::UnexpectedBody);
         }
         self.options.drop_nominated(&mut head.headers);
-        if !self.options.upgrade || head.version != Version::Http11 || names_http(&head.upgrade) {
+        // With a body it is an ordinary request, as whoever is asked may take it (RFC 9110 section 7.8): before the
+        // answer nobody could say where the body ends and the other protocol begins.
+        let bodiless = matches!(head.body, BodyLength::Empty | BodyLength::Known(0));
+        if !self.options.upgrade || head.version != Version::Http11 || names_http(&head.upgrade) || !bodiless
+        {
             head.upgrade.clear();
         }
         Ok(Progress::Done { head_len: self.lines.done, keep_alive: self.options.keep_alive(head.version) })

@@ -30,6 +30,10 @@ pub fn request_head(out: &mut Vec<u8>, head: &RequestHead) {
     match head.body {
         BodyLength::Known(length) => content_length(out, length),
         BodyLength::Streamed => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        // Servers ask for a length where the method expects content (RFC 9110 section 8.6).
+        BodyLength::Empty if matches!(head.method, Method::POST | Method::PUT | Method::PATCH) => {
+            content_length(out, 0);
+        }
         BodyLength::Empty | BodyLength::UntilClose => {}
     }
     upgrade(out, &head.upgrade);
@@ -188,6 +192,12 @@ mod tests {
         head.upgrade = "websocket".into();
         let upgrade = "GET /a?b HTTP/1.1\r\nhost: h:1\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
         assert_eq!(written(&head), upgrade);
+        head.upgrade.clear();
+        head.headers.clear();
+        head.method = Method::POST;
+        assert_eq!(written(&head), "POST /a?b HTTP/1.1\r\nhost: h:1\r\ncontent-length: 0\r\n\r\n");
+        head.method = Method::DELETE;
+        assert_eq!(written(&head), "DELETE /a?b HTTP/1.1\r\nhost: h:1\r\n\r\n");
         head = RequestHead { method: Method::CONNECT, authority: "h:1".into(), ..RequestHead::default() };
         assert_eq!(written(&head), "CONNECT h:1 HTTP/1.1\r\nhost: h:1\r\n\r\n");
     }

@@ -54,7 +54,6 @@ pub fn request_in<B>(
     }
     head.method = request.method().clone();
     head.version = Version::Http2;
-    head.secure = request.uri().scheme() == Some(&Scheme::HTTPS);
     authority_in(request.uri(), fields, &mut head.authority)?;
     if let Some(protocol) = request.extensions().get::<h2::ext::Protocol>() {
         // An extended CONNECT is what an upgrade is in HTTP/1, and is routed as one.
@@ -102,7 +101,8 @@ pub fn response_in<B>(
         || head.status == StatusCode::NOT_MODIFIED;
     head.body = match length {
         _ if bodiless => {
-            head.declared_length = length;
+            // A 204 has none to declare (RFC 9110 section 8.6).
+            head.declared_length = length.filter(|_| head.status != StatusCode::NO_CONTENT);
             BodyLength::Empty
         }
         _ if *method == Method::CONNECT && head.status.is_success() => BodyLength::UntilClose,
@@ -231,4 +231,34 @@ fn fields_out(headers: &Headers, fields: &mut HeaderMap) -> Option<()> {
         fields.append(HeaderName::from_lowercase(name).ok()?, HeaderValue::from_bytes(value).ok()?);
     }
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_not_secure_by_saying_so() {
+        let request = Request::get("https://a/").body(()).unwrap();
+        let mut head = RequestHead::default();
+        request_in(&request, true, 1, &mut head).unwrap();
+        assert!(!head.secure);
+        assert_eq!((head.authority.as_str(), head.path.as_str()), ("a", "/"));
+    }
+
+    #[test]
+    fn a_length_without_a_body_is_declared_only_where_it_may_be() {
+        for (method, status, ended, expected) in [
+            (Method::GET, 204, true, (BodyLength::Empty, None)),
+            (Method::HEAD, 204, true, (BodyLength::Empty, None)),
+            (Method::GET, 304, true, (BodyLength::Empty, Some(5))),
+            (Method::HEAD, 200, true, (BodyLength::Empty, Some(5))),
+            (Method::GET, 200, false, (BodyLength::Known(5), None)),
+        ] {
+            let response = Response::builder().status(status).header("content-length", "5").body(()).unwrap();
+            let mut head = ResponseHead::default();
+            response_in(&response, ended, &method, &mut head).unwrap();
+            assert_eq!((head.body, head.declared_length), expected, "{method} {status}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Every way in which a peer's certificate can be wrong, shown to a real handshake in either direction.
 
 use std::io::{Read as _, Write as _};
+use std::rc::Rc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
@@ -12,6 +13,7 @@ use rustls::{ClientConnection, ServerConnection};
 use super::*;
 use crate::identity::config::{self, Credential, Tickets};
 use crate::identity::spiffe::SpiffeError;
+use crate::identity::vouched::{Side, Stage, Vouched};
 use crate::identity::{PeerIdentity, Revoked, Trust};
 
 type Issuer = CertifiedIssuer<'static, KeyPair>;
@@ -77,9 +79,9 @@ impl Shown {
     }
 }
 
-fn verifier(trust: Trust) -> Verifier {
+fn verifier(trust: impl Into<Arc<Trust>>) -> Verifier {
     Verifier {
-        trust,
+        trust: trust.into(),
         expected: None,
         revocations: Revocations::default(),
         anonymous_clients: false,
@@ -135,15 +137,16 @@ fn both_ways(
         made
     };
     // They show a client's certificate to us.
-    let tickets = Tickets::under(None, None).unwrap();
-    let server = config::server(&own.credential(), Some(make()), &[], &tickets).unwrap();
+    let own = own.credential();
+    let tickets = Tickets::under(None, &own.leaf, None).unwrap();
+    let server = config::server(&own, Some(make()), &[], &tickets).unwrap();
     let mut client = (*config::client(None, verifier(mesh(&[&own_root])), &[], &[&rustls::version::TLS13])
         .unwrap())
     .clone();
     client.client_auth_cert_resolver = shown.resolver();
     let as_client = shake(Arc::new(client), server, true);
     // They are the server.
-    let mut server = (*config::server(&own.credential(), None, &[], &tickets).unwrap()).clone();
+    let mut server = (*config::server(&own, None, &[], &tickets).unwrap()).clone();
     server.cert_resolver = shown.resolver();
     let client = config::client(None, make(), &[], &[&rustls::version::TLS13]).unwrap();
     let as_server = shake(client, Arc::new(server), false);
@@ -347,7 +350,7 @@ fn outside_the_mesh_a_server_must_have_its_name() {
 fn a_client_without_a_certificate_stays_out_unless_it_may() {
     let root = root("mesh");
     let own = Shown::by(&root, leaf_of(ID)).credential();
-    let tickets = Tickets::under(None, None).unwrap();
+    let tickets = Tickets::under(None, &own.leaf, None).unwrap();
     for (anonymous, expected) in [(false, Err(Refusal::NoCertificate)), (true, Ok(()))] {
         let mut check = verifier(mesh(&[&root]));
         check.anonymous_clients = anonymous;
@@ -361,13 +364,13 @@ fn a_client_without_a_certificate_stays_out_unless_it_may() {
 fn old_versions_find_no_server_here() {
     let root = root("mesh");
     let own = Shown::by(&root, leaf_of(ID)).credential();
-    let server = config::server(&own, None, &[], &Tickets::under(None, None).unwrap()).unwrap();
+    let server = config::server(&own, None, &[], &Tickets::under(None, &own.leaf, None).unwrap()).unwrap();
     let client = config::client(None, verifier(mesh(&[&root])), &[], &[&rustls::version::TLS12]).unwrap();
     assert_eq!(shake(client, server, true), Err(Refusal::Incompatible));
 }
 
 #[test]
-fn a_resumed_session_keeps_its_peer_until_trust_changes() {
+fn a_resumed_session_keeps_its_peer_until_trust_or_the_certificate_changes() {
     let root = root("mesh");
     let trust = mesh(&[&root]);
     let (own, theirs) =
@@ -385,9 +388,9 @@ fn a_resumed_session_keeps_its_peer_until_trust_changes() {
         client.reader().read_exact(&mut [0]).unwrap();
         (server.handshake_kind().unwrap(), server.peer_certificates().unwrap()[0].clone())
     };
-    let tickets = Tickets::under(Some(&trust), None).unwrap();
+    let tickets = Tickets::under(Some(&trust), &own.leaf, None).unwrap();
     assert_eq!(connect(&tickets).0, rustls::HandshakeKind::Full);
-    let same = Tickets::under(Some(&trust), Some(&tickets)).unwrap();
+    let same = Tickets::under(Some(&trust), &own.leaf, Some(&tickets)).unwrap();
     let (kind, leaf) = connect(&same);
     assert_eq!(kind, rustls::HandshakeKind::Resumed);
     let peer = PeerIdentity::from_leaf(&leaf).unwrap();
@@ -397,8 +400,13 @@ fn a_resumed_session_keeps_its_peer_until_trust_changes() {
     assert_eq!(peer.recheck(&cut, now), Err(Refusal::Revoked));
     let later = UnixTime::since_unix_epoch(std::time::Duration::from_secs(peer.not_after + 1));
     assert_eq!(peer.recheck(&Revoked::default(), later), Err(Refusal::Expired));
-    let other = Tickets::under(Some(&mesh(&[&self::root("new")])), Some(&same)).unwrap();
-    assert_eq!(connect(&other).0, rustls::HandshakeKind::Full);
+    let other = mesh(&[&self::root("new")]);
+    for (trust, own) in [(&other, &own), (&trust, &theirs)] {
+        connect(&same);
+        assert_eq!(connect(&same).0, rustls::HandshakeKind::Resumed);
+        let changed = Tickets::under(Some(trust), &own.leaf, Some(&same)).unwrap();
+        assert_eq!(connect(&changed).0, rustls::HandshakeKind::Full);
+    }
 }
 
 #[test]
@@ -412,4 +420,79 @@ fn a_key_of_another_certificate_is_no_credential() {
         matches!(error, config::CredentialError::BadKey(_) | config::CredentialError::NoCertificate),
         "{error}"
     );
+}
+
+fn vouched(shown: &Shown, trust: &Arc<Trust>, side: Side) -> Vouched {
+    let peer = Rc::new(PeerIdentity::from_leaf(&shown.chain[0]).unwrap());
+    Vouched::new((peer, &shown.chain), Arc::clone(trust), None, (side, "c".into()), UnixTime::now())
+}
+
+#[test]
+fn an_open_connection_is_held_to_the_roots_that_are_left() {
+    let (old, new) = (root("old"), root("new"));
+    let by_old = Shown::by(&old, leaf_of(ID));
+    let issuer = below(&new, "issuer", |_| {});
+    let by_new = Shown::by(&issuer, leaf_of(ID)).with(&[&issuer]);
+    let (before, both, after) =
+        (Arc::new(mesh(&[&old])), Arc::new(mesh(&[&old, &new])), Arc::new(mesh(&[&new])));
+    assert!(both.covers(&before) && both.covers(&after) && both.covers(&both));
+    assert!(!before.covers(&both) && !after.covers(&before));
+    assert!(!after.covers(&Trust::Plain(Roots::new([new.der()]).unwrap())));
+    for side in [Side::Client, Side::Server] {
+        let ask =
+            |peer: &Vouched, trust: &Arc<Trust>| peer.recheck(&verifier(Arc::clone(trust)), UnixTime::now());
+        let first = vouched(&by_old, &before, side);
+        assert_eq!(ask(&first, &both), Ok(()));
+        assert_eq!(ask(&first, &after), Err(Refusal::UnknownIssuer), "more roots vouch for nobody anew");
+        let second = vouched(&by_new, &both, side);
+        assert_eq!(ask(&second, &after), Ok(()));
+        assert_eq!(
+            ask(&second, &before),
+            Err(Refusal::UnknownIssuer),
+            "what was found good counts from then on"
+        );
+        let foreign = Trust::spiffe([("other.test".to_owned(), Roots::new([new.der()]).unwrap())]);
+        assert_eq!(ask(&second, &Arc::new(foreign.unwrap())), Err(Refusal::ForeignTrustDomain));
+    }
+}
+
+#[test]
+fn an_open_connection_is_left_before_the_first_of_its_certificates_ends_and_over_with_the_peers() {
+    let (root, end) = (root("mesh"), date_time_ymd(2050, 1, 1));
+    let ending = |end| {
+        let mut params = leaf_of(ID);
+        params.not_after = end;
+        Shown::by(&root, params)
+    };
+    let (sooner, later) = (ending(end), ending(date_time_ymd(2051, 1, 1)));
+    let trust = Arc::new(mesh(&[&root]));
+    let end_s = u64::try_from(end.unix_timestamp()).unwrap();
+    let at = |seconds: u64| UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+    let open = |peer: &Shown, own: &Shown, side, now| {
+        let read = |shown: &Shown| PeerIdentity::from_leaf(&shown.chain[0]).unwrap();
+        let context = (side, "c".into());
+        Vouched::new(
+            (Rc::new(read(peer)), &peer.chain),
+            Arc::clone(&trust),
+            Some(&read(own)),
+            context,
+            at(now),
+        )
+    };
+    // Opened in good time or late, by either side: the seconds before the end at which it retires.
+    for (side, left_s, retires_s) in [
+        (Side::Client, 3600, 60),
+        (Side::Client, 20, 10),
+        (Side::Server, 3600, 30),
+        (Side::Server, 20, 5),
+        (Side::Server, 0, 0),
+    ] {
+        for (peer, own) in [(&sooner, &later), (&later, &sooner)] {
+            let opened = open(peer, own, side, end_s - left_s);
+            assert_eq!(opened.stage(at(end_s - retires_s - 1)), Stage::Good, "{side:?} {left_s}");
+            assert_eq!(opened.stage(at(end_s - retires_s)), Stage::Retiring, "{side:?} {left_s}");
+        }
+        assert_eq!(open(&sooner, &later, side, end_s - left_s).stage(at(end_s + 1)), Stage::Over);
+        assert_eq!(open(&later, &sooner, side, end_s - left_s).stage(at(end_s + 1)), Stage::Retiring);
+    }
 }

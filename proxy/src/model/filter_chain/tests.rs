@@ -20,13 +20,13 @@ fn listener(chains: &[(&str, &str)], default: bool) -> pb::Listener {
 
 fn chains(rules: &[(&str, &str)]) -> FilterChains {
     let mut path = Path::root();
-    let chains = FilterChains::from_proto(&listener(rules, true), &mut path);
+    let chains = FilterChains::from_proto(&listener(rules, true), false, &mut path);
     path.finish(Some(chains)).unwrap()
 }
 
 fn faults(value: &pb::Listener) -> Vec<String> {
     let mut path = Path::root();
-    let chains = FilterChains::from_proto(value, &mut path);
+    let chains = FilterChains::from_proto(value, false, &mut path);
     path.finish(Some(chains)).unwrap_err().iter().map(ToString::to_string).collect()
 }
 
@@ -73,6 +73,18 @@ fn the_port_and_the_longest_prefix_come_first() {
     ] {
         assert_eq!(chosen(&chains, destination, "raw_buffer", &[], ""), expected, "{destination}");
     }
+}
+
+#[test]
+fn only_ports_whose_chains_depend_on_it_are_looked_at() {
+    let rules = [
+        ("names", "{destination_port: 443, server_names: [a.b]}"),
+        ("plain", "{destination_port: 3306}"),
+        ("any port", "{transport_protocol: tls}"),
+    ];
+    let chains = FilterChains::from_proto(&listener(&rules, false), false, &mut Path::root());
+    let looked: Vec<u16> = [443, 3306, 9].into_iter().filter(|port| chains.look_at(*port)).collect();
+    assert_eq!(looked, [443, 9]);
 }
 
 #[test]
@@ -139,7 +151,7 @@ fn a_decision_is_never_taken_back() {
 fn nothing_is_chosen_without_a_default() {
     let mut path = Path::root();
     let value = listener(&[("a", "{destination_port: 80}")], false);
-    let chains = FilterChains::from_proto(&value, &mut path);
+    let chains = FilterChains::from_proto(&value, false, &mut path);
     let query = ChainQuery {
         destination: "1.1.1.1:81".parse().unwrap(),
         transport_protocol: "raw_buffer",

@@ -45,7 +45,7 @@ fn what_is_said_is_taken() {
     let chain = chain(
         "codec_type: HTTP2, use_remote_address: true, xff_num_trusted_hops: 2, skip_xff_append: true, \
          generate_request_id: false, preserve_external_request_id: true, always_set_request_id_in_response: true, \
-         stream_idle_timeout: 0s, request_timeout: 3s, request_headers_timeout: 0s, max_request_headers_kb: 8192, \
+         stream_idle_timeout: 0s, request_timeout: 3s, request_headers_timeout: 0s, max_request_headers_kb: 255, \
          normalize_path: false, merge_slashes: true, path_with_escaped_slashes_action: UNESCAPE_AND_FORWARD, \
          strip_any_host_port: true, http_protocol_options: {accept_http_10: true}, \
          http2_protocol_options: {max_concurrent_streams: 5, allow_connect: true}, \
@@ -64,7 +64,7 @@ fn what_is_said_is_taken() {
     assert_eq!(chain.request_timeout, Some(Duration::from_secs(3)));
     assert_eq!(chain.max_connection_duration, Some(Duration::from_secs(9)));
     assert_eq!(chain.max_stream_duration, Some(Duration::from_secs(8)));
-    assert_eq!((chain.max_headers, chain.max_head_bytes, chain.max_requests), (7, 8192 * 1024, Some(6)));
+    assert_eq!((chain.max_headers, chain.max_head_bytes, chain.max_requests), (7, 255 * 1024, Some(6)));
     assert_eq!(chain.underscores, Underscores::Reject);
     assert_eq!((chain.http2.max_concurrent_streams, chain.http2.allow_connect), (5, true));
     let path =
@@ -103,8 +103,8 @@ fn faults_name_their_fields() {
     for (more, expected) in [
         ("stream_idle_timeout: -1s", "stream_idle_timeout: must not be negative"),
         ("request_timeout: 315360001s", "request_timeout: longer than ten years"),
-        ("max_request_headers_kb: 0", "max_request_headers_kb: must be from 1 to 8192"),
-        ("max_request_headers_kb: 8193", "max_request_headers_kb: must be from 1 to 8192"),
+        ("max_request_headers_kb: 0", "max_request_headers_kb: must be from 1 to 255"),
+        ("max_request_headers_kb: 256", "max_request_headers_kb: must be from 1 to 255"),
         (
             "common_http_protocol_options: {max_headers_count: 0}",
             "common_http_protocol_options.max_headers_count: must be at least 1",

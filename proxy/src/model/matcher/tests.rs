@@ -99,6 +99,50 @@ fn what_a_head_keeps_apart_is_matched_too() {
     }
 }
 
+#[test]
+fn a_rule_about_a_host_holds_however_the_host_is_written() {
+    const ADMIN: &[&str] =
+        &["admin.test", "ADMIN.test", "admin.test.", "admin.test:80", "Admin.Test.:8080", "admin.TEST:443"];
+    const OTHERS: &[&str] = &["admin.test.evil", "xadmin.test", "admin.test..", "a", "[::1]:80"];
+    let rules = [
+        "{exact: admin.test}",
+        "{exact: Admin.test.}",
+        "{prefix: Admin.t, ignore_case: true}",
+        "{suffix: '.Test'}",
+        "{safe_regex: {regex: '(Admin|root)\\.test'}}",
+    ];
+    for name in [":authority", "Host"] {
+        for (number, rule) in rules.iter().enumerate() {
+            let compiled = |more: &str| {
+                let yaml = format!("{{name: '{name}', string_match: {rule}{more}}}");
+                HeaderMatcher::from_proto(&json::from_yaml(&yaml).unwrap(), &mut Path::root()).unwrap()
+            };
+            let (rule, inverted) = (compiled(""), compiled(", invert_match: true"));
+            for host in ADMIN {
+                let head = RequestHead { authority: (*host).into(), ..RequestHead::default() };
+                assert!(rule.matches(&head) && !inverted.matches(&head), "{rule:?} {host}");
+                for reading in [Reading::Any, Reading::All] {
+                    assert!(
+                        rule.matches_as(&head, reading) && !inverted.matches_as(&head, reading),
+                        "{host}"
+                    );
+                }
+            }
+            // A prefix and a suffix hold for others too.
+            for host in OTHERS.iter().filter(|_| !matches!(number, 2 | 3)) {
+                let head = RequestHead { authority: (*host).into(), ..RequestHead::default() };
+                assert!(!rule.matches(&head) && inverted.matches(&head), "{rule:?} {host}");
+            }
+        }
+    }
+    let port = "{name: host, string_match: {exact: 'a.test:81'}}";
+    let port = HeaderMatcher::from_proto(&json::from_yaml(port).unwrap(), &mut Path::root()).unwrap();
+    for (host, expected) in [("A.test.:81", true), ("a.test:82", false), ("a.test", false)] {
+        let head = RequestHead { authority: host.into(), ..RequestHead::default() };
+        assert_eq!(port.matches(&head), expected, "{host}");
+    }
+}
+
 /// The answers are those of Envoy 1.40.
 #[test]
 fn query_matchers_answer_as_envoy_does() {

@@ -143,3 +143,36 @@ fn a_scrape_never_shows_less_while_workers_count() {
         ended.store(true, Ordering::Relaxed);
     });
 }
+
+#[test]
+fn what_strangers_choose_is_counted_together_from_some_number_on() {
+    let (shard, few) = (Shard::default(), 3);
+    let by = |source: &str| Labels::none().with("x", source);
+    for source in ["a", "b", "c", "d", "e", "a"] {
+        shard.counter_of_few(COUNT, few, (&by(source), &by("other"))).add(1);
+    }
+    let read = exposition::parse(&render(&[shard]));
+    let counts = [("a", Some(2.0)), ("b", Some(1.0)), ("c", Some(1.0)), ("d", None), ("other", Some(2.0))];
+    for (source, count) in counts {
+        assert_eq!(read.value("a_total", &[("x", source)]), count, "{source}");
+    }
+}
+
+#[test]
+fn series_of_faults_and_rules_end_with_them() {
+    use crate::observe::series::{EGRESS, FAULTS, FAULTS_ACTIVE, FAULTS_OVERFLOW, PLAINTEXT};
+    for family in [EGRESS, FAULTS, FAULTS_ACTIVE, FAULTS_OVERFLOW, PLAINTEXT] {
+        assert!(family.expires(), "{}", family.name);
+    }
+    let shards = [Shard::default()];
+    let labels = Labels::none().with("fault", "shop/slow");
+    let active = shards[0].gauge(FAULTS_ACTIVE, &labels).hold();
+    let start = Instant::now();
+    let shown = |times: u32| {
+        let text = render_at(&shards, start + EXPIRY * times);
+        exposition::parse(&text).value("outrider_faults_active", &[("fault", "shop/slow")])
+    };
+    assert_eq!((shown(0), shown(1), shown(2)), (Some(1.0), Some(1.0), Some(1.0)), "it is at work");
+    drop(active);
+    assert_eq!((shown(3), shown(4), shown(5)), (Some(0.0), Some(0.0), None));
+}

@@ -58,6 +58,17 @@ fn a_streak_is_met_once_whoever_counts() {
 }
 
 #[test]
+fn a_streak_beyond_a_limit_that_was_lowered_is_met() {
+    let host = Host::default();
+    let causes = |limit: &str, times: usize| -> usize {
+        (0..times).map(|_| charge(&host, &config(limit), Outcome::Status(500)).len()).sum()
+    };
+    assert_eq!(causes("{consecutive_5xx: 100}", 40), 0);
+    assert_eq!(causes("{consecutive_5xx: 5}", 1), 1);
+    assert_eq!(causes("{consecutive_5xx: 5}", 5), 1, "it begins anew");
+}
+
+#[test]
 fn no_more_are_ejected_than_may_be() {
     let now = Instant::now();
     let mut random = fastrand::Rng::with_seed(7);

@@ -6,7 +6,7 @@ use prost::Message as _;
 use super::*;
 
 fn session() -> Session {
-    let source = AdsSource { cluster: "x".into(), listeners: true, clusters: true };
+    let source = AdsSource { cluster: "x".into(), listeners: true, clusters: true, on_demand: false };
     Session::new(Node { id: "me".into(), ..Node::default() }, source)
 }
 
@@ -181,7 +181,7 @@ async fn a_lease_that_has_run_out_is_not_claimed_and_not_renewed() {
 
 #[tokio::test]
 async fn a_kind_that_does_not_come_over_xds_is_left_alone() {
-    let source = AdsSource { cluster: "x".into(), listeners: true, clusters: false };
+    let source = AdsSource { cluster: "x".into(), listeners: true, clusters: false, on_demand: false };
     let mut session = Session::new(Node::default(), source);
     let _ = session.open(&wanted(&[]), Instant::now());
     let update = session.receive(response(vec![cluster("a", "1", &good("a"))]), Instant::now());

@@ -351,7 +351,7 @@ fn connect_and_trace_have_no_body() {
 }
 
 #[test]
-fn an_upgrade_never_leads_to_http() {
+fn an_upgrade_never_leads_to_http_nor_comes_with_a_body() {
     for protocol in ["h2c", "H2C", "h2", "websocket, h2c", "HTTP/2.0", "h2c/1"] {
         assert_eq!(
             accepted(&format!("Connection: upgrade\r\nUpgrade: {protocol}")).upgrade,
@@ -361,6 +361,16 @@ fn an_upgrade_never_leads_to_http() {
     }
     assert_eq!(refused("Connection: upgrade\r\nUpgrade: a\r\nUpgrade: b"), HeadError::Upgrade);
     assert_eq!(refused("Connection: upgrade\r\nUpgrade: a b"), HeadError::Upgrade);
+    for framing in ["Content-Length: 3", "Transfer-Encoding: chunked"] {
+        let text = format!(
+            "POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n{framing}\r\n\r\n"
+        );
+        assert_eq!(parse(&text).unwrap().0.upgrade, "", "{framing}");
+    }
+    assert_eq!(
+        accepted("Connection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 0").upgrade,
+        "websocket"
+    );
     let old = "GET / HTTP/1.0\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
     assert_eq!(parse(old).unwrap().0.upgrade, "");
 }

@@ -1,0 +1,217 @@
+//! What the workload calls, where that is asked of the control server when it is called: destinations, and by them
+//! route configurations and clusters. What nobody has used for a while is let go of.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use outrider_proto::outrider::destination::v1 as pb;
+use rustc_hash::FxHashMap;
+use tokio::time::Instant;
+
+use super::kept::{Kept, Resources, lapsed, put};
+use super::{Kind, Store};
+use crate::control::Wanted;
+use crate::model::destination::{Destination, DestinationUse, Told};
+use crate::model::{Discovery, FilterChains, RouteTable};
+
+/// Destinations that are asked for at a time. Beyond that the one goes that was not used for longest.
+pub(super) const MAX_DESTINATIONS: usize = 4096;
+
+/// What was asked for.
+#[derive(Debug, Default)]
+pub(super) struct Demand {
+    /// How long a destination is kept that nobody uses; `None` where everything is told at once.
+    idle_timeout: Option<Duration>,
+    /// A cluster that is wanted in any case: the one that this proxy is an endpoint of.
+    own_cluster: Option<Arc<str>>,
+    asked: BTreeMap<SocketAddr, Asked>,
+    told: Resources<pb::Destination, Destination>,
+    /// Clusters that the control server does not have.
+    absent_clusters: BTreeSet<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    name: Arc<str>,
+    usage: Arc<DestinationUse>,
+    /// The mesh has nothing there.
+    absent: bool,
+}
+
+impl Demand {
+    /// The names of what is asked for.
+    pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.asked.values().map(|asked| &asked.name)
+    }
+
+    /// The chains of all destinations that were told.
+    pub(super) fn chains(&self) -> impl Iterator<Item = &FilterChains> {
+        self.told.values().map(|kept| &kept.compiled.chains)
+    }
+
+    /// Takes a destination that was asked for; others are passed over.
+    pub(super) fn set(&mut self, message: &pb::Destination, compiled: Destination, expires: Option<Instant>) {
+        if let Some(asked) = self.asked.get_mut(&compiled.address) {
+            asked.absent = false;
+            put(&mut self.told, Arc::clone(&asked.name), message, compiled, (expires, false));
+        }
+    }
+
+    /// When a destination runs out of time.
+    pub(super) fn extend(&mut self, name: &str) -> Option<&mut Option<Instant>> {
+        self.told.get_mut(name).map(|kept| &mut kept.expires)
+    }
+
+    /// The mesh has nothing there, or no more.
+    pub(super) fn remove(&mut self, name: &Arc<str>) {
+        self.told.remove(name);
+        if let Some(asked) = name.parse().ok().and_then(|address: SocketAddr| self.asked.get_mut(&address)) {
+            asked.absent = true;
+        }
+    }
+
+    /// What has run out of time.
+    pub(super) fn lapsed(&self, now: Instant) -> Vec<(Kind, Arc<str>)> {
+        lapsed(Kind::Destination, &self.told, now)
+    }
+
+    pub(super) fn cluster_is_there(&mut self, name: &Arc<str>) {
+        self.absent_clusters.remove(name);
+    }
+
+    pub(super) fn cluster_is_absent(&mut self, name: &Arc<str>) {
+        if self.idle_timeout.is_some() {
+            self.absent_clusters.insert(Arc::clone(name));
+        }
+    }
+
+    fn let_go(&mut self, address: &SocketAddr) {
+        if let Some(asked) = self.asked.remove(address) {
+            self.told.remove(&asked.name);
+        }
+    }
+}
+
+impl Store {
+    /// What the workload calls is asked for from now on, and let go of when nobody has used it for this long.
+    /// `own_cluster` is asked for in any case.
+    pub fn on_demand(&mut self, idle_timeout: Duration, own_cluster: Option<Arc<str>>) {
+        self.demand.idle_timeout = Some(idle_timeout);
+        self.demand.own_cluster = own_cluster;
+    }
+
+    /// The workload calls somebody; whether that is news. Where there is no more room, what was not used for longest
+    /// makes some, and if all is in use, nothing is asked for.
+    pub fn ask(&mut self, address: SocketAddr, now: Instant) -> bool {
+        if self.demand.idle_timeout.is_none() || self.demand.asked.contains_key(&address) {
+            return false;
+        }
+        if self.demand.asked.len() >= MAX_DESTINATIONS {
+            let idle = self.demand.asked.iter().filter_map(|(at, asked)| Some((asked.usage.idle(now)?, *at)));
+            let Some((_, longest)) = idle.max_by_key(|(idle, _)| *idle) else {
+                tracing::warn!(%address, "not asked for: {MAX_DESTINATIONS} destinations are in use");
+                return false;
+            };
+            self.demand.let_go(&longest);
+        }
+        let asked =
+            Asked { name: address.to_string().into(), usage: DestinationUse::new(now), absent: false };
+        self.demand.asked.insert(address, asked);
+        true
+    }
+
+    /// Lets go of what nobody has used for long; whether there was anything.
+    pub fn let_go(&mut self, now: Instant) -> bool {
+        let Some(limit) = self.demand.idle_timeout else { return false };
+        let idle = |asked: &Asked| asked.usage.idle(now).is_some_and(|idle| idle >= limit);
+        let all = self.demand.asked.iter().filter(|(_, asked)| idle(asked));
+        let all: Vec<SocketAddr> = all.map(|(address, _)| *address).collect();
+        all.iter().for_each(|address| self.demand.let_go(address));
+        !all.is_empty()
+    }
+
+    /// The clusters that anything in force, or about to be, sends to. None where all of them are told.
+    pub(super) fn demanded_clusters(&self, routes: &BTreeSet<Arc<str>>) -> BTreeSet<Arc<str>> {
+        if self.demand.idle_timeout.is_none() {
+            return BTreeSet::new();
+        }
+        let listeners = self.listeners.values().map(|kept| &kept.compiled.chains);
+        let direct = listeners.chain(self.demand.chains()).flat_map(FilterChains::clusters);
+        let tables = self.routes.iter().filter(|(name, _)| routes.contains(*name));
+        let routed = tables.flat_map(|(_, kept)| kept.compiled.clusters());
+        // A table that is still in force while its successor waits for clusters.
+        let before = self.current.route_tables.iter().filter(|(name, _)| routes.contains(*name));
+        let before = before.flat_map(|(_, table)| table.clusters());
+        let of_file = |name: &Arc<str>| self.clusters.get(name).is_some_and(|kept| kept.from_file);
+        let all = direct.chain(routed).chain(before).chain(&self.demand.own_cluster);
+        all.filter(|name| !of_file(name)).cloned().collect()
+    }
+
+    /// Forgets the clusters that nothing sends to any more.
+    pub(super) fn forget_clusters(&mut self, wanted: &Wanted) {
+        if self.demand.idle_timeout.is_some() {
+            self.clusters.retain(|name, kept| kept.from_file || wanted.clusters.contains(name));
+            self.demand.absent_clusters.retain(|name| wanted.clusters.contains(name));
+        }
+    }
+
+    /// The clusters that are wanted, and of which nothing was said yet.
+    pub(super) fn missing_clusters<'a>(&'a self, wanted: &'a Wanted) -> impl Iterator<Item = &'a Arc<str>> {
+        let known =
+            |name: &Arc<str>| self.clusters.contains_key(name) || self.demand.absent_clusters.contains(name);
+        wanted.clusters.iter().filter(move |name| !known(name))
+    }
+
+    /// Whether connections can be handled by these chains: their routes are there, and on demand the clusters of those.
+    pub(super) fn are_ready(&self, chains: &FilterChains) -> bool {
+        let routed = |name: &Arc<str>| match self.routes.get(name) {
+            Some(kept) => self.are_there(kept.compiled.clusters()),
+            None => self.is_given_up(Kind::Routes, name),
+        };
+        chains.named_routes().all(routed) && self.are_there(chains.clusters())
+    }
+
+    /// Whether requests can be sent to these clusters, or never will be.
+    fn are_there<'a>(&self, mut names: impl Iterator<Item = &'a Arc<str>>) -> bool {
+        self.demand.idle_timeout.is_none()
+            || names.all(|name| match self.clusters.get(name).map(|kept| &kept.compiled.discovery) {
+                Some(Discovery::Eds(eds)) => {
+                    self.endpoints.contains_key(eds) || self.is_given_up(Kind::Endpoints, eds)
+                }
+                Some(Discovery::Static(_) | Discovery::Dns { .. } | Discovery::OriginalDst) => true,
+                None => self.demand.absent_clusters.contains(name) || self.is_given_up(Kind::Cluster, name),
+            })
+    }
+
+    /// The routes of this name that hold now: those of before as long as clusters of the new ones are waited for.
+    pub(super) fn table_in_force<'a>(&'a self, name: &str, new: &'a Arc<RouteTable>) -> &'a Arc<RouteTable> {
+        match self.current.route_tables.get(name) {
+            Some(before) if !self.are_there(new.clusters()) => before,
+            Some(_) | None => new,
+        }
+    }
+
+    /// What is known of the destinations that were asked for. One that is not ready stays as it was.
+    pub(super) fn destinations(&self) -> FxHashMap<SocketAddr, Told> {
+        let each = self.demand.asked.iter().filter_map(|(address, asked)| {
+            let destination = match self.demand.told.get(&asked.name) {
+                Some(kept) if self.are_ready(&kept.compiled.chains) => Some(Arc::clone(&kept.compiled)),
+                Some(_) => return Some((*address, self.current.destinations.get(address)?.clone())),
+                None if asked.absent => None,
+                None => return None,
+            };
+            Some((*address, Told { destination, usage: Arc::clone(&asked.usage) }))
+        });
+        each.collect()
+    }
+
+    /// The destinations as they came.
+    pub fn told_destinations(&self) -> impl Iterator<Item = pb::Destination> {
+        self.demand.told.values().filter_map(Kept::message)
+    }
+}
+
+#[cfg(test)]
+mod tests;
