@@ -260,7 +260,7 @@ fn plaintext_is_taken_where_a_chain_without_tls_may_get_it() {
         (&[("a", "{destination_port: 1, transport_protocol: tls}"), ("b", "{}")], false, &[2]),
     ] {
         let mut path = Path::root();
-        let chains = FilterChains::from_proto(&listener(rules, default), &mut path);
+        let chains = FilterChains::from_proto(&listener(rules, default), false, &mut path);
         let chains = path.finish(Some(chains)).unwrap();
         let taken: Vec<_> = [1, 2].into_iter().filter(|port| chains.takes_plaintext(*port)).collect();
         assert_eq!(taken, ports, "{rules:?} {default}");
