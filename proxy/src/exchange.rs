@@ -65,6 +65,8 @@ pub struct Origin {
     pub destination: SocketAddr,
     /// Who we are to it.
     pub own: Option<Arc<PeerIdentity>>,
+    /// When no request may be begun on it any more, because a certificate that it rests on ends.
+    pub trusted_until: Option<Instant>,
     /// What else is known of the connection, and whether it may stay.
     pub standing: Rc<Standing>,
 }

@@ -1,6 +1,7 @@
 //! What one worker owns: nothing in it is shared with another worker but what says so.
 
 mod egress;
+mod refusals;
 mod rooms;
 
 use std::cell::{Cell, RefCell};
@@ -68,6 +69,7 @@ pub struct Worker {
     snapshot: RefCell<Arc<Snapshot>>,
     revoked: RefCell<Arc<Revoked>>,
     events: Throttle,
+    refusals: Throttle,
 }
 
 /// What all workers have in common.
@@ -111,6 +113,7 @@ impl Worker {
             snapshot: RefCell::default(),
             revoked: RefCell::default(),
             events: Throttle::default(),
+            refusals: Throttle::default(),
         }
     }
 
@@ -161,6 +164,12 @@ impl Worker {
         }
         let ended = self.standings.alive().iter().filter(|standing| standing.revoke(revoked)).count();
         self.count_cut(Reason::IdentityRevoked, ended + self.clusters.revoke(revoked));
+    }
+
+    /// Closes connections that rest on a certificate of ours which has expired without a successor.
+    pub fn expire(&self) {
+        let ended = self.standings.alive().iter().filter(|standing| standing.expire()).count();
+        self.count_cut(Reason::IdentityExpired, ended + self.clusters.expire());
     }
 
     /// Counts connections that were ended for a change.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use outrider_proto::envoy::extensions::transport_sockets::tls::v3 as pb_tls;
 use outrider_proto::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource};
@@ -154,11 +155,14 @@ async fn a_revoked_identity_is_cut_off_on_either_side_and_let_in_again() {
             spiffe_ids: vec![revoked.into()],
             ..RevocationList::default()
         };
+        let pushed = Instant::now();
         ads.send(response(type_url::REVOCATIONS, "n1", "cut", &list));
         let mut byte = [0];
         let ended = timeout(PATIENCE, tunnel.read(&mut byte)).await.expect("the tunnel is ended");
         assert!(!matches!(ended, Ok(1..)), "{revoked}");
         until("new connections are refused", async || status(pair.port).await == 503).await;
+        let took = pushed.elapsed();
+        assert!(took < Duration::from_secs(1), "{revoked}: {took:?}");
         let metrics = admin_get(admin, "/metrics").unwrap();
         assert!(metrics.contains("outrider_connections_cut_total{reason=\"identity_revoked\"}"), "{metrics}");
         assert!(metrics.contains("outcome=\"tls_revoked\"}"), "{metrics}");

@@ -85,7 +85,8 @@ impl Connection {
         let worker = &self.origin.worker;
         let last = self.origin.chain.max_requests.is_some_and(|limit| self.served >= limit);
         let short = worker.pressure.holds(Stage::StopKeepAlive, || worker.draw());
-        if last || short || self.drain.has_begun() {
+        let over = self.origin.trusted_until.is_some_and(|until| self.quiet_since >= until);
+        if last || short || over || self.drain.has_begun() {
             self.server.close_after_response();
         }
         if let Some(renewed) = self.origin.renewed() {
@@ -103,6 +104,7 @@ impl Connection {
         let chain = &self.origin.chain;
         let idle_end = chain.idle_timeout.map(|limit| self.quiet_since + limit);
         let life_end = chain.max_connection_duration.map(|limit| self.opened + limit);
+        let trust_end = self.origin.trusted_until;
         let (server, timer) = (&mut self.server, &mut self.timer);
         let (drain, opened) = (&self.drain, self.opened);
         poll_fn(|cx| {
@@ -114,7 +116,7 @@ impl Connection {
                 Poll::Ready(end) => Some(end),
                 Poll::Pending => None,
             };
-            match [idle_end, life_end, last_call].into_iter().flatten().min() {
+            match [idle_end, life_end, trust_end, last_call].into_iter().flatten().min() {
                 Some(end) => timer.poll_until(cx, end).map(|()| false),
                 None => Poll::Pending,
             }

@@ -161,9 +161,9 @@ impl Streams {
             let idle = self.tasks.is_empty().then_some(*idle_since);
             let idle_limit = if draining { Some(GOODBYE) } else { chain.idle_timeout };
             let idle_end = idle.zip(idle_limit).map(|(since, limit)| since + limit);
-            let life_end =
-                chain.max_connection_duration.filter(|_| !draining).map(|limit| self.opened + limit);
-            match idle_end.into_iter().chain(life_end).min() {
+            let life_end = chain.max_connection_duration.map(|limit| self.opened + limit);
+            let ends = [life_end, self.origin.trusted_until].into_iter().flatten().filter(|_| !draining);
+            match idle_end.into_iter().chain(ends).min() {
                 Some(end) => timer.poll_until(cx, end).map(|()| Event::Drain),
                 None => Poll::Pending,
             }

@@ -4,9 +4,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustls::ServerConfig;
 use rustls::pki_types::UnixTime;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::fault::Expired;
 use crate::identity::live::Current;
 use crate::identity::{PeerIdentity, Refusal, Revocations};
 use crate::model::Listener;
@@ -16,6 +18,7 @@ use crate::observe::format::Record;
 use crate::observe::metrics::Labels;
 use crate::observe::series::TLS_HANDSHAKES;
 use crate::transport::Transport;
+use crate::transport::tls::TlsSession;
 use crate::worker::Worker;
 
 /// For a client to finish its handshake.
@@ -30,6 +33,8 @@ pub struct Secured {
     pub own: Option<Arc<PeerIdentity>>,
     /// The application protocol agreed on.
     pub protocol: Option<Vec<u8>>,
+    /// When nothing new may be begun on it, because a certificate that it rests on ends.
+    pub trusted_until: Option<Instant>,
 }
 
 impl Secured {
@@ -43,23 +48,26 @@ impl Secured {
 /// Shakes hands; a client that is refused has been told so, counted and logged.
 pub async fn accept(
     transport: &mut Transport,
-    tls: &DownstreamTls,
+    (tls, expired): (&DownstreamTls, Option<Expired>),
     listener: &Listener,
     worker: &Worker,
 ) -> Option<Secured> {
-    let outcome = shake_hands(transport, tls, worker).await;
-    let told = match &outcome {
-        Ok(_) if transport.tls().is_some_and(crate::transport::tls::TlsSession::is_resumed) => "resumed",
-        Ok(_) => "ok",
-        Err(refusal) => refusal.code(),
+    let current = if expired.is_some() { tls.expired() } else { tls.current() };
+    let outcome = match current {
+        Ok(current) => shake_hands(transport, current, worker).await,
+        Err(refusal) => Err(refusal),
     };
-    let labels = Labels::none().with("side", "downstream").with("outcome", told);
-    worker.metrics.counter(TLS_HANDSHAKES, &labels).add(1);
     match outcome {
-        Ok(secured) => Some(secured),
+        Ok(secured) => {
+            let resumed = transport.tls().is_some_and(TlsSession::is_resumed);
+            let told = if resumed { "resumed" } else { "ok" };
+            let labels = Labels::none().with("side", "downstream").with("outcome", told);
+            worker.metrics.counter(TLS_HANDSHAKES, &labels).add(1);
+            Some(secured)
+        }
         Err(refusal) => {
-            tracing::debug!(listener = %listener.name, remote = %transport.peer(), %refusal, "handshake refused");
-            log(transport, refusal, listener, worker);
+            worker.refused_handshake(("downstream", &listener.name), transport.peer(), refusal);
+            log(transport, (refusal, expired.as_ref()), listener, worker);
             None
         }
     }
@@ -67,10 +75,9 @@ pub async fn accept(
 
 async fn shake_hands(
     transport: &mut Transport,
-    tls: &DownstreamTls,
+    Current { config, own, revocations }: Current<ServerConfig>,
     worker: &Worker,
 ) -> Result<Secured, Refusal> {
-    let Current { config, own, revocations } = tls.current()?;
     match timeout(HANDSHAKE_TIMEOUT, transport.accept_tls(config, Rc::clone(&worker.buffers))).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => return Err(Refusal::from_io(&error)),
@@ -81,7 +88,10 @@ async fn shake_hands(
         Some(leaf) => Some(still_trusted(PeerIdentity::from_leaf(leaf)?, &revocations)?),
         None => None,
     };
-    Ok(Secured { peer, own, protocol: session.alpn().map(<[u8]>::to_vec) })
+    let certificates = [peer.as_deref(), own.as_deref()].into_iter().flatten();
+    let rest = certificates.map(|one| one.rest(UnixTime::now())).min();
+    let trusted_until = rest.map(|rest| Instant::now() + rest);
+    Ok(Secured { peer, own, protocol: session.alpn().map(<[u8]>::to_vec), trusted_until })
 }
 
 /// A resumed session stands for a certificate that was verified earlier.
@@ -90,10 +100,16 @@ fn still_trusted(peer: PeerIdentity, revocations: &Revocations) -> Result<Rc<Pee
     Ok(Rc::new(peer))
 }
 
-fn log(transport: &Transport, refusal: Refusal, listener: &Listener, worker: &Worker) {
+fn log(
+    transport: &Transport,
+    (refusal, expired): (Refusal, Option<&Expired>),
+    listener: &Listener,
+    worker: &Worker,
+) {
     let record = Record {
         start: SystemTime::now(),
-        flags: Flags::NONE,
+        flags: expired.map_or(Flags::NONE, |_| Flags::FI),
+        faults: expired.map_or(&[], |expired| &expired.names),
         reason: Some(refusal.code()),
         local: Some(transport.local()),
         remote: Some(transport.peer()),

@@ -5,12 +5,11 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustls::pki_types::UnixTime;
-
 use super::config::{Credential, Tickets};
 use super::peer::PeerIdentity;
 use super::refusal::Refusal;
 use super::revoked::Revocations;
+use super::spent::Past;
 use super::trust::Trust;
 
 /// What a context is built from.
@@ -47,11 +46,19 @@ struct State<C> {
     /// What the operator is told when there is nothing to use.
     problem: Option<String>,
     tried: bool,
+    past: Past,
 }
 
 impl<C> Default for Live<C> {
     fn default() -> Self {
-        Self(RwLock::new(State { material: None, built: None, tickets: None, problem: None, tried: false }))
+        Self(RwLock::new(State {
+            material: None,
+            built: None,
+            tickets: None,
+            problem: None,
+            tried: false,
+            past: Past::default(),
+        }))
     }
 }
 
@@ -65,6 +72,11 @@ impl<C> Live<C> {
         state.tried = true;
         match material {
             Ok(material) => {
+                if let Some(before) = state.material.as_ref().and_then(|before| before.credential.clone())
+                    && material.credential.as_ref().is_none_or(|now| now.leaf != before.leaf)
+                {
+                    state.past.add(before);
+                }
                 state.material = Some(Arc::new(material));
                 state.built = None;
                 state.problem = None;
@@ -82,6 +94,13 @@ impl<C> Live<C> {
     #[must_use]
     pub fn is_tried(&self) -> bool {
         self.0.read().unwrap_or_else(PoisonError::into_inner).tried
+    }
+
+    /// Whether our own certificate has expired, and no other has come in its place.
+    #[must_use]
+    pub fn has_expired(&self) -> bool {
+        let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        state.material.as_ref().is_some_and(|material| check_own(material).is_err())
     }
 
     /// The configuration as it is now.
@@ -114,6 +133,25 @@ impl<C> Live<C> {
     }
 }
 
+impl<C> Live<C> {
+    /// A configuration of its own that shows a certificate of ours whose time is over.
+    ///
+    /// # Errors
+    /// [`Refusal::NotReady`] when there never was a certificate, or none can be made.
+    pub fn expired(
+        &self,
+        build: impl FnOnce(&Material) -> Result<Arc<C>, rustls::Error>,
+    ) -> Result<Current<C>, Refusal> {
+        let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let material = state.material.clone().ok_or(Refusal::NotReady)?;
+        let spent = material.credential.as_ref().and_then(|present| state.past.spent(present));
+        drop(state);
+        let material = Material { credential: Some(spent.ok_or(Refusal::NotReady)?), ..(*material).clone() };
+        let built = build(&material).map_err(|_| Refusal::NotReady)?;
+        Ok(current(&built, &material))
+    }
+}
+
 fn current<C>(built: &Arc<C>, material: &Material) -> Current<C> {
     Current {
         config: Arc::clone(built),
@@ -123,6 +161,9 @@ fn current<C>(built: &Arc<C>, material: &Material) -> Current<C> {
 }
 
 fn check_own(material: &Material) -> Result<(), Refusal> {
-    let expired = |credential: &Credential| credential.leaf.not_after < UnixTime::now().as_secs();
-    if material.credential.as_ref().is_some_and(expired) { Err(Refusal::NotReady) } else { Ok(()) }
+    if material.credential.as_ref().is_some_and(Credential::is_over) {
+        Err(Refusal::NotReady)
+    } else {
+        Ok(())
+    }
 }

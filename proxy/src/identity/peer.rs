@@ -1,6 +1,7 @@
 //! What is known of a peer once its certificate was verified.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use x509_parser::certificate::X509Certificate;
@@ -13,6 +14,8 @@ use super::spiffe::SpiffeId;
 
 /// Names of one kind that are kept; a certificate with more of them is refused.
 const MAX_NAMES: usize = 256;
+/// Longest time before the end of a certificate at which nothing new is begun on its connections.
+const MARGIN: Duration = Duration::from_secs(60);
 
 /// A verified peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +86,14 @@ impl PeerIdentity {
             ([uri], None) => Err(SpiffeId::parse(uri).map_or_else(Refusal::BadSpiffeId, |_| Refusal::NoPath)),
             _ => Err(Refusal::SeveralUris),
         }
+    }
+
+    /// How long connections that rest on this certificate may begin something new, from now: to shortly before its end, so
+    /// that what is under way then gets done.
+    #[must_use]
+    pub fn rest(&self, now: UnixTime) -> Duration {
+        let left = Duration::from_secs(self.not_after.saturating_sub(now.as_secs()));
+        left.saturating_sub((left / 10).min(MARGIN))
     }
 
     /// What may have changed since the certificate was verified, for sessions that are resumed or last long.

@@ -182,6 +182,12 @@ impl Standing {
         self.facts.peer.as_ref().is_some_and(|peer| revoked.covers(peer)) && self.end(Reason::IdentityRevoked)
     }
 
+    /// Ends it where it rests on a certificate of ours that has expired without a successor. Whether it was ended.
+    pub fn expire(&self) -> bool {
+        let tls_over = || self.chain.borrow().tls.as_ref().is_some_and(|tls| tls.live.has_expired());
+        self.facts.secure && tls_over() && self.end(Reason::IdentityExpired)
+    }
+
     /// Lets the requests under way ask again whether they may go on.
     pub fn look_again(&self) {
         self.changes.set(self.changes.get().wrapping_add(1));

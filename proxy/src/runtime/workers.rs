@@ -26,7 +26,7 @@ use crate::worker::{Shared, Worker};
 
 /// How often a worker looks after what can wait: access log batches, ended connections.
 const TICK: Duration = Duration::from_millis(100);
-/// Every how many ticks idle upstream connections are looked at.
+/// Every how many ticks idle upstream connections, and what connections rest on, are looked at.
 const SWEEP_TICKS: u32 = 10;
 
 /// What the control thread tells the workers.
@@ -176,6 +176,7 @@ async fn run(
                 let left = listeners.reap();
                 if ticks.is_multiple_of(SWEEP_TICKS) {
                     worker.clusters.sweep(Instant::now());
+                    worker.expire();
                 }
                 if end.is_some_and(|end| left == 0 || Instant::now() >= end) {
                     break;

@@ -6,7 +6,10 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::io;
 use std::rc::{Rc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Waker};
+
+use tokio::time::Instant;
 
 use crate::identity::PeerIdentity;
 
@@ -18,6 +21,8 @@ const LEAST_SWEEP: usize = 64;
 pub struct Cutoff {
     /// Who is at the other end, where that is known from a certificate.
     pub peer: OnceCell<PeerIdentity>,
+    /// The cluster that it belongs to, and when nothing new may be begun on it because a certificate ends.
+    pub rests_on: OnceCell<(Arc<str>, Instant)>,
     cut: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::buffer::BufferPool;
 use super::cutoff::Cutoff;
@@ -73,6 +74,12 @@ impl Transport {
     /// What ends the connection from outside; made when it is first asked for.
     pub fn cutoff(&mut self) -> &Rc<Cutoff> {
         self.cutoff.get_or_insert_default()
+    }
+
+    /// When nothing new may be begun on it, because a certificate that it rests on ends.
+    #[must_use]
+    pub fn trusted_until(&self) -> Option<Instant> {
+        self.cutoff.as_ref()?.rests_on.get().map(|(_, until)| *until)
     }
 
     fn check(&self, cx: &Context<'_>) -> io::Result<()> {

@@ -64,6 +64,12 @@ impl H1Client {
         self.link.release_memory();
     }
 
+    /// Whether a certificate that it rests on has come to its end.
+    #[must_use]
+    pub fn is_used_up(&self, now: Instant) -> bool {
+        self.link.transport().trusted_until().is_some_and(|until| now >= until)
+    }
+
     /// Whether the peer has closed the idle connection or sent what nobody asked for.
     ///
     /// Looks only at what the event loop already knows, so it costs no system call in the common case.
@@ -84,6 +90,9 @@ pub struct H2Connection {
     streams: Cell<u32>,
     started: Cell<u32>,
     max_requests: Option<u32>,
+    /// When a certificate that it rests on comes to its end.
+    trusted_until: Option<Instant>,
+    retired: Cell<bool>,
     idle_since: Cell<Instant>,
     /// Cleared by the connection's task when it ends.
     alive: Rc<Cell<bool>>,
@@ -94,7 +103,7 @@ impl H2Connection {
     #[must_use]
     pub const fn new(
         sender: SendRequest<Bytes>,
-        max_requests: Option<u32>,
+        (max_requests, trusted_until): (Option<u32>, Option<Instant>),
         alive: Rc<Cell<bool>>,
         now: Instant,
     ) -> Self {
@@ -103,6 +112,8 @@ impl H2Connection {
             streams: Cell::new(0),
             started: Cell::new(0),
             max_requests,
+            trusted_until,
+            retired: Cell::new(false),
             idle_since: Cell::new(now),
             alive,
         }
@@ -112,6 +123,7 @@ impl H2Connection {
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.alive.get()
+            && !self.retired.get()
             && (self.streams.get() as usize) < self.sender.current_max_send_streams()
             && self.max_requests.is_none_or(|limit| self.started.get() < limit)
     }
@@ -134,7 +146,11 @@ impl H2Connection {
     #[must_use]
     pub fn is_expired(&self, now: Instant, idle_timeout: Option<Duration>) -> bool {
         let idle = self.streams.get() == 0;
-        let used_up = self.max_requests.is_some_and(|limit| self.started.get() >= limit);
+        if self.trusted_until.is_some_and(|until| now >= until) {
+            self.retired.set(true);
+        }
+        let used_up =
+            self.retired.get() || self.max_requests.is_some_and(|limit| self.started.get() >= limit);
         let too_old = idle_timeout.is_some_and(|limit| now.duration_since(self.idle_since.get()) >= limit);
         !self.alive.get() || (idle && (used_up || too_old))
     }

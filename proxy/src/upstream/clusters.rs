@@ -114,6 +114,18 @@ impl Clusters {
         covered.filter(|link| !link.is_cut()).map(|link| link.cut()).count()
     }
 
+    /// Ends the connections of clusters whose own certificate has expired without a successor; says how many.
+    pub fn expire(&self) -> usize {
+        let by_name = self.by_name.borrow();
+        let has_expired = |link: &Cutoff| {
+            let state = link.rests_on.get().and_then(|(name, _)| by_name.get(name));
+            state.and_then(|state| state.config.tls.as_ref()).is_some_and(|tls| tls.live.has_expired())
+        };
+        let secured = self.secured.alive();
+        let over = secured.iter().filter(|link| !link.is_cut() && has_expired(link));
+        over.map(|link| link.cut()).count()
+    }
+
     /// Adds to what all workers know what this one has seen since the last time, and follows what they know.
     pub fn flush(&self) {
         for state in self.watched.borrow().iter() {

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::agreed;
 use super::client::{H1Client, H2Connection};
 use super::clusters::{ClusterState, Place};
-use super::connect::{ConnectError, connect};
+use super::connect::{ConnectError, Offer, connect};
 use super::endpoint::EndpointState;
 use super::link::UpstreamLink;
 use super::usage::{Permit, Resource};
@@ -24,6 +25,8 @@ pub enum UpstreamProtocol {
     Http1,
     /// HTTP/2 by prior knowledge (RFC 9113 section 3.3).
     Http2,
+    /// What TLS agrees on.
+    Agreed,
 }
 
 /// Why no connection could be lent.
@@ -41,7 +44,7 @@ pub enum AcquireError {
 #[must_use]
 pub fn acquire_idle(endpoint: &Rc<EndpointState>, protocol: UpstreamProtocol) -> Option<UpstreamLink> {
     match protocol {
-        UpstreamProtocol::Http1 => endpoint.take_idle().map(UpstreamLink::from_h1),
+        UpstreamProtocol::Http1 | UpstreamProtocol::Agreed => endpoint.take_idle().map(UpstreamLink::from_h1),
         UpstreamProtocol::Http2 => None,
     }
 }
@@ -59,6 +62,7 @@ pub async fn acquire(
     match protocol {
         UpstreamProtocol::Http1 => acquire_h1(cluster, endpoint, priority).await,
         UpstreamProtocol::Http2 => acquire_h2(cluster, endpoint, priority).await,
+        UpstreamProtocol::Agreed => agreed::acquire(cluster, endpoint, priority).await,
     }
 }
 
@@ -73,7 +77,8 @@ pub async fn open_opaque(
     let Some(place) = cluster.connection_permit(Priority::Default) else {
         return Err(AcquireError::Overflow(Resource::Connections));
     };
-    let transport = connect(cluster.config(), (endpoint.address(), endpoint.more()), cluster.tools()).await?;
+    let way = (endpoint.address(), &**endpoint.more());
+    let transport = connect(cluster.config(), way, cluster.tools(), Offer::All).await?;
     Ok((transport, place))
 }
 
@@ -90,8 +95,8 @@ async fn acquire_h1(
         // Registered before the limit is looked at, so that a connection freed in between is not missed.
         let freed = cluster.connection_freed();
         if let Some(place) = cluster.connection_permit(priority) {
-            let transport =
-                connect(cluster.config(), (endpoint.address(), endpoint.more()), cluster.tools()).await?;
+            let way = (endpoint.address(), &**endpoint.more());
+            let transport = connect(cluster.config(), way, cluster.tools(), Offer::Http1).await?;
             let link = H1Link::new(transport, Rc::clone(cluster.buffers()));
             let client = H1Client::new(link, place, Instant::now());
             return Ok(UpstreamLink::from_h1(Box::new(client)));
@@ -146,15 +151,29 @@ async fn acquire_h2(
     }
 }
 
-/// Opens an HTTP/2 connection and leaves it with the endpoint, its task running on this worker.
+/// Opens an HTTP/2 connection and leaves it with the endpoint.
 async fn open_h2(
     cluster: &Rc<ClusterState>,
     endpoint: &Rc<EndpointState>,
     place: Place,
 ) -> Result<(), ConnectError> {
+    let way = (endpoint.address(), &**endpoint.more());
+    let transport = connect(cluster.config(), way, cluster.tools(), Offer::All).await?;
+    share(cluster, endpoint, (transport, place)).await
+}
+
+/// Speaks HTTP/2 on a connection and leaves it with the endpoint, its task running on this worker.
+///
+/// # Errors
+/// When the endpoint does not answer in time, or with something else.
+pub(super) async fn share(
+    cluster: &Rc<ClusterState>,
+    endpoint: &Rc<EndpointState>,
+    (transport, place): (Transport, Place),
+) -> Result<(), ConnectError> {
     let config = Arc::clone(cluster.config());
     let address = endpoint.address();
-    let transport = connect(&config, (address, endpoint.more()), cluster.tools()).await?;
+    let trusted_until = transport.trusted_until();
     let settings = &config.http2;
     let handshake = h2::client::Builder::new()
         .initial_window_size(settings.initial_stream_window_bytes)
@@ -183,7 +202,7 @@ async fn open_h2(
         }
         drop(place);
     });
-    let max_requests = config.max_requests_per_connection;
-    endpoint.add_shared(Rc::new(H2Connection::new(sender, max_requests, alive, Instant::now())));
+    let limits = (config.max_requests_per_connection, trusted_until);
+    endpoint.add_shared(Rc::new(H2Connection::new(sender, limits, alive, Instant::now())));
     Ok(())
 }
