@@ -76,11 +76,9 @@ async fn establish(
         in_use: None,
     };
     let chain = &choose::chain(&mut transport, &mut facts, &listener, &worker).await?;
-    if ends_early(&mut transport, (&facts, chain), &listener, &worker).await {
-        return None;
-    }
+    let expired = begin(&mut transport, (&facts, chain), &listener, &worker).await?;
     let secured = match &chain.tls {
-        Some(tls) => tls::accept(&mut transport, tls, &listener, &worker).await?,
+        Some(tls) => tls::accept(&mut transport, (tls, expired), &listener, &worker).await?,
         None => {
             count_plaintext(&transport, &listener, &worker);
             tls::Secured::default()
@@ -140,22 +138,25 @@ async fn speaks_h2(
     }
 }
 
-/// Whether a fault or a rate limit ends the connection before anything is said on it. Cancel-safe.
-async fn ends_early(
+/// What a fault does to the handshake, if one does; nothing when a fault or a rate limit ends the connection before
+/// anything is said on it. Cancel-safe.
+async fn begin(
     transport: &mut Transport,
     (facts, chain): (&Facts, &FilterChain),
     listener: &Listener,
     worker: &Worker,
-) -> bool {
-    if fault::ends(transport, (facts, chain.tls.is_some()), listener, worker).await {
-        return true;
-    }
-    let limited = is_limited(chain, worker);
-    if limited {
+) -> Option<Option<fault::Expired>> {
+    let expired = match fault::meet(transport, (facts, chain.tls.is_some()), listener, worker).await {
+        fault::Early::GoesOn => None,
+        fault::Early::Expired(expired) => Some(expired),
+        fault::Early::Ended => return None,
+    };
+    if is_limited(chain, worker) {
         transport.reset_on_close();
         refuse(transport, listener, worker, (facts, Reason::RateLimited, &Authorized::default()));
+        return None;
     }
-    limited
+    Some(expired)
 }
 
 /// What the chain's policies of connections say; all of them must allow.

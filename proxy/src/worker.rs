@@ -3,6 +3,7 @@
 mod demand;
 mod egress;
 mod peers;
+mod refusals;
 mod rooms;
 
 use std::cell::{Cell, RefCell};
@@ -81,6 +82,7 @@ pub struct Worker {
     asks: mpsc::Sender<SocketAddr>,
     /// Wakes who waits for another configuration.
     news: Notify,
+    refusals: Throttle,
 }
 
 /// What all workers have in common.
@@ -131,6 +133,7 @@ impl Worker {
             events: Throttle::default(),
             asks,
             news: Notify::new(),
+            refusals: Throttle::default(),
         }
     }
 

@@ -33,6 +33,10 @@ pub struct Setup<'a> {
     pub socket: &'a str,
     /// Further filters of the HTTP chains, each with a comma behind.
     pub filters: &'a str,
+    /// What is special about the cluster `be`.
+    pub cluster: &'a str,
+    /// Where it leads instead of to the backend; nowhere else when 0.
+    pub leads_to: u16,
 }
 
 /// One proxy with a listener of each kind before one backend, and its control server.
@@ -118,7 +122,7 @@ impl Lab {
              static_resources: {{listeners: [{}], clusters: [{}, {two}, {}]}}\n",
             address(admin),
             listeners.join(", "),
-            cluster("be", backend.port, ""),
+            cluster("be", if setup.leads_to == 0 { backend.port } else { setup.leads_to }, setup.cluster),
             cluster("xds", control, HTTP2)
         );
         let env: Vec<_> = setup.env.iter().copied().chain([("OUTRIDER_WORKERS", "1")]).collect();

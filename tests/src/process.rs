@@ -113,7 +113,8 @@ impl Process {
         fs::write(&file, config).expect("the configuration");
         let mut command = Command::new(binary);
         command
-            .args(["--concurrency", "1", "--log-level", "error", "--base-id-path"])
+            .args(["--concurrency", "1", "--log-level", "error", "--file-flush-interval-msec", "100"])
+            .arg("--base-id-path")
             .arg(directory.join("id"));
         command.args(["--use-dynamic-base-id", "-c"]).arg(&file);
         let mut process = Self::spawn(command, directory, "envoy");

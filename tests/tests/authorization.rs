@@ -107,7 +107,11 @@ fn config(setup: &Setup<'_>, admin: u16, port: u16, backend: u16) -> String {
     let tcp = format!("{{name: tcp, typed_config: {{\"@type\": {TCP_PROXY}, stat_prefix: t, cluster: be}}}}");
     let last = if setup.tcp { tcp } else { http };
     let looks = if setup.looks {
-        format!("listener_filters: [{{name: tls, typed_config: {{\"@type\": {TLS_INSPECTOR}}}}}], ")
+        // Longer than any of this takes: a connection that says nothing is waited for, and not passed on unseen.
+        format!(
+            "listener_filters_timeout: 300s, listener_filters: [{{name: tls, typed_config: {{\"@type\": \
+             {TLS_INSPECTOR}}}}}], "
+        )
     } else {
         String::new()
     };

@@ -267,6 +267,56 @@ async fn an_experiment_ends_with_its_duration() {
     mesh.control.wait("/api/v1/faults", "over", |all| all["faults"][0]["phase"] == "Over");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_of_a_route_hits_what_its_rules_match_and_nothing_else() {
+    let route = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: orders, namespace: shop}
+spec:
+  parentRefs: [{kind: Service, group: '', name: web, port: 80}]
+  rules:
+  - {matches: [{path: {value: /orders}}], backendRefs: [{name: web, port: 80}]}
+  - {matches: [{path: {value: /carts}}], backendRefs: [{name: web, port: 80}]}
+  - {matches: [{path: {value: /}}], backendRefs: [{name: calm, port: 80}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: others, namespace: shop}
+spec:
+  parentRefs: [{kind: Service, group: '', name: web, port: 80}]
+  rules: [{matches: [{path: {value: /others}}], backendRefs: [{name: web, port: 80}]}]
+---
+";
+    let fault = |direction: &str, route: &str| {
+        format!(
+            "
+apiVersion: mesh.outrider.dev/v1alpha1
+kind: FaultInjection
+metadata: {{name: teapot, namespace: shop}}
+spec: {{direction: {direction}, match: {{routes: [{route}], path: /o*}}, ttl: 5s, duration: 2h, abort: {{httpStatus: 418}}}}
+"
+        )
+    };
+    let mesh = Mesh::start(route).await;
+    for direction in ["Outbound", "Upstream"] {
+        mesh.control.write("faults.yaml", &format!("{route}{}", fault(direction, "orders")));
+        mesh.becomes(mesh.web, "/orders/1", 418).await;
+        // Rules of the same route without the path, the same path of another route, and another service.
+        for path in ["/carts", "/others"] {
+            assert_eq!(mesh.status(mesh.web, path).await, 200, "{direction} {path}");
+        }
+        assert_eq!(mesh.status(mesh.calm, "/orders/1").await, 200, "{direction}");
+        mesh.control.write("faults.yaml", &format!("{route}{}", fault(direction, "others")));
+        mesh.becomes(mesh.web, "/others", 418).await;
+        assert_eq!(mesh.status(mesh.web, "/orders/1").await, 200, "{direction}");
+        // A route that is not there is not the same as all.
+        mesh.control.write("faults.yaml", &format!("{route}{}", fault(direction, "nothing")));
+        mesh.becomes(mesh.web, "/others", 200).await;
+        assert_eq!(mesh.status(mesh.web, "/orders/1").await, 200, "{direction}");
+    }
+}
+
 /// `2xx` of the status codes that `h2load` has seen; `None` where there is no `h2load`.
 fn load(port: u16, requests: usize) -> Option<usize> {
     let mut command = Command::new("h2load");

@@ -235,3 +235,67 @@ async fn certificates_are_rotated_under_load() {
         }
     }
 }
+
+/// The client's sidecar offers our own token for HTTP/2 between sidecars, and takes what the server's agrees on.
+async fn agreeing(mesh: &Mesh, upstream: u16) -> (Process, u16, u16) {
+    const AUTO: &str = "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: \
+                        {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, auto_config: {}}}";
+    let (admin, port) = (free_port(), free_port());
+    let more = format!("{}, {AUTO}", mesh.upstream("outrider-h2, h2, http/1.1"));
+    let upgrades =
+        http("c").replace("stat_prefix", "upgrade_configs: [{upgrade_type: websocket}], stat_prefix");
+    let chain = format!("{{filters: [{upgrades}]}}");
+    let config = config(admin, &listener(port, &[chain]), &cluster("be", upstream, &more));
+    (Process::outrider_with(&config, admin, &[("OUTRIDER_WORKERS", "1")]), port, admin)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sidecars_agree_on_http2_for_an_application_of_http1_and_share_a_connection() {
+    let (mesh, backend) = (Mesh::new("agree"), Backend::start().await);
+    let envoy = process::envoy_binary().is_some();
+    let log = "access_log: [{name: log, typed_config: {\"@type\": \
+               type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog, log_format: \
+               {text_format_source: {inline_string: \"LINE %PROTOCOL% %REQ(:PATH)%\\n\"}}}}], \
+               upgrade_configs: [{upgrade_type: websocket}], stat_prefix";
+    let servers: &[(&str, bool, &str)] = &[
+        ("[outrider-h2, h2, http/1.1]", false, "HTTP/2"),
+        ("[http/1.1]", false, "HTTP/1.1"),
+        ("[]", false, "HTTP/1.1"),
+        ("[h2, http/1.1]", true, "HTTP/2"),
+    ];
+    for (alpn, by_envoy, expected) in servers.iter().filter(|(_, by_envoy, _)| envoy || !by_envoy) {
+        let named = format!("{alpn}, Envoy: {by_envoy}");
+        let (admin, upstream) = (free_port(), free_port());
+        let socket = mesh.downstream().replace("[h2, http/1.1]", alpn);
+        let chain = format!("{{filters: [{}], {socket}}}", http("s").replace("stat_prefix", log));
+        let config = config(admin, &listener(upstream, &[chain]), &cluster("be", backend.port, ""));
+        let server = start(&config, admin, *by_envoy);
+        let (_client, port, _) = agreeing(&mesh, upstream).await;
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..20 {
+            tasks.spawn(async move { client::h1(port, &Ask { path: "/a".into(), ..Ask::default() }).await });
+        }
+        while let Some(answer) = tasks.join_next().await {
+            assert_eq!(answer.unwrap().status, 200, "{named}");
+        }
+        // An upgrade needs a connection of HTTP/1.1, whatever the others share.
+        let mut tunnel = client::websocket(port).await;
+        assert!(client::echoes(&mut tunnel, b"through").await, "{named}");
+        drop(tunnel);
+        let lines = |what: &str| server.log().matches(&format!("LINE {what}\n")).count();
+        let deadline = std::time::Instant::now() + client::PATIENCE;
+        while lines(&format!("{expected} /a")) < 20 || lines("HTTP/1.1 /ws") < 1 {
+            assert!(std::time::Instant::now() < deadline, "{named}\n{}", server.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if !by_envoy && *expected == "HTTP/2" {
+            let shaken = |how: &str| {
+                metric(
+                    admin,
+                    &format!("outrider_tls_handshakes_total{{side=\"downstream\",outcome=\"{how}\"}}"),
+                )
+            };
+            assert_eq!(shaken("ok") + shaken("resumed"), 2.0, "one for all requests, and the upgrade's");
+        }
+    }
+}

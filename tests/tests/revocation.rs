@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use outrider_proto::envoy::extensions::transport_sockets::tls::v3 as pb_tls;
 use outrider_proto::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource};
@@ -98,17 +98,7 @@ impl Pair {
         };
         let client = config(client_admin, &chain(port, ""), &cluster("be", inner, &more), &client_ads);
         let client = Process::outrider(&client, client_admin);
-        Self {
-            server_ads,
-            client_ads,
-            mesh,
-            server,
-            client,
-            server_admin,
-            client_admin,
-            port,
-            backend,
-        }
+        Self { server_ads, client_ads, mesh, server, client, server_admin, client_admin, port, backend }
     }
 }
 
@@ -172,11 +162,14 @@ async fn a_revoked_identity_is_cut_off_on_either_side_and_let_in_again() {
             spiffe_ids: vec![revoked.into()],
             ..RevocationList::default()
         };
+        let pushed = Instant::now();
         ads.send(response(type_url::REVOCATIONS, "n1", "cut", &list));
         let mut byte = [0];
         let ended = timeout(PATIENCE, tunnel.read(&mut byte)).await.expect("the tunnel is ended");
         assert!(!matches!(ended, Ok(1..)), "{revoked}");
         until("new connections are refused", async || status(pair.port).await == 503).await;
+        let took = pushed.elapsed();
+        assert!(took < Duration::from_secs(1), "{revoked}: {took:?}");
         let metrics = admin_get(admin, "/metrics").unwrap();
         assert!(metrics.contains("outrider_connections_cut_total{reason=\"identity_revoked\"}"), "{metrics}");
         assert!(metrics.contains("outcome=\"tls_revoked\"}"), "{metrics}");

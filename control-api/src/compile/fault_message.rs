@@ -123,7 +123,11 @@ fn action(spec: &FaultInjection) -> Option<pb::fault::Action> {
         spec.tls_failure.map(|one| Pb::TlsFailure(pb::TlsFailure { alert: one.alert.map_or(0, u32::from) }));
     let blackhole = spec.blackhole.map(|_| Pb::Blackhole(pb::Blackhole {}));
     let refuse = spec.refuse.map(|_| Pb::Refuse(pb::Refuse {}));
-    [delay, abort, bandwidth, truncate, corrupt, drip, tls, blackhole, refuse].into_iter().flatten().next()
+    let expired = spec.expired_certificate.map(|_| Pb::ExpiredCertificate(pb::ExpiredCertificate {}));
+    [delay, abort, bandwidth, truncate, corrupt, drip, tls, expired, blackhole, refuse]
+        .into_iter()
+        .flatten()
+        .next()
 }
 
 fn side(value: action::Side) -> i32 {

@@ -87,6 +87,9 @@ pub struct FaultInjection {
     /// The handshake fails.
     #[serde(default)]
     pub tls_failure: Option<TlsFailure>,
+    /// A certificate whose time is over is shown in the handshake: to clients, or with `Upstream` to the endpoint.
+    #[serde(default)]
+    pub expired_certificate: Option<Plain>,
     /// It drips.
     #[serde(default)]
     pub drip: Option<Drip>,
@@ -192,11 +195,12 @@ impl FaultInjection {
             self.blackhole.is_some(),
             self.refuse.is_some(),
             self.tls_failure.is_some(),
+            self.expired_certificate.is_some(),
             self.drip.is_some(),
         ];
         if said.iter().filter(|said| **said).count() != 1 {
             path.fault(
-                "exactly one of delay, abort, bandwidth, truncate, corrupt, blackhole, refuse, tlsFailure and drip is needed",
+                "exactly one of delay, abort, bandwidth, truncate, corrupt, blackhole, refuse, tlsFailure, expiredCertificate and drip is needed",
             );
         }
         if let Some(delay) = &self.delay {
@@ -235,7 +239,8 @@ impl Spec for FaultInjection {
         }
         self.check_action(path);
         path.field("match", |path| self.r#match.check(self.direction, path));
-        let about_accepted = self.refuse.is_some() || self.tls_failure.is_some();
+        let about_accepted =
+            self.refuse.is_some() || self.tls_failure.is_some() || self.expired_certificate.is_some();
         if about_accepted && self.direction != Direction::Upstream && !self.r#match.is_known_at_once() {
             path.fault_at("match", "of a connection that was just accepted only the port is known");
         }

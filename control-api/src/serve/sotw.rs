@@ -117,13 +117,13 @@ impl Session {
                 && order::held(*kind, &self.kinds, now).is_none()
         });
         if let Some(kind) = ready {
-            return self.send(kind, now);
+            return self.send(kind, &[], now);
         }
         if order::removals_held(&self.kinds, now).is_none() {
             let clusters = self.kinds.get_mut(&Kind::Cluster);
             if let Some(clusters) = clusters.filter(|one| !one.remove.is_empty() && one.may_send()) {
                 clusters.remove.clear();
-                return self.send(Kind::Cluster, now);
+                return self.send(Kind::Cluster, &[], now);
             }
         }
         let due = Kind::ALL.into_iter().find_map(|kind| {
@@ -131,8 +131,7 @@ impl Session {
             (!names.is_empty()).then_some((kind, names))
         });
         let (kind, names) = due?;
-        self.kinds.get_mut(&kind)?.send.extend(names);
-        self.send(kind, now)
+        self.send(kind, &names, now)
     }
 
     /// When [`Self::next`] may have something to say although nothing has happened.
@@ -151,7 +150,14 @@ impl Session {
         self.kinds.iter().map(|(kind, one)| (*kind, one.standing()))
     }
 
-    fn send(&mut self, kind: Kind, now: Instant) -> Option<Outgoing<pb::DiscoveryResponse>> {
+    /// What is to be said of a kind, with the leases of it that are due. A lease that goes on is said without a body: a
+    /// heartbeat that is late must not begin again what has ended meanwhile.
+    fn send(
+        &mut self,
+        kind: Kind,
+        due: &[Arc<str>],
+        now: Instant,
+    ) -> Option<Outgoing<pb::DiscoveryResponse>> {
         self.nonce += 1;
         let nonce: Arc<str> = self.nonce.to_string().into();
         let one = self.kinds.get_mut(&kind)?;
@@ -160,7 +166,8 @@ impl Session {
             let there = one.told.iter().filter(|(name, _)| one.holds(name)).chain(&one.remove);
             there.map(|(name, resource)| (Arc::clone(name), resource.clone())).collect()
         } else {
-            let there = names.iter().filter_map(|name| Some((Arc::clone(name), one.told.get(name)?.clone())));
+            let names = names.iter().chain(due.iter().filter(|name| !names.contains(*name)));
+            let there = names.filter_map(|name| Some((Arc::clone(name), one.told.get(name)?.clone())));
             there.collect()
         };
         let mut response = pb::DiscoveryResponse {
@@ -171,8 +178,9 @@ impl Session {
             ..pb::DiscoveryResponse::default()
         };
         for (name, resource) in &all {
+            let goes_on = one.has_lease(name) && !names.contains(name);
             let ttl = one.lease(name, &self.snapshot, now);
-            response.resources.push(any(kind, name, resource, ttl));
+            response.resources.push(any(kind, name, (resource, !goes_on), ttl));
         }
         one.owed = false;
         let gone = names.iter().filter(|name| is_full(kind) && !one.told.contains_key(*name));
@@ -246,12 +254,18 @@ impl Fnv {
     }
 }
 
-fn any(kind: Kind, name: &str, resource: &Resource, ttl: Option<Duration>) -> prost_types::Any {
+/// A resource, wrapped where it has a lease; then it may go without its body.
+fn any(
+    kind: Kind,
+    name: &str,
+    (resource, whole): (&Resource, bool),
+    ttl: Option<Duration>,
+) -> prost_types::Any {
     let plain = prost_types::Any { type_url: kind.type_url().to_owned(), value: resource.body.to_vec() };
     let Some(ttl) = ttl else { return plain };
     let wrapped = pb::Resource {
         version: resource.version.to_string(),
-        resource: Some(plain),
+        resource: whole.then_some(plain),
         name: name.to_owned(),
         ttl: ttl.try_into().ok(),
     };

@@ -237,6 +237,11 @@ impl Subscription {
         ttl
     }
 
+    /// Whether it was told with a lease.
+    pub(super) fn has_lease(&self, name: &str) -> bool {
+        self.leases.contains_key(name)
+    }
+
     /// The leases that are to be renewed now.
     pub(super) fn due(&self, now: Instant) -> Vec<Arc<str>> {
         let due = self.leases.iter().filter(|(_, lease)| lease.renew <= now);

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
@@ -13,6 +14,7 @@ use crate::fault::{Plan, Stage};
 use crate::model::Listener;
 use crate::observe::Reason;
 use crate::observe::format::Record;
+use crate::observe::metrics::GaugeGuard;
 use crate::policy::standing::Facts;
 use crate::transport::Transport;
 use crate::worker::Worker;
@@ -22,14 +24,34 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// Bytes of a client that are read and thrown away, so that it gets to read its alert.
 const DISCARDED_BYTES: usize = 16 * 1024;
 
-/// Whether a fault has ended the connection. `tls` is whether a handshake would follow.
-pub async fn ends(
+/// What faults do to a connection before anything is said on it.
+#[derive(Debug)]
+pub enum Early {
+    /// Nothing.
+    GoesOn,
+    /// One has ended it.
+    Ended,
+    /// The client is shown an expired certificate.
+    Expired(Expired),
+}
+
+/// A fault that is at work while hands are shaken.
+#[derive(Debug)]
+pub struct Expired {
+    /// Its name.
+    pub names: [Arc<str>; 1],
+    _at_work: GaugeGuard,
+    _places: Box<Plan>,
+}
+
+/// Lets a connection meet its faults. `tls` is whether a handshake would follow.
+pub async fn meet(
     transport: &mut Transport,
     (facts, tls): (&Facts, bool),
     listener: &Listener,
     worker: &Worker,
-) -> bool {
-    let Some(faults) = worker.faults().filter(|_| !facts.spared) else { return false };
+) -> Early {
+    let Some(faults) = worker.faults().filter(|_| !facts.spared) else { return Early::GoesOn };
     let subject = Subject {
         listener: &facts.listener,
         destination: facts.destination,
@@ -43,10 +65,17 @@ pub async fn ends(
     let held_back = |fault: &_| worker.count_held_back(fault);
     let stage = (place(listener.direction), Stage::Accepted);
     let Some(plan) = faults.choose(stage, &subject, faults.next_connection(), held_back) else {
-        return false;
+        return Early::GoesOn;
     };
-    let Some(fault) = &plan.end else { return false };
-    let _at_work = worker.count_fault(&fault.name, fault.action.effect());
+    let Some(fault) = &plan.end else { return Early::GoesOn };
+    let at_work = worker.count_fault(&fault.name, fault.action.effect());
+    if fault.action == Action::ExpiredCertificate {
+        return Early::Expired(Expired {
+            names: [Arc::clone(&fault.name)],
+            _at_work: at_work,
+            _places: plan,
+        });
+    }
     worker.reasons.count(&worker.metrics, Reason::FaultInjected);
     log(transport, (facts, &plan), listener, worker);
     if let Action::TlsFailure(alert) = fault.action {
@@ -55,7 +84,7 @@ pub async fn ends(
     } else {
         transport.reset_on_close();
     }
-    true
+    Early::Ended
 }
 
 /// Says a fatal alert (RFC 8446 sections 5.1 and 6) to a client that has said hello.

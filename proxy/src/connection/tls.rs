@@ -4,9 +4,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use rustls::ServerConfig;
 use rustls::pki_types::UnixTime;
 use tokio::time::timeout;
 
+use super::fault::Expired;
 use crate::identity::live::Current;
 use crate::identity::vouched::Side;
 use crate::identity::{PeerIdentity, Refusal, Vouched};
@@ -17,6 +19,7 @@ use crate::observe::format::Record;
 use crate::observe::metrics::Labels;
 use crate::observe::series::TLS_HANDSHAKES;
 use crate::transport::Transport;
+use crate::transport::tls::TlsSession;
 use crate::worker::Worker;
 
 /// For a client to finish its handshake; and for its first message by itself, where the choice of the chain waits for it.
@@ -44,23 +47,26 @@ impl Secured {
 /// Shakes hands; a client that is refused has been told so, counted and logged.
 pub async fn accept(
     transport: &mut Transport,
-    tls: &DownstreamTls,
+    (tls, expired): (&DownstreamTls, Option<Expired>),
     listener: &Listener,
     worker: &Worker,
 ) -> Option<Secured> {
-    let outcome = shake_hands(transport, tls, listener, worker).await;
-    let told = match &outcome {
-        Ok(_) if transport.tls().is_some_and(crate::transport::tls::TlsSession::is_resumed) => "resumed",
-        Ok(_) => "ok",
-        Err(refusal) => refusal.code(),
+    let current = if expired.is_some() { tls.expired() } else { tls.current() };
+    let outcome = match current {
+        Ok(current) => shake_hands(transport, (tls, current), listener, worker).await,
+        Err(refusal) => Err(refusal),
     };
-    let labels = Labels::none().with("side", "downstream").with("outcome", told);
-    worker.metrics.counter(TLS_HANDSHAKES, &labels).add(1);
     match outcome {
-        Ok(secured) => Some(secured),
+        Ok(secured) => {
+            let resumed = transport.tls().is_some_and(TlsSession::is_resumed);
+            let told = if resumed { "resumed" } else { "ok" };
+            let labels = Labels::none().with("side", "downstream").with("outcome", told);
+            worker.metrics.counter(TLS_HANDSHAKES, &labels).add(1);
+            Some(secured)
+        }
         Err(refusal) => {
-            tracing::debug!(listener = %listener.name, remote = %transport.peer(), %refusal, "handshake refused");
-            log(transport, refusal, listener, worker);
+            worker.refused_handshake(("downstream", &listener.name), transport.peer(), refusal);
+            log(transport, (refusal, expired.as_ref()), listener, worker);
             None
         }
     }
@@ -68,11 +74,10 @@ pub async fn accept(
 
 async fn shake_hands(
     transport: &mut Transport,
-    tls: &DownstreamTls,
+    (tls, Current { config, own, trust, revocations }): (&DownstreamTls, Current<ServerConfig>),
     listener: &Listener,
     worker: &Worker,
 ) -> Result<Secured, Refusal> {
-    let Current { config, own, trust, revocations } = tls.current()?;
     match timeout(HANDSHAKE_TIMEOUT, transport.accept_tls(config, Rc::clone(&worker.buffers))).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => return Err(Refusal::from_io(&error)),
@@ -95,10 +100,16 @@ async fn shake_hands(
     Ok(Secured { peer: Some(peer), own, protocol })
 }
 
-fn log(transport: &Transport, refusal: Refusal, listener: &Listener, worker: &Worker) {
+fn log(
+    transport: &Transport,
+    (refusal, expired): (Refusal, Option<&Expired>),
+    listener: &Listener,
+    worker: &Worker,
+) {
     let record = Record {
         start: SystemTime::now(),
-        flags: Flags::NONE,
+        flags: expired.map_or(Flags::NONE, |_| Flags::FI),
+        faults: expired.map_or(&[], |expired| &expired.names),
         reason: Some(refusal.code()),
         local: Some(transport.local()),
         remote: Some(transport.peer()),

@@ -1,7 +1,7 @@
 //! The attempts of one request: choose an endpoint, borrow a connection, send, wait for the head of a response,
 //! and decide whether to try again.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -23,12 +23,13 @@ use crate::fault::shape::poll_pump;
 use crate::http::body::{BodySink as _, Discard, Pump, PumpError, SourceError};
 use crate::http::downstream::Downstream;
 use crate::http::message::{BodyLength, RequestHead, ResponseHead, Version};
+use crate::identity::Refusal;
 use crate::model::ForwardAction;
 use crate::model::cluster::ProtocolChoice;
 use crate::model::labels::SubsetKey;
 use crate::observe::Reason;
 use crate::observe::metrics::Labels;
-use crate::observe::series::{CONNECT_FAILURES, TLS_HANDSHAKES};
+use crate::observe::series::CONNECT_FAILURES;
 use crate::retry::{self, Failure};
 use crate::upstream::endpoint::ActiveGuard;
 use crate::upstream::members::Choice;
@@ -82,6 +83,8 @@ pub struct Attempts<'a> {
     pub(super) retries: u32,
     pub(super) resends: u32,
     pub(super) retrying: Option<Permit>,
+    /// Why TLS with the endpoint of this attempt failed.
+    pub(super) refusal: Cell<Option<Refusal>>,
     /// Attempts that were late and are still waited for.
     pub(super) rivals: RefCell<Vec<Rival>>,
 }
@@ -120,6 +123,7 @@ impl<'a> Attempts<'a> {
             retries: 0,
             resends: 0,
             retrying: None,
+            refusal: Cell::new(None),
             rivals: RefCell::default(),
         }
     }
@@ -231,6 +235,7 @@ impl<'a> Attempts<'a> {
         }
         let begun = self.cluster.stamp();
         let ended = self.at(&endpoint, down, request, response, (timers, report)).await;
+        report.refusal = self.refusal.take();
         self.observe(&endpoint, begun, request, ended.as_ref().map(|_| &*response));
         ended
     }
@@ -331,6 +336,7 @@ impl<'a> Attempts<'a> {
     }
 
     fn not_acquired(&self, error: &AcquireError) -> Failed {
+        let mut detail = String::new();
         let reason = match error {
             AcquireError::Overflow(resource) => {
                 let reason = match resource {
@@ -342,18 +348,18 @@ impl<'a> Attempts<'a> {
                 return Failed::Answer(reason, String::new());
             }
             AcquireError::Connect(error) => {
-                if let Some(refusal) = error.refusal() {
-                    let labels = Labels::none().with("side", "upstream").with("outcome", refusal.code());
-                    self.origin.worker.metrics.counter(TLS_HANDSHAKES, &labels).add(1);
+                if let Some((address, refusal)) = error.refusal() {
                     let name = &self.cluster.config().name;
-                    tracing::debug!(cluster = %name, %error, "an endpoint was refused");
+                    self.origin.worker.refused_handshake(("upstream", name), address, refusal);
+                    self.refusal.set(Some(refusal));
+                    detail = refusal.to_string();
                 }
                 error.reason()
             }
         };
         let labels = Labels::none().with("destination_service", &self.cluster.config().name);
         self.origin.worker.metrics.counter(CONNECT_FAILURES, &labels).add(1);
-        Failed::Attempt(Failure::Connect, reason, String::new())
+        Failed::Attempt(Failure::Connect, reason, detail)
     }
 }
 
@@ -365,6 +371,9 @@ pub fn protocol(cluster: &ClusterState, request: &RequestHead) -> UpstreamProtoc
         ProtocolChoice::Http2 => UpstreamProtocol::Http2,
         ProtocolChoice::Downstream if request.version == Version::Http2 => UpstreamProtocol::Http2,
         ProtocolChoice::Downstream => UpstreamProtocol::Http1,
+        // An upgrade is one of HTTP/1.1's; not every server of HTTP/2 knows its like (RFC 8441).
+        ProtocolChoice::Agreed if !request.upgrade.is_empty() => UpstreamProtocol::Http1,
+        ProtocolChoice::Agreed => UpstreamProtocol::Agreed,
     }
 }
 

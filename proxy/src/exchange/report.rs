@@ -11,6 +11,7 @@ use super::limit::Place;
 use super::{Origin, inject};
 use crate::fault::Injected;
 use crate::http::message::{RequestHead, ResponseHead};
+use crate::identity::Refusal;
 use crate::limit::rate::Quota;
 use crate::model::Route;
 use crate::observe::format::Record;
@@ -49,6 +50,8 @@ pub struct Report {
     pub status: u16,
     /// What was unusual.
     pub flags: Flags,
+    /// Why TLS with the endpoint of the last attempt failed.
+    pub refusal: Option<Refusal>,
     /// Why we answered or ended it.
     pub reason: Option<Reason>,
     /// What policies have said.
@@ -88,6 +91,7 @@ impl Report {
             attempts: 0,
             status: 0,
             flags: Flags::NONE,
+            refusal: None,
             reason: None,
             authorized: Authorized::default(),
             injected: None,
@@ -132,6 +136,7 @@ impl Report {
             status: self.status,
             flags: self.flags,
             reason: self.reason.map(Reason::code),
+            transport_failure: self.refusal.map(Refusal::code),
             peer: origin.standing.facts.identity(),
             authorized: Some(&self.authorized),
             faults: inject::names(self),

@@ -115,6 +115,8 @@ pub enum Action {
     Refuse,
     /// No handshake; with this alert.
     TlsFailure(u8),
+    /// A certificate whose time is over.
+    ExpiredCertificate,
     /// So many bytes at a time, so far apart.
     Drip(Side, u32, Duration),
 }
@@ -171,6 +173,7 @@ impl Action {
             Self::Blackhole => "blackhole",
             Self::Refuse => "refuse",
             Self::TlsFailure(_) => "tls_failure",
+            Self::ExpiredCertificate => "expired_certificate",
             Self::Drip(..) => "drip",
         }
     }
@@ -182,7 +185,7 @@ impl Action {
             Self::Abort(Abort::Http(_) | Abort::Grpc(..)) | Self::Delay(Moment::Response, _) => {
                 subject.head.is_some()
             }
-            Self::TlsFailure(_) => subject.tls,
+            Self::TlsFailure(_) | Self::ExpiredCertificate => subject.tls,
             Self::Abort(_)
             | Self::Delay(..)
             | Self::Bandwidth(..)
@@ -197,7 +200,7 @@ impl Action {
     /// Whether it happens to a client's connection before anything is known but where it goes.
     #[must_use]
     pub const fn is_before_all(&self) -> bool {
-        matches!(self, Self::Refuse | Self::TlsFailure(_))
+        matches!(self, Self::Refuse | Self::TlsFailure(_) | Self::ExpiredCertificate)
     }
 }
 

@@ -176,7 +176,11 @@ impl Plan {
                 let place = if *moment == Moment::Request { &mut self.wait } else { &mut self.hold };
                 place.get_or_insert(pause);
             }
-            Action::Abort(_) | Action::Blackhole | Action::Refuse | Action::TlsFailure(_) => {
+            Action::Abort(_)
+            | Action::Blackhole
+            | Action::Refuse
+            | Action::TlsFailure(_)
+            | Action::ExpiredCertificate => {
                 self.end.get_or_insert_with(|| Arc::clone(fault));
             }
             Action::Bandwidth(request, response) => {

@@ -9,7 +9,7 @@ use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs::{self, Ticketer, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig};
@@ -102,6 +102,12 @@ impl Credential {
         Ok(Self { key: Arc::new(key), leaf: Arc::new(leaf) })
     }
 
+    /// Whether its time is over.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.leaf.not_after < UnixTime::now().as_secs()
+    }
+
     fn resolver(&self) -> Arc<SingleCertAndKey> {
         Arc::new(SingleCertAndKey::from(Arc::clone(&self.key)))
     }
@@ -143,7 +149,7 @@ impl Tickets {
     }
 }
 
-/// Builds a server's configuration.
+/// Builds a server's configuration. Without keys for tickets no session is resumed.
 ///
 /// # Errors
 /// When rustls refuses it.
@@ -151,7 +157,7 @@ pub fn server(
     credential: &Credential,
     verifier: Option<Verifier>,
     alpn: &[Vec<u8>],
-    tickets: &Tickets,
+    tickets: Option<&Tickets>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
     let builder = ServerConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])?;
@@ -162,8 +168,10 @@ pub fn server(
     let mut config = builder.with_cert_resolver(credential.resolver());
     config.alpn_protocols = alpn.to_vec();
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = Arc::clone(&tickets.keys);
-    config.send_tls13_tickets = TICKETS;
+    if let Some(tickets) = tickets {
+        config.ticketer = Arc::clone(&tickets.keys);
+    }
+    config.send_tls13_tickets = tickets.map_or(0, |_| TICKETS);
     Ok(Arc::new(config))
 }
 

@@ -5,12 +5,11 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustls::pki_types::UnixTime;
-
 use super::config::{Credential, Tickets};
 use super::peer::PeerIdentity;
 use super::refusal::Refusal;
 use super::revoked::Revocations;
+use super::spent::Past;
 use super::trust::Trust;
 
 /// What a context is built from.
@@ -49,11 +48,19 @@ struct State<C> {
     /// What the operator is told when there is nothing to use.
     problem: Option<String>,
     tried: bool,
+    past: Past,
 }
 
 impl<C> Default for Live<C> {
     fn default() -> Self {
-        Self(RwLock::new(State { material: None, built: None, tickets: None, problem: None, tried: false }))
+        Self(RwLock::new(State {
+            material: None,
+            built: None,
+            tickets: None,
+            problem: None,
+            tried: false,
+            past: Past::default(),
+        }))
     }
 }
 
@@ -67,6 +74,11 @@ impl<C> Live<C> {
         state.tried = true;
         match material {
             Ok(material) => {
+                if let Some(before) = state.material.as_ref().and_then(|before| before.credential.clone())
+                    && material.credential.as_ref().is_none_or(|now| now.leaf != before.leaf)
+                {
+                    state.past.add(before);
+                }
                 state.material = Some(Arc::new(material));
                 state.built = None;
                 state.problem = None;
@@ -122,6 +134,25 @@ impl<C> Live<C> {
     }
 }
 
+impl<C> Live<C> {
+    /// A configuration of its own that shows a certificate of ours whose time is over.
+    ///
+    /// # Errors
+    /// [`Refusal::NotReady`] when there never was a certificate, or none can be made.
+    pub fn expired(
+        &self,
+        build: impl FnOnce(&Material) -> Result<Arc<C>, rustls::Error>,
+    ) -> Result<Current<C>, Refusal> {
+        let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let material = state.material.clone().ok_or(Refusal::NotReady)?;
+        let spent = material.credential.as_ref().and_then(|present| state.past.spent(present));
+        drop(state);
+        let material = Material { credential: Some(spent.ok_or(Refusal::NotReady)?), ..(*material).clone() };
+        let built = build(&material).map_err(|_| Refusal::NotReady)?;
+        Ok(current(&built, &material))
+    }
+}
+
 fn current<C>(built: &Arc<C>, material: &Material) -> Current<C> {
     Current {
         config: Arc::clone(built),
@@ -132,6 +163,9 @@ fn current<C>(built: &Arc<C>, material: &Material) -> Current<C> {
 }
 
 fn check_own(material: &Material) -> Result<(), Refusal> {
-    let expired = |credential: &Credential| credential.leaf.not_after < UnixTime::now().as_secs();
-    if material.credential.as_ref().is_some_and(expired) { Err(Refusal::NotReady) } else { Ok(()) }
+    if material.credential.as_ref().is_some_and(Credential::is_over) {
+        Err(Refusal::NotReady)
+    } else {
+        Ok(())
+    }
 }

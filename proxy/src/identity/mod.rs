@@ -9,6 +9,7 @@ pub mod live;
 pub mod peer;
 pub mod refusal;
 pub mod revoked;
+pub mod spent;
 pub mod spiffe;
 pub mod trust;
 pub mod verify;

@@ -13,7 +13,6 @@ use super::spiffe::SpiffeId;
 
 /// Names of one kind that are kept; a certificate with more of them is refused.
 const MAX_NAMES: usize = 256;
-
 /// A verified peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerIdentity {

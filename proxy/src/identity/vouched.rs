@@ -22,6 +22,10 @@ use super::verify::Verifier;
 const CLIENT_LEAVES_S: (u64, u64) = (60, 2);
 const SERVER_LEAVES_S: (u64, u64) = (30, 4);
 
+/// How long after the end of our own certificate a connection is closed that the peer has not closed by then, in seconds:
+/// whose certificate it is stands in the peer's log.
+const OWN_IS_OVER_AFTER_S: u64 = 2;
+
 /// Which side of the connection we are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -38,7 +42,7 @@ pub enum Stage {
     Good,
     /// One of the two ends soon.
     Retiring,
-    /// The peer's has ended.
+    /// One of them has ended.
     Over,
 }
 
@@ -53,8 +57,9 @@ pub struct Vouched {
     chain: Box<[CertificateDer<'static>]>,
     /// The roots it was verified with last.
     under: RefCell<Arc<Trust>>,
-    /// In seconds since 1970.
+    /// In seconds since 1970, as what follows.
     retires_s: u64,
+    over_s: u64,
 }
 
 impl Vouched {
@@ -74,14 +79,16 @@ impl Vouched {
             Side::Server => SERVER_LEAVES_S,
         };
         let retires_s = end.saturating_sub(most.min(left / part));
-        Self { peer, context, side, chain: chain.into(), under: RefCell::new(under), retires_s }
+        let own_s = own.map_or(u64::MAX, |own| own.not_after.saturating_add(OWN_IS_OVER_AFTER_S));
+        let over_s = own_s.min(peer.not_after);
+        Self { peer, context, side, chain: chain.into(), under: RefCell::new(under), retires_s, over_s }
     }
 
     /// How the connection stands at this time.
     #[must_use]
     pub fn stage(&self, now: UnixTime) -> Stage {
         match now.as_secs() {
-            now if now > self.peer.not_after => Stage::Over,
+            now if now > self.over_s => Stage::Over,
             now if now >= self.retires_s => Stage::Retiring,
             _ => Stage::Good,
         }

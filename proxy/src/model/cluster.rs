@@ -90,6 +90,8 @@ pub enum ProtocolChoice {
     Http2,
     /// What the request came in.
     Downstream,
+    /// What TLS agrees on with the endpoint.
+    Agreed,
 }
 
 impl Cluster {
@@ -116,6 +118,13 @@ impl Cluster {
             .transport_socket
             .as_ref()
             .map(|socket| path.field("transport_socket", |path| UpstreamTls::from_proto(socket, path)));
+        if http.protocol == ProtocolChoice::Agreed && value.transport_socket.is_none() {
+            path.fault_at(
+                "transport_socket",
+                "auto_config is for clusters with TLS, which agrees on the version",
+            );
+        }
+        let tls = tls.map(|tls| tls.map(|tls| tls.offering(http.protocol == ProtocolChoice::Agreed)));
         Some(Self {
             connect_timeout,
             tls: match tls {
@@ -287,7 +296,9 @@ fn protocol(value: &upstream::HttpProtocolOptions, path: &mut Path) -> (Protocol
     };
     match &value.upstream_protocol_options {
         None => {
-            path.fault("one of explicit_http_config and use_downstream_protocol_config is needed");
+            path.fault(
+                "one of explicit_http_config, use_downstream_protocol_config and auto_config is needed",
+            );
             (ProtocolChoice::Http1, Http2Settings::default())
         }
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
@@ -311,6 +322,10 @@ fn protocol(value: &upstream::HttpProtocolOptions, path: &mut Path) -> (Protocol
                 (ProtocolChoice::Downstream, http2(both.http2_protocol_options.as_ref(), path))
             })
         }
+        Some(UpstreamProtocolOptions::AutoConfig(both)) => path.field("auto_config", |path| {
+            http1(both.http_protocol_options.as_ref(), path);
+            (ProtocolChoice::Agreed, http2(both.http2_protocol_options.as_ref(), path))
+        }),
     }
 }
 

@@ -222,6 +222,7 @@ fn action(value: &pb::Fault, path: &mut Path) -> Option<Action> {
             Ok(alert) => Some(Action::TlsFailure(alert)),
             Err(_) => path.field("tls_failure.alert", |path| path.refuse("larger than 255")),
         },
+        Some(Pb::ExpiredCertificate(_)) => Some(Action::ExpiredCertificate),
         Some(Pb::Drip(drip)) => path.field("drip", |path| {
             let interval = length(drip.interval.as_ref(), "interval", path);
             if drip.chunk_bytes == 0 || interval.is_zero() {

@@ -24,6 +24,7 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("ConfigSource", "initial_fetch_timeout"),
     ("Listener", "enable_reuse_port"),
     ("UseDownstreamHttpConfig", "http_protocol_options"),
+    ("AutoHttpConfig", "http_protocol_options"),
     // ADS has one form here, and the node is sent once.
     ("ApiConfigSource", "api_type"),
     ("ApiConfigSource", "set_node_on_first_message_only"),

@@ -11,6 +11,7 @@ use outrider_proto::envoy::config::core::v3 as core;
 use outrider_proto::envoy::extensions::transport_sockets::tls::v3 as pb;
 use outrider_proto::{Path, unpack};
 use pb::tls_parameters::TlsProtocol;
+use rustls::client::Resumption;
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
 
@@ -109,9 +110,21 @@ impl DownstreamTls {
             let credential = material.credential.as_ref().ok_or_else(missing)?;
             let kept = Tickets::under(material.trust.as_deref(), &credential.leaf, tickets.as_ref())?;
             let verifier = self.settings.verifier(material, !self.require_client_certificate);
-            let built = config::server(credential, verifier, &self.settings.protocols, &kept);
+            let built = config::server(credential, verifier, &self.settings.protocols, Some(&kept));
             *tickets = Some(kept);
             built
+        })
+    }
+
+    /// What a handshake needs that shows a client an expired certificate of ours.
+    ///
+    /// # Errors
+    /// [`Refusal::NotReady`].
+    pub fn expired(&self) -> Result<Current<ServerConfig>, Refusal> {
+        self.live.expired(|material| {
+            let credential = material.credential.as_ref().ok_or_else(missing)?;
+            let verifier = self.settings.verifier(material, !self.require_client_certificate);
+            config::server(credential, verifier, &self.settings.protocols, None)
         })
     }
 }
@@ -169,20 +182,44 @@ impl UpstreamTls {
         self.settings.still_trusts(self.live.material().as_deref(), endpoint)
     }
 
+    /// Offers HTTP/2 and HTTP/1.1 where nothing is said and the version is to be agreed on, as Envoy does.
+    #[must_use]
+    pub(super) fn offering(mut self, both: bool) -> Self {
+        if both && self.settings.protocols.is_empty() {
+            self.settings.protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        }
+        self
+    }
+
     /// What a handshake with an endpoint needs now.
     ///
     /// # Errors
     /// [`Refusal::NotReady`].
     pub fn current(&self) -> Result<Current<ClientConfig>, Refusal> {
-        self.live.current(|material, _| {
-            let verifier = self.settings.verifier(material, false).ok_or_else(missing)?;
-            let versions: &[&'static SupportedProtocolVersion] = if self.allows_12 {
-                &[&rustls::version::TLS13, &rustls::version::TLS12]
-            } else {
-                &[&rustls::version::TLS13]
-            };
-            config::client(material.credential.as_ref(), verifier, &self.settings.protocols, versions)
+        self.live.current(|material, _| self.build(material))
+    }
+
+    /// What a handshake needs that shows an endpoint an expired certificate of ours.
+    ///
+    /// # Errors
+    /// [`Refusal::NotReady`], also when this cluster never shows a certificate.
+    pub fn expired(&self) -> Result<Current<ClientConfig>, Refusal> {
+        self.live.expired(|material| {
+            let mut config = Arc::unwrap_or_clone(self.build(material)?);
+            // In a session that is resumed no certificate is shown.
+            config.resumption = Resumption::disabled();
+            Ok(Arc::new(config))
         })
+    }
+
+    fn build(&self, material: &Material) -> Result<Arc<ClientConfig>, rustls::Error> {
+        let verifier = self.settings.verifier(material, false).ok_or_else(missing)?;
+        let versions: &[&'static SupportedProtocolVersion] = if self.allows_12 {
+            &[&rustls::version::TLS13, &rustls::version::TLS12]
+        } else {
+            &[&rustls::version::TLS13]
+        };
+        config::client(material.credential.as_ref(), verifier, &self.settings.protocols, versions)
     }
 }
 

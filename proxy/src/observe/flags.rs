@@ -41,11 +41,15 @@ flags! {
     NC 22 "NC" "The cluster does not exist.";
     OM 23 "OM" "The proxy is short of a resource.";
     FS 24 "FS" "A fault changed how the bytes went: slower, not as they were, or not to their end. Not one of Envoy's.";
+    TR 25 "TR" "TLS with the upstream was refused, by it or by us. Not one of Envoy's.";
 }
 
 impl Flags {
     /// No flag.
     pub const NONE: Self = Self(0);
+
+    /// There is no connection to the upstream because of TLS.
+    pub const UF_TR: Self = Self::UF.with(Self::TR);
 
     /// Both sets together.
     #[must_use]
@@ -90,7 +94,7 @@ mod tests {
     #[test]
     fn the_short_names_are_envoys_and_ours_come_last() {
         let all = Flags::ALL.iter().fold(Flags::NONE, |all, (flag, _)| all.with(*flag));
-        let names = "LH,UH,UT,LR,UR,UF,UC,UO,NR,DI,FI,RL,UAEX,RLSE,DC,URX,SI,IH,DPE,UMSDR,DT,UPE,NC,OM,FS";
+        let names = "LH,UH,UT,LR,UR,UF,UC,UO,NR,DI,FI,RL,UAEX,RLSE,DC,URX,SI,IH,DPE,UMSDR,DT,UPE,NC,OM,FS,TR";
         assert_eq!(all.to_string(), names);
     }
 }

@@ -105,7 +105,7 @@ reasons! {
     AuthorizationDenied "authorization_denied" 403 UAEX Policy Never "Access denied: a policy denies it, or none allows it." "Look at the policy that the access log and outrider_authz_denied_total name.";
     PolicyChanged "policy_changed" 403 UAEX Policy Never "The policies have changed and no longer allow what they had let in. Only in logs and metrics." "Look at the policy that the access log and outrider_authz_denied_total name.";
     IdentityRevoked "identity_revoked" 403 UAEX Policy Never "The peer's identity was revoked; its connections were closed. Only in logs and metrics." "Find out why it was revoked; give the workload a new identity.";
-    IdentityExpired "identity_expired" 403 UAEX Policy Never "The peer's certificate has ended; its connections were closed. Only in logs and metrics." "Find out why the peer keeps a connection that it was to leave before; opaque connections are opened anew.";
+    IdentityExpired "identity_expired" 403 UAEX Policy Never "The peer's certificate, or our own, has ended; the connections that rested on it were closed. Only in logs and metrics." "Opaque connections are opened anew; for others find out why an identity is not renewed (outrider_identity_renewals_total), or why a peer keeps a connection that it was to leave before.";
     FaultInjected "fault_injected" 503 FI Policy Again "A fault was injected on purpose." "Look at the fault that the access log, the outrider-fault header and outrider_faults_total name.";
     EgressRefused "egress_refused" 403 UAEX Policy Never "The egress guard refuses the destination." "Look at the event in the log; allow the destination in the EgressGuard where it is wanted.";
     NoOriginalDestination "no_original_destination" 503 UH Configuration Never "The cluster goes where the connection was going, but it was not redirected here: it would come back for ever." "Connect through the redirection, or route it to a cluster with endpoints.";
@@ -127,7 +127,7 @@ reasons! {
     NoHealthyUpstream "no_healthy_upstream" 503 UH Upstream Again "The cluster has no endpoint that may be used." "Look at /clusters, and at the service's instances.";
     UpstreamConnectFailure "upstream_connect_failure" 503 UF Upstream Again "The endpoint refused the connection." "Look at the endpoint; the access log names it.";
     UpstreamConnectTimeout "upstream_connect_timeout" 503 UF Upstream Again "The endpoint did not answer within connect_timeout." "Look at the endpoint and at the network policies.";
-    UpstreamTlsRefused "upstream_tls_refused" 503 UF Upstream Again "TLS with the endpoint failed: it is not who it should be, or refused us." "Look at outrider_tls_handshakes_total, at the endpoint's certificate and at ours.";
+    UpstreamTlsRefused "upstream_tls_refused" 503 UF_TR Upstream Again "TLS with the endpoint failed: it is not who it should be, or refused us." "Look at %UPSTREAM_TRANSPORT_FAILURE_REASON% in the access log, at the endpoint's certificate and at ours.";
     UpstreamReset "upstream_reset" 503 UC Upstream Again "The upstream ended the connection before it answered." "Look at the upstream's log; retry_on: reset hides it where that is safe.";
     UpstreamRefused "upstream_refused" 503 UR Upstream Again "The upstream refused or reset the stream before it answered." "Look at the upstream's limits; retry_on: refused-stream is safe.";
     OverflowConnections "overflow_max_connections" 503 UO Upstream Again "max_connections of the cluster is reached." "Raise the circuit breaker, or look at why connections stay open.";

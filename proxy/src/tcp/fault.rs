@@ -8,11 +8,11 @@ use crate::exchange::inject::place;
 use crate::fault::filter::MAX_DELAY;
 use crate::fault::leased::{Abort, Action, Subject};
 use crate::fault::{Injected, Place, Plan, Stage};
+use crate::identity::Refusal;
 use crate::observe::{Flags, Reason};
 use crate::transport::Transport;
-use crate::upstream::ClusterState;
 use crate::upstream::connect::ConnectError;
-use crate::upstream::injected::refused;
+use crate::upstream::{ClusterState, EndpointState, injected};
 use crate::worker::Worker;
 
 /// What was done to a connection on purpose, and its flags.
@@ -20,6 +20,8 @@ use crate::worker::Worker;
 pub(super) struct Notes {
     pub(super) injected: Injected,
     pub(super) flags: Flags,
+    /// Why TLS with the endpoint of the last attempt failed.
+    pub(super) refusal: Option<Refusal>,
 }
 
 /// Lets the connection meet its faults; how its bytes go is left in the notes.
@@ -67,11 +69,11 @@ pub(super) enum Met {
 /// What it met.
 pub(super) async fn meet_attempt(
     (target, cluster): (&Target, &ClusterState),
-    address: SocketAddr,
+    endpoint: &EndpointState,
     worker: &Worker,
     notes: &mut Notes,
 ) -> Result<(), Met> {
-    let config = cluster.config();
+    let (config, address) = (cluster.config(), endpoint.address());
     let mut subject = subject(target, &config.name, Some(address));
     subject.tls = config.tls.is_some();
     let stage = (Place::Upstream, Stage::Attempt);
@@ -84,8 +86,8 @@ pub(super) async fn meet_attempt(
     }
     let Some(fault) = plan.end.filter(|fault| fault.lease.is_live()) else { return Ok(()) };
     notes.flags = notes.flags.with(Flags::FI);
-    if let Some(error) = refused(&fault, address) {
-        return Err(Met::Failed(error));
+    if let Some(met) = injected::meet(&fault, cluster, endpoint).await {
+        return met.map_err(Met::Failed);
     }
     if fault.action == Action::Blackhole {
         let limit: Duration = config.connect_timeout;

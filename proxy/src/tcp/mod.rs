@@ -11,12 +11,11 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
+use crate::identity::Refusal;
 use crate::model::TcpChain;
 use crate::observe::format::Record;
 use crate::observe::metrics::{Counter, Labels};
-use crate::observe::series::{
-    CONNECT_FAILURES, EJECTIONS, TCP_CLOSED, TCP_OPENED, TCP_RECEIVED, TCP_SENT, TLS_HANDSHAKES,
-};
+use crate::observe::series::{CONNECT_FAILURES, EJECTIONS, TCP_CLOSED, TCP_OPENED, TCP_RECEIVED, TCP_SENT};
 use crate::observe::{Flags, Reason};
 use crate::policy::Standing;
 use crate::transport::Transport;
@@ -113,6 +112,7 @@ pub async fn serve(mut transport: Transport, chain: Arc<TcpChain>, target: Targe
         flags: notes.flags.with(reason.map_or(Flags::NONE, Reason::flag)),
         faults: &notes.injected.names,
         reason: reason.map(Reason::code),
+        transport_failure: notes.refusal.map(Refusal::code),
         peer: target.standing.facts.identity(),
         received_bytes: bytes.0,
         sent_bytes: bytes.1,
@@ -144,7 +144,7 @@ async fn connect(
         let endpoint = picked.ok_or(Reason::NoHealthyUpstream)?;
         worker.may_reach(&target.standing, cluster, &endpoint)?;
         let (active, begun) = (endpoint.begin(), cluster.stamp());
-        let met = Box::pin(fault::meet_attempt((target, cluster), endpoint.address(), worker, notes)).await;
+        let met = Box::pin(fault::meet_attempt((target, cluster), &endpoint, worker, notes)).await;
         let opened = match met {
             Ok(()) => pool::open_opaque(cluster, &endpoint).await,
             Err(Met::Failed(error)) => Err(AcquireError::Connect(error)),
@@ -158,6 +158,7 @@ async fn connect(
                 if cluster.config().cuts_unwell {
                     endpoint.ends_with_health(transport.cutoff());
                 }
+                notes.refusal = None;
                 target.standing.has_reached(cluster.destination(transport.peer()));
                 observe(cluster, &endpoint, (Outcome::Connected, begun), worker);
                 return Ok(Upstream {
@@ -173,9 +174,9 @@ async fn connect(
                 let timed_out = error.reason() == Reason::UpstreamConnectTimeout;
                 let outcome = if timed_out { Outcome::TimedOut } else { Outcome::ConnectFailed };
                 observe(cluster, &endpoint, (outcome, begun), worker);
-                if let Some(refusal) = error.refusal() {
-                    let labels = Labels::none().with("side", "upstream").with("outcome", refusal.code());
-                    worker.metrics.counter(TLS_HANDSHAKES, &labels).add(1);
+                notes.refusal = error.refusal().map(|(_, refusal)| refusal);
+                if let Some((address, refusal)) = error.refusal() {
+                    worker.refused_handshake(("upstream", &cluster.config().name), address, refusal);
                 }
                 let labels = Labels::none().with("destination_service", &cluster.config().name);
                 worker.metrics.counter(CONNECT_FAILURES, &labels).add(1);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use rustls::pki_types::{ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
@@ -17,12 +18,24 @@ use crate::identity::live::Current;
 use crate::identity::vouched::Side;
 use crate::identity::{PeerIdentity, Refusal, Vouched};
 use crate::model::Cluster;
+use crate::model::cluster::ProtocolChoice;
 use crate::model::tls::UpstreamTls;
 use crate::observe::Reason;
 use crate::transport::{BufferPool, Cutoff, Registry, Transport};
 
 /// How long an address is waited for before the next one of the same endpoint is tried besides; Envoy's.
 const HEAD_START: Duration = Duration::from_millis(300);
+/// How long an endpoint that was shown an expired certificate may take to refuse it.
+const VERDICT: Duration = Duration::from_millis(500);
+
+/// Which application protocols an endpoint is offered, where TLS agrees on one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// All that the cluster names.
+    All,
+    /// HTTP/1.1 alone, for what only that can carry.
+    Http1,
+}
 
 /// Why there is no connection.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -66,11 +79,11 @@ impl ConnectError {
         Self::Failed { address, message: error.to_string() }
     }
 
-    /// Why TLS refused, if it did.
+    /// With whom TLS failed and why, if it did.
     #[must_use]
-    pub const fn refusal(&self) -> Option<Refusal> {
+    pub const fn refusal(&self) -> Option<(SocketAddr, Refusal)> {
         match self {
-            Self::Tls { refusal, .. } => Some(*refusal),
+            Self::Tls { address, refusal } => Some((*address, *refusal)),
             Self::Failed { .. } | Self::TimedOut { .. } | Self::Handshake { .. } => None,
         }
     }
@@ -95,19 +108,20 @@ pub async fn connect(
     cluster: &Cluster,
     (address, more): (SocketAddr, &[SocketAddr]),
     (buffers, secured): (&Rc<BufferPool>, &Registry<Cutoff>),
+    offer: Offer,
 ) -> Result<Transport, ConnectError> {
     let limit = cluster.connect_timeout;
     let connected = timeout(limit, async {
-        let failed = |error: io::Error| ConnectError::failed(address, &error);
-        let stream = match more {
-            [] => TcpStream::connect(address).await,
-            more => Box::pin(race(address, more)).await,
-        };
-        let stream = stream.map_err(failed)?;
-        let mut transport = Transport::new(stream).map_err(failed)?;
+        let mut transport = dial(address, more).await?;
         if let Some(tls) = &cluster.tls {
-            let encrypted = Box::pin(encrypt(&mut transport, (tls, &cluster.name), buffers)).await;
-            let peer = encrypted.map_err(|refusal| ConnectError::Tls { address, refusal })?;
+            let refused = |refusal| ConnectError::Tls { address, refusal };
+            let mut current = tls.current().map_err(refused)?;
+            if offer == Offer::Http1 && cluster.protocol == ProtocolChoice::Agreed {
+                Arc::make_mut(&mut current.config).alpn_protocols = vec![b"http/1.1".to_vec()];
+            }
+            let peer = Box::pin(encrypt(&mut transport, (tls, current), &cluster.name, buffers))
+                .await
+                .map_err(refused)?;
             let cutoff = transport.cutoff();
             // It is a new one.
             let _ = cutoff.vouched.set(peer);
@@ -116,6 +130,43 @@ pub async fn connect(
         Ok(transport)
     });
     connected.await.unwrap_or(Err(ConnectError::TimedOut { address, limit }))
+}
+
+/// Shows the endpoint an expired certificate of ours, on a connection that is for nothing else. Cancel-safe.
+///
+/// # Errors
+/// When the endpoint cannot be reached in time, or does what it should.
+pub async fn show_expired(
+    cluster: &Cluster,
+    (address, more): (SocketAddr, &[SocketAddr]),
+    buffers: &Rc<BufferPool>,
+) -> Result<(), ConnectError> {
+    let Some(tls) = &cluster.tls else { return Ok(()) };
+    let limit = cluster.connect_timeout;
+    let refused = |refusal| ConnectError::Tls { address, refusal };
+    let shown = timeout(limit, async {
+        let mut transport = dial(address, more).await?;
+        let current = tls.expired().map_err(refused)?;
+        encrypt(&mut transport, (tls, current), &cluster.name, buffers).await.map_err(refused)?;
+        // A client of TLS 1.3 is done before its server has looked at its certificate (RFC 8446 section 4.4.4).
+        let mut byte = [0];
+        let verdict = timeout(VERDICT, poll_fn(|cx| transport.poll_read_into(cx, &mut byte))).await;
+        match verdict {
+            Ok(Err(error)) => Err(refused(Refusal::from_io(&error))),
+            Ok(Ok(0)) => Err(refused(Refusal::Unfinished)),
+            Ok(Ok(_)) | Err(_) => Ok(()),
+        }
+    });
+    shown.await.unwrap_or(Err(ConnectError::TimedOut { address, limit }))
+}
+
+async fn dial(address: SocketAddr, more: &[SocketAddr]) -> Result<Transport, ConnectError> {
+    let failed = |error: io::Error| ConnectError::failed(address, &error);
+    let stream = match more {
+        [] => TcpStream::connect(address).await,
+        more => Box::pin(race(address, more)).await,
+    };
+    Transport::new(stream.map_err(failed)?).map_err(failed)
 }
 
 /// A connection on its way.
@@ -165,10 +216,10 @@ async fn race(first: SocketAddr, more: &[SocketAddr]) -> io::Result<TcpStream> {
 
 async fn encrypt(
     transport: &mut Transport,
-    (tls, cluster): (&UpstreamTls, &Arc<str>),
+    (tls, Current { config, own, trust, revocations }): (&UpstreamTls, Current<ClientConfig>),
+    cluster: &Arc<str>,
     buffers: &Rc<BufferPool>,
 ) -> Result<Vouched, Refusal> {
-    let Current { config, own, trust, revocations } = tls.current()?;
     let name = match &tls.server_name {
         Some(name) => name.clone(),
         // An address is never sent as a name; the certificate is held against what is expected of the cluster.

@@ -51,6 +51,8 @@ pub struct EndpointState {
     removed: Cell<bool>,
     /// Whether an HTTP/2 connection is being opened, how often that failed, and with what.
     connecting: Cell<bool>,
+    /// It is known to speak HTTP/1 alone.
+    shares_none: Cell<bool>,
     failures: Cell<u64>,
     last_failure: RefCell<Option<ConnectError>>,
     settled: Rc<Notify>,
@@ -75,6 +77,7 @@ impl EndpointState {
             active: Cell::new(0),
             removed: Cell::new(false),
             connecting: Cell::new(false),
+            shares_none: Cell::new(false),
             failures: Cell::new(0),
             last_failure: RefCell::default(),
             settled: Rc::default(),
@@ -222,6 +225,17 @@ impl EndpointState {
     /// Takes out an HTTP/2 connection that accepts no more streams.
     pub fn discard_shared(&self, connection: &Rc<H2Connection>) {
         self.shared.borrow_mut().retain(|kept| !Rc::ptr_eq(kept, connection));
+    }
+
+    /// Whether it is known not to speak HTTP/2, so that there is nothing to wait for while somebody connects.
+    #[must_use]
+    pub const fn shares_none(&self) -> bool {
+        self.shares_none.get()
+    }
+
+    /// Takes note of whether it speaks HTTP/2.
+    pub fn found_sharing(&self, shares: bool) {
+        self.shares_none.set(!shares);
     }
 
     /// Whether somebody is opening an HTTP/2 connection.

@@ -2,7 +2,6 @@
 //! behind it takes the fault for real.
 
 use std::future::Future as _;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -10,7 +9,9 @@ use std::task::{Context, Poll, ready};
 use http::StatusCode;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::connect::ConnectError;
+use super::clusters::ClusterState;
+use super::connect::{ConnectError, show_expired};
+use super::endpoint::EndpointState;
 use super::link::UpstreamError;
 use crate::fault::lease::LOOK_EVERY;
 use crate::fault::leased::{Abort, Action, Leased};
@@ -67,6 +68,7 @@ impl InjectedExchange {
             | Action::Corrupt(..)
             | Action::Refuse
             | Action::TlsFailure(_)
+            | Action::ExpiredCertificate
             | Action::Drip(..) => Poll::Ready(Err(closed)),
         }
     }
@@ -85,12 +87,25 @@ impl InjectedExchange {
     }
 }
 
-/// Why a connection that the fault forbids cannot be had; `None` when it forbids none.
-#[must_use]
-pub fn refused(fault: &Leased, address: SocketAddr) -> Option<ConnectError> {
+/// What becomes of connecting to an endpoint; `None` where the fault is not about that. Cancel-safe.
+///
+/// # Errors
+/// Why there is no connection to be had.
+pub async fn meet(
+    fault: &Leased,
+    cluster: &ClusterState,
+    endpoint: &EndpointState,
+) -> Option<Result<(), ConnectError>> {
+    let address = endpoint.address();
     match fault.action {
-        Action::Refuse => Some(ConnectError::Failed { address, message: "refused by a fault".to_owned() }),
-        Action::TlsFailure(_) => Some(ConnectError::Tls { address, refusal: Refusal::RefusedByPeer }),
+        Action::Refuse => {
+            Some(Err(ConnectError::Failed { address, message: "refused by a fault".to_owned() }))
+        }
+        Action::TlsFailure(_) => Some(Err(ConnectError::Tls { address, refusal: Refusal::RefusedByPeer })),
+        Action::ExpiredCertificate => {
+            let way = (address, &**endpoint.more());
+            Some(Box::pin(show_expired(cluster.config(), way, cluster.buffers())).await)
+        }
         Action::Abort(_)
         | Action::Blackhole
         | Action::Delay(..)

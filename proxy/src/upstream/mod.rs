@@ -3,6 +3,7 @@
 //! [`clusters`] finds a cluster's state, [`pool`] lends a connection of one of its endpoints, [`link`] is the
 //! one form of an exchange's upstream side, and [`usage`] holds the limits that all workers share.
 
+mod agreed;
 pub mod budget;
 pub mod client;
 pub mod clusters;

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::agreed;
 use super::client::{H1Client, H2Connection};
 use super::clusters::{ClusterState, Place};
-use super::connect::{ConnectError, connect};
+use super::connect::{ConnectError, Offer, connect};
 use super::endpoint::EndpointState;
 use super::link::UpstreamLink;
 use super::usage::{Permit, Resource};
@@ -24,6 +25,8 @@ pub enum UpstreamProtocol {
     Http1,
     /// HTTP/2 by prior knowledge (RFC 9113 section 3.3).
     Http2,
+    /// What TLS agrees on.
+    Agreed,
 }
 
 /// Why no connection could be lent.
@@ -41,7 +44,7 @@ pub enum AcquireError {
 #[must_use]
 pub fn acquire_idle(endpoint: &Rc<EndpointState>, protocol: UpstreamProtocol) -> Option<UpstreamLink> {
     match protocol {
-        UpstreamProtocol::Http1 => endpoint.take_idle().map(UpstreamLink::from_h1),
+        UpstreamProtocol::Http1 | UpstreamProtocol::Agreed => endpoint.take_idle().map(UpstreamLink::from_h1),
         UpstreamProtocol::Http2 => None,
     }
 }
@@ -59,6 +62,7 @@ pub async fn acquire(
     match protocol {
         UpstreamProtocol::Http1 => acquire_h1(cluster, endpoint, priority).await,
         UpstreamProtocol::Http2 => acquire_h2(cluster, endpoint, priority).await,
+        UpstreamProtocol::Agreed => agreed::acquire(cluster, endpoint, priority).await,
     }
 }
 
@@ -73,7 +77,8 @@ pub async fn open_opaque(
     let Some(place) = cluster.connection_permit(Priority::Default, false) else {
         return Err(AcquireError::Overflow(Resource::Connections));
     };
-    let transport = connect(cluster.config(), (endpoint.address(), endpoint.more()), cluster.tools()).await?;
+    let way = (endpoint.address(), &**endpoint.more());
+    let transport = connect(cluster.config(), way, cluster.tools(), Offer::All).await?;
     Ok((transport, place))
 }
 
@@ -90,8 +95,8 @@ async fn acquire_h1(
         // Registered before the limit is looked at, so that a connection freed in between is not missed.
         let freed = cluster.connection_freed();
         if let Some(place) = cluster.connection_permit(priority, false) {
-            let transport =
-                connect(cluster.config(), (endpoint.address(), endpoint.more()), cluster.tools()).await?;
+            let way = (endpoint.address(), &**endpoint.more());
+            let transport = connect(cluster.config(), way, cluster.tools(), Offer::Http1).await?;
             let link = H1Link::new(transport, Rc::clone(cluster.buffers()));
             let client = H1Client::new(link, place, Instant::now());
             return Ok(UpstreamLink::from_h1(Box::new(client)));
@@ -133,10 +138,7 @@ async fn acquire_h2(
             }
             drop(connecting);
             // Whether others may use it or not (the endpoint may be gone by now), this request does.
-            return begin(&opened?).await.map_err(|error| {
-                let address = endpoint.address();
-                ConnectError::Handshake { address, message: error.to_string() }.into()
-            });
+            return first(&opened?, endpoint).await;
         }
         if waiting.is_none() {
             let Some(permit) = cluster.pending_permit(priority) else {
@@ -148,8 +150,24 @@ async fn acquire_h2(
     }
 }
 
+/// Begins the first stream of a connection that was just opened.
+///
+/// # Errors
+/// When the endpoint takes none.
+pub(super) async fn first(
+    connection: &Rc<H2Connection>,
+    endpoint: &EndpointState,
+) -> Result<UpstreamLink, AcquireError> {
+    begin(connection).await.map_err(|error| {
+        ConnectError::Handshake { address: endpoint.address(), message: error.to_string() }.into()
+    })
+}
+
 /// Begins a stream, where the connection still takes one.
-async fn begin(connection: &Rc<H2Connection>) -> Result<UpstreamLink, h2::Error> {
+///
+/// # Errors
+/// When it has ended.
+pub(super) async fn begin(connection: &Rc<H2Connection>) -> Result<UpstreamLink, h2::Error> {
     let mut sender = connection.sender();
     poll_fn(|cx| sender.poll_ready(cx)).await?;
     Ok(UpstreamLink::from_h2(sender, connection.begin_stream()))
@@ -161,9 +179,22 @@ async fn open_h2(
     endpoint: &Rc<EndpointState>,
     place: Place,
 ) -> Result<Rc<H2Connection>, ConnectError> {
+    let way = (endpoint.address(), &**endpoint.more());
+    let transport = connect(cluster.config(), way, cluster.tools(), Offer::All).await?;
+    share(cluster, endpoint, (transport, place)).await
+}
+
+/// Speaks HTTP/2 on a connection and leaves it with the endpoint, its task running on this worker.
+///
+/// # Errors
+/// When the endpoint does not answer in time, or with something else.
+pub(super) async fn share(
+    cluster: &Rc<ClusterState>,
+    endpoint: &Rc<EndpointState>,
+    (transport, place): (Transport, Place),
+) -> Result<Rc<H2Connection>, ConnectError> {
     let config = Arc::clone(cluster.config());
     let address = endpoint.address();
-    let transport = connect(&config, (address, endpoint.more()), cluster.tools()).await?;
     let cutoff = transport.known_cutoff().cloned();
     let settings = &config.http2;
     let handshake = h2::client::Builder::new()

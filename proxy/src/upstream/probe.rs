@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
 use super::clusters::ClusterState;
-use super::connect::connect;
+use super::connect::{Offer, connect};
 use super::endpoint::EndpointState;
 use super::pool::{self, UpstreamProtocol};
 use crate::http::body::{Collect, Discard, Pump, Whole};
@@ -178,6 +178,7 @@ impl Subject {
             self.cluster.config(),
             (self.endpoint.address(), self.endpoint.more()),
             self.cluster.tools(),
+            Offer::All,
         )
         .await?;
         if !check.send.is_empty() {

@@ -82,7 +82,7 @@ pub(super) struct Throttle {
 
 impl Throttle {
     /// How many were left out since the last one, if this one is let through.
-    fn admit(&self, now: Instant) -> Option<u64> {
+    pub(super) fn admit(&self, now: Instant) -> Option<u64> {
         if self.began.get().is_none_or(|began| now.duration_since(began) >= WINDOW) {
             self.began.set(Some(now));
             self.admitted.set(0);

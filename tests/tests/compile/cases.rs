@@ -40,6 +40,13 @@ fn policies_of_traffic_in_full() {
 }
 
 #[test]
+fn faults_of_every_kind() {
+    let ours = proxy("shop/front-1", "front");
+    let envoy = ProxyInfo { id: "shop/front-1 as Envoy".into(), dialect: Dialect::Envoy, ..ours.clone() };
+    case("faults", &[ours, envoy, proxy("shop/calm-1", "calm"), proxy("bank/ledger-1", "ledger")]);
+}
+
+#[test]
 fn clients_of_grpc_without_a_proxy() {
     let client = ProxyInfo {
         id: "shop/client as gRPC".into(),

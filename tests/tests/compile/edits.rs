@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use outrider_control::compile::faults::InForce;
 use outrider_control::compile::{Mesh, Settings};
 use outrider_control::object::{AnyObject, Key, ObjectKind, Objects, Place};
 use outrider_control::proxy_info::{Dialect, ProxyInfo};
@@ -27,21 +28,26 @@ fn a_thousand_random_edits_decode_and_compile_as_from_scratch() {
     let mut mesh = Mesh::with_settings(Arc::new(objects.clone()), Settings::default());
     let mut judge = Judge::default();
     let mut history = String::new();
-    let (mut effects, mut shared, mut unshared) = (0, 0, 0);
+    let (mut effects, mut shared, mut unshared, mut faulted) = (0, 0, 0, 0);
     for number in 0..EDITS {
         let edit = edit(&mut objects, &mut random);
         writeln!(history, "{number}: {edit}").unwrap();
-        let before: Vec<Snapshot> = proxies().iter().map(|proxy| mesh.snapshot(proxy)).collect();
+        let injections = mesh.injections(&InForce::default());
+        let before: Vec<Snapshot> =
+            proxies().iter().map(|proxy| golden::told(&mesh, &injections, proxy)).collect();
         mesh = mesh.update(Arc::new(objects.clone()));
         let fresh = Mesh::remembering(Arc::new(objects.clone()), Settings::default(), &mesh.in_mesh());
+        let (injections, injected) =
+            (mesh.injections(&InForce::default()), fresh.injections(&InForce::default()));
         let said = |mesh: &Mesh| golden::statuses(mesh);
         assert_eq!(said(&mesh), said(&fresh), "seed {seed}, after {edit}");
         for (proxy, before) in proxies().iter().zip(&before) {
-            let snapshot = mesh.snapshot(proxy);
+            let snapshot = golden::told(&mesh, &injections, proxy);
+            faulted += usize::from(snapshot.kind(Kind::Faults).is_some_and(|faults| faults.len() > 1));
             let told = |what: &str| format!("seed {seed}, {}: {what} after\n{edit}", proxy.id);
             let refused = judge.refusals(proxy, &snapshot);
             assert!(refused.is_empty(), "{}: {refused:#?}", told("refused"));
-            let fresh = fresh.snapshot(proxy);
+            let fresh = golden::told(&fresh, &injected, proxy);
             assert!(
                 snapshot == fresh,
                 "{} {:?}",
@@ -49,7 +55,8 @@ fn a_thousand_random_edits_decode_and_compile_as_from_scratch() {
                 differences(&snapshot, &fresh)
             );
             effects += usize::from(snapshot != *before);
-            for kind in Kind::ALL {
+            // What proxies are told of faults is put in for each of them.
+            for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Faults) {
                 let (old, new) = (before.shared(kind), snapshot.shared(kind));
                 let same = Arc::ptr_eq(&old, &new);
                 shared += usize::from(same);
@@ -58,6 +65,7 @@ fn a_thousand_random_edits_decode_and_compile_as_from_scratch() {
         }
     }
     assert!(effects > EDITS / 2, "seed {seed}: only {effects} changes of snapshots\n{history}");
+    assert!(faulted > 0, "seed {seed}: nobody was told of a fault\n{history}");
     // It happens when the last route of a consumer goes, and its proxies are told what all others are.
     assert!(unshared * 20 < shared, "seed {seed}: {unshared} equal parts were not shared, {shared} were");
 }
@@ -105,6 +113,7 @@ fn edit(objects: &mut Objects, random: &mut fastrand::Rng) -> String {
         ObjectKind::AuthorizationPolicy,
         ObjectKind::TrafficPolicy,
         ObjectKind::EgressPolicy,
+        ObjectKind::FaultInjection,
     ];
     let kind = kinds[random.usize(..kinds.len())];
     let (namespace, name) = (namespace(random), name(random));
@@ -193,7 +202,8 @@ fn object(kind: ObjectKind, random: &mut fastrand::Rng) -> Value {
             ],
             "allowSensitive": some(random, &["CloudMetadata", "Kubelet", "KubernetesApi"]),
         }}),
-        ObjectKind::Namespace | ObjectKind::FaultInjection => unreachable!(),
+        ObjectKind::FaultInjection => fault(random),
+        ObjectKind::Namespace => unreachable!("it is in no namespace"),
     }
 }
 
@@ -238,7 +248,44 @@ fn workload(random: &mut fastrand::Rng) -> Value {
             {"service": name(random), "namespace": namespace(random), "port": 80, "bind": "127.0.0.1:9001"}
         ]);
     }
-    json!({"metadata": {"labels": {"app": name(random)}}, "spec": spec})
+    let faults = one(random, &["on", "on", "off"]);
+    let labels = json!({"app": name(random), "mesh.outrider.dev/faults": faults});
+    json!({"metadata": {"labels": labels}, "spec": spec})
+}
+
+fn fault(random: &mut fastrand::Rng) -> Value {
+    let actions = [
+        json!({"delay": {"uniform": {"min": "1ms", "max": "20ms"}}}),
+        json!({"abort": {"httpStatus": 503}}),
+        json!({"abort": {"grpc": {"status": 14, "message": "no"}}}),
+        json!({"bandwidth": {"responseBytesPerSecond": 1000}}),
+        json!({"truncate": {"afterBytes": 7}}),
+        json!({"drip": {"chunkBytes": 1, "interval": "5ms"}}),
+        json!({"blackhole": {}}),
+    ];
+    let mut spec = actions[random.usize(..actions.len())].clone();
+    let direction = one(random, &["Inbound", "Outbound", "Upstream"]);
+    spec["direction"] = json!(direction);
+    spec["percent"] = json!(random.u32(1..101));
+    let services = [
+        json!({"name": name(random), "namespace": namespace(random)}),
+        json!({"name": name(random), "port": 80}),
+    ];
+    spec["match"] = json!({
+        "services": if direction == "Inbound" { Vec::new() } else { some(random, &services) },
+        "routes": if direction == "Inbound" { Vec::new() } else { some(random, &["a", "b"]) },
+        "methods": some(random, &["GET", "POST"]),
+        "headers": {"X-Chaos": one(random, &["1", "a*"])},
+        "identities": some(random, &["spiffe://cluster.local/ns/one/*"]),
+    });
+    if random.bool() {
+        spec["selector"] = json!({"matchLabels": {"app": name(random)}});
+    }
+    if random.bool() {
+        spec["ramp"] = json!({"from": 1, "over": "10s"});
+        spec["seed"] = json!(random.u32(..));
+    }
+    json!({"spec": spec})
 }
 
 fn parent(random: &mut fastrand::Rng) -> Value {

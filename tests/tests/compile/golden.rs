@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use outrider_control::compile::Mesh;
+use outrider_control::compile::faults::{InForce, Injections};
 use outrider_control::object::{AnyObject, Objects, Place};
 use outrider_control::proxy_info::{Dialect, Identity, ProxyInfo};
 use outrider_control::snapshot::{Kind, Snapshot};
@@ -16,6 +17,7 @@ use outrider_proto::envoy::config::listener::v3::Listener;
 use outrider_proto::envoy::config::route::v3::RouteConfiguration;
 use outrider_proto::json;
 use outrider_proto::outrider::destination::v1::Destination;
+use outrider_proto::outrider::fault::v1::FaultInjection;
 use prost::{Message, Name};
 use serde_json::Value;
 
@@ -45,6 +47,7 @@ pub fn proxy(workload: &str, account: &str) -> ProxyInfo {
         service_account: account.into(),
         workload: name.into(),
         dialect: Dialect::Outrider,
+        supports_ttl: true,
         identity: Some(Identity {
             trust_domain: "cluster.local".into(),
             namespace: namespace.into(),
@@ -79,7 +82,7 @@ fn compiled(name: &str, objects: &Objects, mut shown: String, proxies: &[ProxyIn
     shown.push_str(&statuses(&mesh));
     let mut blocks: Vec<String> = Vec::new();
     for proxy in proxies {
-        let snapshot = mesh.snapshot(proxy);
+        let snapshot = told(&mesh, &mesh.injections(&InForce::default()), proxy);
         let refused = Judge::default().refusals(proxy, &snapshot);
         assert!(refused.is_empty(), "{name}: {} refuses: {refused:#?}", proxy.id);
         write!(shown, "\n# told to {}\n", proxy.id).unwrap();
@@ -104,6 +107,13 @@ fn compiled(name: &str, objects: &Objects, mut shown: String, proxies: &[ProxyIn
         panic!("{}:{}\n  expected {wanted}\n  found    {found}", path.display(), number + 1);
     }
     assert_eq!(shown.lines().count(), expected.lines().count(), "{}", path.display());
+}
+
+/// All that a proxy is told, faults that run included.
+pub fn told(mesh: &Mesh, injections: &Injections, proxy: &ProxyInfo) -> Snapshot {
+    let mut snapshot = mesh.snapshot(proxy);
+    mesh.inject(injections, proxy, &mut snapshot);
+    snapshot
 }
 
 /// What is said of all objects.
@@ -134,9 +144,10 @@ fn resources(snapshot: &Snapshot, dialect: Dialect) -> Vec<String> {
                 Kind::Route => pretty::<RouteConfiguration>(&resource.body),
                 Kind::Destination => pretty::<Destination>(&resource.body),
                 Kind::Secret => unreachable!("secrets are not compiled"),
-                Kind::Faults => unreachable!("faults come beside what is compiled of the mesh"),
+                Kind::Faults => pretty::<FaultInjection>(&resource.body),
             };
-            all.push(format!("## {kind:?} {name} of {}\n{body}", resource.origin));
+            let ttl = snapshot.ttl(kind, name).map_or(String::new(), |ttl| format!(" for {ttl:?}"));
+            all.push(format!("## {kind:?} {name} of {}{ttl}\n{body}", resource.origin));
         }
     }
     all

@@ -201,6 +201,7 @@ fn every_action_passes_the_gate() {
         json!({"blackhole": {}}),
         json!({"refuse": {}}),
         json!({"tlsFailure": {"alert": 45}}),
+        json!({"expiredCertificate": {}}),
         json!({"drip": {"chunkBytes": 1, "interval": "1s"}}),
     ] {
         let mut spec = action.clone();
@@ -209,6 +210,7 @@ fn every_action_passes_the_gate() {
         let told = told(&mesh, &InForce::default(), &proxy(1));
         assert_eq!(told.0, ["shop/f"], "{action}");
         let name = action.as_object().unwrap().keys().next().unwrap().replace("tlsFailure", "tls_failure");
+        let name = name.replace("expiredCertificate", "expired_certificate");
         let resource = mesh.injections(&InForce::default()).faults[0].compiled.resource.clone();
         let message = pb::FaultInjection::decode(resource.body).unwrap();
         let json = outrider_proto::json::to_json(&message).unwrap();

@@ -184,6 +184,37 @@ fn leases_are_wrapped_and_renewed() {
     assert_eq!(stream.talk(), [short(R, &["r"])]);
 }
 
+/// The names in a response, each with whether it came with its body.
+fn bodies(response: &pb::DiscoveryResponse) -> Vec<(String, bool)> {
+    let wrapped = response.resources.iter().map(|any| pb::Resource::decode(any.value.as_slice()).unwrap());
+    wrapped.map(|one| (one.name, one.resource.is_some())).collect()
+}
+
+#[test]
+fn a_lease_that_goes_on_is_said_without_what_it_is_about() {
+    let snapshot = |names: &[&str]| {
+        let listed: Vec<_> = names.iter().map(|name| (Kind::Faults, *name, "1")).collect();
+        let mut all = plain(&listed);
+        names.iter().for_each(|name| all.set_ttl(Kind::Faults, (*name).into(), Duration::from_secs(6)));
+        Arc::new(all)
+    };
+    let session = Session::new("test".into(), true, snapshot(&["a"]), Arc::default());
+    let mut stream = Stream { session, now: Instant::now(), names: BTreeMap::new(), version: String::new() };
+    stream.say(Kind::Faults, "", &["*"], None);
+    let expect = |stream: &mut Stream, expected: &[(&str, bool)]| {
+        let said = stream.next().unwrap();
+        let expected: Vec<_> = expected.iter().map(|(name, whole)| ((*name).to_owned(), *whole)).collect();
+        assert_eq!(bodies(&said.response), expected);
+        stream.accept(&said);
+    };
+    expect(&mut stream, &[("a", true)]);
+    stream.now += Duration::from_secs(2);
+    expect(&mut stream, &[("a", false)]);
+    // What is there already is only renewed when another comes; absence would end it.
+    stream.session.change(snapshot(&["a", "b"]));
+    expect(&mut stream, &[("a", false), ("b", true)]);
+}
+
 #[test]
 fn the_version_is_that_of_the_set() {
     let mut one = Stream::new(&[(L, "a", "1"), (L, "b", "1")]);

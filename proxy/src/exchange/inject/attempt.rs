@@ -13,7 +13,7 @@ use crate::fault::{Pause, Place, Plan, Shaper, Stage};
 use crate::http::message::RequestHead;
 use crate::model::limits::Priority;
 use crate::observe::{Flags, Reason};
-use crate::upstream::injected::{InjectedExchange, refused};
+use crate::upstream::injected::{self, InjectedExchange};
 use crate::upstream::pool::{self, AcquireError, UpstreamProtocol};
 use crate::upstream::{ClusterState, EndpointState, UpstreamLink};
 
@@ -52,10 +52,10 @@ pub(in crate::exchange) async fn acquire(
             pause.over().await;
         }
         if let Some(fault) = plan.end.as_ref().filter(|fault| fault.lease.is_live()) {
-            return match refused(fault, endpoint.address()) {
-                Some(error) => Err(AcquireError::Connect(error)),
-                None => Ok(UpstreamLink::Injected(InjectedExchange::new(fault.clone()))),
-            };
+            match injected::meet(fault, cluster, endpoint).await {
+                Some(met) => met?,
+                None => return Ok(UpstreamLink::Injected(InjectedExchange::new(fault.clone()))),
+            }
         }
     }
     pool::acquire(cluster, endpoint, protocol, priority).await

@@ -139,14 +139,14 @@ fn both_ways(
     // They show a client's certificate to us.
     let own = own.credential();
     let tickets = Tickets::under(None, &own.leaf, None).unwrap();
-    let server = config::server(&own, Some(make()), &[], &tickets).unwrap();
+    let server = config::server(&own, Some(make()), &[], Some(&tickets)).unwrap();
     let mut client = (*config::client(None, verifier(mesh(&[&own_root])), &[], &[&rustls::version::TLS13])
         .unwrap())
     .clone();
     client.client_auth_cert_resolver = shown.resolver();
     let as_client = shake(Arc::new(client), server, true);
     // They are the server.
-    let mut server = (*config::server(&own, None, &[], &tickets).unwrap()).clone();
+    let mut server = (*config::server(&own, None, &[], Some(&tickets)).unwrap()).clone();
     server.cert_resolver = shown.resolver();
     let client = config::client(None, make(), &[], &[&rustls::version::TLS13]).unwrap();
     let as_server = shake(client, Arc::new(server), false);
@@ -354,7 +354,7 @@ fn a_client_without_a_certificate_stays_out_unless_it_may() {
     for (anonymous, expected) in [(false, Err(Refusal::NoCertificate)), (true, Ok(()))] {
         let mut check = verifier(mesh(&[&root]));
         check.anonymous_clients = anonymous;
-        let server = config::server(&own, Some(check), &[], &tickets).unwrap();
+        let server = config::server(&own, Some(check), &[], Some(&tickets)).unwrap();
         let client = config::client(None, verifier(mesh(&[&root])), &[], &[&rustls::version::TLS13]).unwrap();
         assert_eq!(shake(client, server, true), expected);
     }
@@ -364,7 +364,8 @@ fn a_client_without_a_certificate_stays_out_unless_it_may() {
 fn old_versions_find_no_server_here() {
     let root = root("mesh");
     let own = Shown::by(&root, leaf_of(ID)).credential();
-    let server = config::server(&own, None, &[], &Tickets::under(None, &own.leaf, None).unwrap()).unwrap();
+    let server =
+        config::server(&own, None, &[], Some(&Tickets::under(None, &own.leaf, None).unwrap())).unwrap();
     let client = config::client(None, verifier(mesh(&[&root])), &[], &[&rustls::version::TLS12]).unwrap();
     assert_eq!(shake(client, server, true), Err(Refusal::Incompatible));
 }
@@ -378,7 +379,7 @@ fn a_resumed_session_keeps_its_peer_until_trust_or_the_certificate_changes() {
     let client =
         config::client(Some(&theirs), verifier(trust.clone()), &[], &[&rustls::version::TLS13]).unwrap();
     let connect = |tickets: &Tickets| {
-        let server = config::server(&own, Some(verifier(trust.clone())), &[], tickets).unwrap();
+        let server = config::server(&own, Some(verifier(trust.clone())), &[], Some(tickets)).unwrap();
         let mut client = ClientConnection::new(Arc::clone(&client), "cart.shop".try_into().unwrap()).unwrap();
         let mut server = ServerConnection::new(server).unwrap();
         talk(&mut client, &mut server).unwrap();

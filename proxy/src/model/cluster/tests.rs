@@ -129,6 +129,12 @@ fn the_protocol_is_as_said() {
     ] {
         assert_eq!(cluster(&http(options)).protocol, expected, "{options}");
     }
+    let tls = "transport_socket: {name: tls, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext, \
+               sni: a.test, common_tls_context: {validation_context: {trusted_ca: {filename: /ca}}}}}";
+    let agreed = cluster(&format!("{}, {tls}", http("auto_config: {}")));
+    assert_eq!(agreed.protocol, ProtocolChoice::Agreed);
+    let offered = &agreed.tls.as_ref().unwrap().settings.protocols;
+    assert_eq!(offered, &[b"h2".to_vec(), b"http/1.1".to_vec()]);
     let cluster = cluster(&http(
         "explicit_http_config: {http2_protocol_options: {initial_stream_window_size: 65535, initial_connection_window_size: 2147483647}}, \
          common_http_protocol_options: {idle_timeout: 0s, max_requests_per_connection: 7}",
@@ -192,7 +198,7 @@ fn faults_name_their_fields() {
         ),
         (
             http("common_http_protocol_options: {}"),
-            of(": one of explicit_http_config and use_downstream_protocol_config is needed"),
+            of(": one of explicit_http_config, use_downstream_protocol_config and auto_config is needed"),
         ),
         (
             http("explicit_http_config: {}"),

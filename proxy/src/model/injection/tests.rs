@@ -83,6 +83,7 @@ fn every_action_is_understood() {
         ("refuse: {}", Action::Refuse),
         ("tls_failure: {}", Action::TlsFailure(40)),
         ("tls_failure: {alert: 45}", Action::TlsFailure(45)),
+        ("expired_certificate: {}", Action::ExpiredCertificate),
         ("drip: {chunk_bytes: 3, interval: 1s}", Action::Drip(Side::Response, 3, second)),
         ("drip: {side: REQUEST, chunk_bytes: 3, interval: 1s}", Action::Drip(Side::Request, 3, second)),
     ] {

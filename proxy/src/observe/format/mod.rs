@@ -18,11 +18,11 @@ use crate::http::message::{RequestHead, ResponseHead};
 use crate::policy::Authorized;
 use operator::Operator;
 
-/// Envoy's default line, and after it what else our own answers are explained with: reason code, cluster, route, peer and policy.
+/// Envoy's default line, and after it what else our own answers are explained with: reason code, why TLS failed, cluster, route, peer and policy.
 const DEFAULT_LINE: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" \
     %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \
     \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \
-    \"%UPSTREAM_HOST%\" %RESPONSE_CODE_DETAILS% %UPSTREAM_CLUSTER% %ROUTE_NAME% \
+    \"%UPSTREAM_HOST%\" %RESPONSE_CODE_DETAILS% %UPSTREAM_TRANSPORT_FAILURE_REASON% %UPSTREAM_CLUSTER% %ROUTE_NAME% \
     %DOWNSTREAM_PEER_URI_SAN% %DYNAMIC_METADATA(envoy.filters.http.rbac:enforced_effective_policy_id)%\n";
 
 /// The form of an access log line.
@@ -115,6 +115,8 @@ pub struct Record<'a> {
     pub flags: Flags,
     /// The reason code, if we answered.
     pub reason: Option<&'static str>,
+    /// The code of why TLS with the last endpoint failed.
+    pub transport_failure: Option<&'static str>,
     /// The SPIFFE ID that the client has proven.
     pub peer: Option<&'a str>,
     /// What policies have said, if any were asked.
@@ -150,6 +152,7 @@ impl Default for Record<'_> {
             status: 0,
             flags: Flags::NONE,
             reason: None,
+            transport_failure: None,
             peer: None,
             authorized: None,
             faults: &[],

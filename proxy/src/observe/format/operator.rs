@@ -32,6 +32,7 @@ pub(super) enum Operator {
     Attempts,
     ServerName,
     TerminationDetails,
+    TransportFailure,
     Local(Part),
     Remote(Part),
     Peer,
@@ -136,6 +137,7 @@ impl Operator {
             "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Self::Attempts,
             "REQUESTED_SERVER_NAME" => Self::ServerName,
             "CONNECTION_TERMINATION_DETAILS" => Self::TerminationDetails,
+            "UPSTREAM_TRANSPORT_FAILURE_REASON" => Self::TransportFailure,
             "DOWNSTREAM_LOCAL_ADDRESS" => Self::Local(Part::Whole),
             "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => Self::Local(Part::Ip),
             "DOWNSTREAM_LOCAL_PORT" => Self::Local(Part::Port),
@@ -203,6 +205,7 @@ impl Operator {
             Self::TerminationDetails => {
                 text(record.reason.filter(|_| record.request.is_none()).unwrap_or_default(), out)
             }
+            Self::TransportFailure => text(record.transport_failure.unwrap_or_default(), out),
             Self::Local(part) => part.write(record.local, out),
             Self::Remote(part) => part.write(record.remote, out),
             Self::Peer => text(record.peer.unwrap_or_default(), out),

@@ -43,6 +43,7 @@ fn operators_are_filled_in() {
         status: 503,
         flags: Flags::UF.with(Flags::URX),
         reason: Some("upstream_connect_failure"),
+        transport_failure: Some("tls_expired"),
         received_bytes: 7,
         sent_bytes: 9,
         upstream: Some("[::1]:80".parse().unwrap()),
@@ -65,6 +66,7 @@ fn operators_are_filled_in() {
         ("%RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS%", "upstream_connect_failure -"),
         ("%BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESPONSE_DURATION%", "7 9 1500 2"),
         ("%UPSTREAM_HOST% %UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %UPSTREAM_REMOTE_PORT%", "[::1]:80 ::1 80"),
+        ("%UPSTREAM_TRANSPORT_FAILURE_REASON%", "tls_expired"),
         ("%UPSTREAM_CLUSTER% %ROUTE_NAME% %UPSTREAM_REQUEST_ATTEMPT_COUNT%", "c r 2"),
         ("%REQUESTED_SERVER_NAME% %PROTOCOL()%", "sni HTTP/1.1"),
         ("%DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%", "10.0.0.1:8080 10.0.0.1"),
@@ -200,7 +202,7 @@ fn the_default_line_begins_with_envoys() {
     let mut out = Vec::new();
     LineFormat::envoy_default().render(&record, &mut out);
     let expected = "[2026-11-21T01:20:44.724Z] \"GET /up HTTP/1.1\" 503 UF 0 98 0 - \"-\" \"curl/7.88.1\" \"1-2\" \
-                    \"h:1\" \"127.0.0.1:1\" upstream_connect_failure c - - -\n";
+                    \"h:1\" \"127.0.0.1:1\" upstream_connect_failure - c - - -\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
 }
 
