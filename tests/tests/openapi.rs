@@ -62,7 +62,10 @@ fn every_operation_answers_as_it_is_described() {
                 let asked = names.iter().fold(path.clone(), |path, (name, value)| path.replace(name, value));
                 let (status, kind, body) = ask(control.api, &method.to_uppercase(), &asked);
                 let Some(operation) = operations.get(method) else {
-                    assert!([404, 405].contains(&status), "{method} {asked} is not described: {status} {body}");
+                    assert!(
+                        [404, 405].contains(&status),
+                        "{method} {asked} is not described: {status} {body}"
+                    );
                     continue;
                 };
                 let response = &operation["responses"][status.to_string()];
