@@ -173,7 +173,7 @@ fn call(mesh: &Meshed) -> Duration {
 fn report(name: &str, mesh: &Meshed, process: &Process) -> u64 {
     let took = call(mesh);
     // What was freed is given back in time.
-    std::thread::sleep(Duration::from_secs(5));
+    std::thread::sleep(Duration::from_secs(12));
     let (now, most) = (process.rss_bytes(), process.peak_rss_bytes());
     let mib = |bytes: u64| bytes as f64 / (1024.0 * 1024.0);
     println!("{name}: all {CALLED} called after {took:?}; {:.1} MiB, {:.1} at most", mib(now), mib(most));

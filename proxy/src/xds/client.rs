@@ -29,7 +29,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// A stream that lived this long was a good one.
 const GOOD_STREAM: Duration = Duration::from_secs(30);
 /// When nothing has come for this long, memory is given back that only reading configuration needs.
-const QUIET: Duration = Duration::from_secs(2);
+const QUIET: Duration = Duration::from_secs(5);
 /// How a dead connection is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -113,7 +113,9 @@ async fn stream(
             () = until(quiet), if quiet.is_some() => {
                 quiet = None;
                 outrider_proto::release_descriptors();
+                let given_back_bytes = crate::sys::release_startup_code();
                 crate::sys::release_free_memory();
+                tracing::debug!(given_back_bytes, "code that reads configuration given back");
             }
         }
     }
