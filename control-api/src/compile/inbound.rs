@@ -63,8 +63,12 @@ impl LocalPort {
     }
 }
 
-/// The inbound listeners of a workload.
-pub(super) fn listeners(local: &Local, objects: &Objects, settings: &Settings) -> Vec<pb::Listener> {
+/// The inbound listeners of a workload, and the policies that hold for them.
+pub(super) fn listeners(
+    local: &Local,
+    objects: &Objects,
+    settings: &Settings,
+) -> (Vec<pb::Listener>, Vec<Key>) {
     let guard = Guard::new(objects, settings, &local.namespace, &local.labels);
     let mut listeners = Vec::new();
     let mut redirected = Vec::new();
@@ -97,7 +101,7 @@ pub(super) fn listeners(local: &Local, objects: &Objects, settings: &Settings) -
             listener.continue_on_listener_filters_timeout = true;
         }
     }
-    listeners
+    (listeners, guard.policies().cloned().collect())
 }
 
 /// The chains of a port: with TLS, and where plaintext is accepted, without.
