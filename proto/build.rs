@@ -20,6 +20,8 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     fs::write(out.join("descriptors.bin"), embedded.encode_to_vec())?;
     let mut config = tonic_prost_build::Config::new();
     config.enable_type_names();
+    // Sorted, so that equal clusters are equal bytes: the control server names versions by them.
+    config.btree_map([".envoy.config.cluster.v3.Cluster.typed_extension_protocol_options"]);
     tonic_prost_build::configure()
         .include_file("packages.rs")
         .compile_fds_with_config(descriptors, config)?;

@@ -29,7 +29,7 @@ struct Pair {
     server_ads: Ads,
     client_ads: Ads,
     mesh: Mesh,
-    _server: Process,
+    server: Process,
     client: Process,
     server_admin: u16,
     client_admin: u16,
@@ -98,7 +98,7 @@ impl Pair {
             server_ads,
             client_ads,
             mesh,
-            _server: server,
+            server,
             client,
             server_admin,
             client_admin,
@@ -236,6 +236,27 @@ async fn no_connection_outlives_a_certificate_and_no_request_fails_for_it() {
         let cut = "outrider_connections_cut_total{reason=\"identity_expired\"} 1\n";
         assert!(metrics.contains(cut), "only the tunnel was still there: {metrics}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_revoked_is_cut_off_in_a_drain_too() {
+    let mut pair = Pair::start(false).await;
+    let mut tunnel = websocket(pair.port).await;
+    assert!(echoes(&mut tunnel, b"before").await);
+    subscribed(&pair.server_ads, type_url::REVOCATIONS).await;
+    pair.server.signal("TERM");
+    until("draining", async || {
+        admin_get(pair.server_admin, "/ready").is_some_and(|answer| answer.contains("DRAINING"))
+    })
+    .await;
+    assert!(echoes(&mut tunnel, b"in the drain").await);
+    let list =
+        RevocationList { name: "cut".into(), spiffe_ids: vec![CLIENT.into()], ..RevocationList::default() };
+    pair.server_ads.send(response(type_url::REVOCATIONS, "n1", "cut", &list));
+    let ended = timeout(PATIENCE, tunnel.read(&mut [0])).await.expect("long before the drain's end");
+    assert!(!matches!(ended, Ok(1..)));
+    assert_eq!(pair.server.wait(PATIENCE), Some(0), "nothing is left");
+    assert!(pair.server.log().contains("identity_revoked"), "{}", pair.server.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

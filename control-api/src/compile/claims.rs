@@ -31,7 +31,10 @@ pub(super) type Held = Arc<[SocketAddr]>;
 /// The destinations of all services.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    held: ByPort<Held>,
+    /// Of headless services.
+    direct: ByPort<Held>,
+    /// The cluster addresses that others have.
+    contested: BTreeSet<(Key, SocketAddr)>,
     lost: ByPort<Lost>,
 }
 
@@ -63,38 +66,32 @@ impl Claims {
     pub(super) fn decide(objects: &Objects, services: &BTreeMap<Key, Arc<MeshService>>) -> Self {
         let mut claims = Self::default();
         let created = |key: &Key| objects.services.get(key).map_or(("~", "", ""), |one| age(&one.meta));
-        let mut won: BTreeMap<(&Key, u16), Vec<SocketAddr>> = BTreeMap::new();
-        for (destination, (key, port)) in claims.clusters(services, &created) {
-            won.entry((key, port)).or_default().push(destination);
-        }
+        claims.clusters(services, &created);
         if services.values().any(|service| service.headless) {
             let mut direct = claims.direct(objects, services, &created);
             let most = share(direct.values().map(Vec::len), MAX_DIRECT);
+            let why = "the mesh has too many destinations of headless services";
             for ((key, port), all) in &mut direct {
-                all.sort_unstable();
                 for lost in all.split_off(most.min(all.len())) {
-                    claims.lose(
-                        (key, *port),
-                        lost,
-                        "the mesh has too many destinations of headless services",
-                    );
+                    claims.lose((key, *port), lost, why);
                 }
             }
-            won.append(&mut direct);
+            let direct = direct.into_iter().map(|((key, port), all)| ((key.clone(), port), all.into()));
+            claims.direct = direct.collect();
         }
-        claims.held = won
-            .into_iter()
-            .map(|((key, port), mut all)| {
-                all.sort_unstable();
-                ((key.clone(), port), all.into())
-            })
-            .collect();
         claims
     }
 
     /// The destinations that mean this port.
-    pub(super) fn of(&self, service: &Key, port: u16) -> Held {
-        self.held.get(&(service.clone(), port)).cloned().unwrap_or_default()
+    pub(super) fn of(&self, service: &MeshService, port: u16) -> Held {
+        if service.headless {
+            return self.direct.get(&(service.key.clone(), port)).cloned().unwrap_or_default();
+        }
+        let all = service.addresses.iter().map(|address| SocketAddr::new(*address, port));
+        let is_own = |one: &SocketAddr| {
+            self.contested.is_empty() || !self.contested.contains(&(service.key.clone(), *one))
+        };
+        all.filter(is_own).collect()
     }
 
     /// Says what was lost.
@@ -117,7 +114,7 @@ impl Claims {
         &mut self,
         services: &'a BTreeMap<Key, Arc<MeshService>>,
         created: &dyn Fn(&Key) -> Age<'a>,
-    ) -> HashMap<SocketAddr, (&'a Key, u16)> {
+    ) {
         let mut all: HashMap<SocketAddr, (&Key, u16)> = HashMap::new();
         for service in services.values().filter(|service| !service.headless) {
             let ports = service.ports.iter().map(|port| port.number);
@@ -136,6 +133,7 @@ impl Claims {
                         } else {
                             (before, asks)
                         };
+                        self.contested.insert((loser.0.clone(), destination));
                         self.lose(
                             loser,
                             destination,
@@ -145,10 +143,9 @@ impl Claims {
                 }
             }
         }
-        all
     }
 
-    /// The endpoints of headless services.
+    /// The endpoints of headless services, sorted.
     fn direct<'a>(
         &mut self,
         objects: &'a Objects,

@@ -9,10 +9,13 @@ use std::time::Duration;
 use outrider_proto::envoy::config::core::v3::TrafficDirection;
 use outrider_proto::envoy::config::listener::v3 as pb;
 use outrider_proto::envoy::config::route::v3 as route;
+use outrider_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 
+use super::limits::Served;
 use super::model::{Protocol, inbound_cluster_name};
 use super::rbac::Guard;
-use super::{Settings, chain, http, tls, wire};
+use super::traffic::Policies;
+use super::{Settings, chain, http, limits, tls, wire};
 use crate::object::workload::Upstream;
 use crate::object::{Key, Objects};
 
@@ -31,6 +34,8 @@ pub(super) struct Local {
     /// The first is the one that others know it by.
     pub(super) addresses: Vec<IpAddr>,
     pub(super) ports: BTreeMap<u16, LocalPort>,
+    /// Which ports of which services are served by which of its ports.
+    pub(super) serves: BTreeMap<u16, Served>,
     pub(super) upstreams: Vec<Upstream>,
     /// Whether its connections come to the sidecar by redirection.
     pub(super) redirected: bool,
@@ -66,25 +71,30 @@ impl LocalPort {
 /// The inbound listeners of a workload, and the policies that hold for them.
 pub(super) fn listeners(
     local: &Local,
-    objects: &Objects,
+    (objects, policies): (&Objects, &Policies),
     settings: &Settings,
 ) -> (Vec<pb::Listener>, Vec<Key>) {
     let guard = Guard::new(objects, settings, &local.namespace, &local.labels);
+    let mut holding: Vec<Key> = guard.policies().cloned().collect();
     let mut listeners = Vec::new();
     let mut redirected = Vec::new();
     for (number, port) in &local.ports {
-        match (port.app_port, local.addresses.first()) {
+        let limiting = local.serves.get(number).and_then(|served| limits::policy(served, policies));
+        holding.extend(limiting.map(|policy| policy.key.clone()));
+        let limits = limiting.map(limits::filters);
+        let port = &Port { number: *number, local: *port, limits: limits.unwrap_or_default() };
+        match (port.local.app_port, local.addresses.first()) {
             (Some(_), Some(address)) => {
                 let bind = SocketAddr::new(*address, *number);
                 let name = format!("inbound|{bind}");
                 let mut listener = chain::listener(&name, bind, TrafficDirection::Inbound);
-                listener.filter_chains = chains(*number, *port, &guard, settings, false);
+                listener.filter_chains = chains(port, &guard, settings, false);
                 listener.listener_filters = vec![chain::tls_inspector()];
                 listeners.push(listener);
             }
             // Without an address nobody can say where to listen.
             (Some(_), None) => {}
-            (None, _) => redirected.extend(chains(*number, *port, &guard, settings, true)),
+            (None, _) => redirected.extend(chains(port, &guard, settings, true)),
         }
     }
     if !redirected.is_empty() {
@@ -101,23 +111,27 @@ pub(super) fn listeners(
             listener.continue_on_listener_filters_timeout = true;
         }
     }
-    (listeners, guard.policies().cloned().collect())
+    (listeners, holding)
+}
+
+/// A port, and what requests to it are held to.
+struct Port {
+    number: u16,
+    local: LocalPort,
+    limits: Vec<HttpFilter>,
 }
 
 /// The chains of a port: with TLS, and where plaintext is accepted, without.
-fn chains(
-    number: u16,
-    port: LocalPort,
-    guard: &Guard<'_>,
-    settings: &Settings,
-    redirected: bool,
-) -> Vec<pb::FilterChain> {
+fn chains(port: &Port, guard: &Guard<'_>, settings: &Settings, redirected: bool) -> Vec<pb::FilterChain> {
+    let number = port.number;
     let name = format!("inbound|{number}||");
-    let cluster = inbound_cluster_name(port.application(number));
-    let filters = match port.protocol {
+    let cluster = inbound_cluster_name(port.local.application(number));
+    let filters = match port.local.protocol {
         Protocol::Http | Protocol::Http2 => {
             let routes = local_routes(&name, cluster);
-            vec![chain::inbound_http(&name, routes, guard.http())]
+            let mut filters = guard.http();
+            filters.extend_from_slice(&port.limits);
+            vec![chain::inbound_http(&name, routes, filters)]
         }
         Protocol::Tcp | Protocol::Unset => {
             let mut filters = guard.connection();

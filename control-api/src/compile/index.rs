@@ -22,12 +22,21 @@ pub(super) enum Found {
     Pod(Arc<Object<Pod>>),
 }
 
+/// What an endpoint of a service listens on.
+#[derive(Clone, Debug)]
+pub(super) struct Serving {
+    pub(super) number: u16,
+    pub(super) protocol: Protocol,
+    /// The service, and its port.
+    pub(super) place: (Key, u16),
+}
+
 /// Made of all objects and services at once.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     at: HashMap<In<IpAddr>, Found>,
     /// What the endpoints of services listen on, in the order of the services.
-    served: HashMap<In<IpAddr>, Vec<(u16, Protocol)>>,
+    served: HashMap<In<IpAddr>, Vec<Serving>>,
     /// Services by one of the labels that they select, the first.
     selecting: HashMap<In<(String, String)>, Services>,
 }
@@ -50,7 +59,9 @@ impl Index {
             for port in &service.ports {
                 for endpoint in &port.endpoints {
                     let key = (Arc::clone(&service.key.namespace), endpoint.address.ip());
-                    index.served.entry(key).or_default().push((endpoint.address.port(), port.protocol));
+                    let (number, protocol) = (endpoint.address.port(), port.protocol);
+                    let place = (service.key.clone(), port.number);
+                    index.served.entry(key).or_default().push(Serving { number, protocol, place });
                 }
             }
         }
@@ -69,7 +80,7 @@ impl Index {
     }
 
     /// What the endpoints at an address listen on.
-    pub(super) fn served(&self, namespace: &Arc<str>, address: IpAddr) -> &[(u16, Protocol)] {
+    pub(super) fn served(&self, namespace: &Arc<str>, address: IpAddr) -> &[Serving] {
         self.served.get(&(Arc::clone(namespace), address)).map(Vec::as_slice).unwrap_or_default()
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::Settings;
 use super::inbound::{Local, LocalPort};
-use super::index::{Found, Index};
+use super::index::{Found, Index, Serving};
+use super::limits::Served;
 use super::model::Protocol;
 use super::services::{belongs, is_target};
 use crate::inject::tuning::port_list;
@@ -62,6 +63,7 @@ fn of_workload(workload: &Object<Workload>, objects: &Objects, index: &Index) ->
         let protocol = port.protocol.map_or(Protocol::Unset, Protocol::from);
         ports.insert(port.port, LocalPort { protocol, app_port: port.app_port });
     }
+    let mut serves: BTreeMap<u16, Served> = BTreeMap::new();
     let named = spec.service.as_deref();
     for service in index.services((objects, named), &workload.key.namespace, &workload.meta.labels) {
         if !belongs(&service.spec, &service.meta.name, workload) {
@@ -70,8 +72,9 @@ fn of_workload(workload: &Object<Workload>, objects: &Objects, index: &Index) ->
         for port in service.spec.ports.iter().filter(|port| port.is_tcp()) {
             let target = port.target_port.clone().unwrap_or(PortRef::Number(port.port));
             let found = spec.ports.iter().find(|one| is_target(one, &target));
-            if let Some(found) = found
-                && let Some(local) = ports.get_mut(&found.port)
+            let Some(found) = found else { continue };
+            serves.entry(found.port).or_default().insert((service.key.clone(), port.port));
+            if let Some(local) = ports.get_mut(&found.port)
                 && local.protocol == Protocol::Unset
             {
                 local.protocol = Protocol::of_port(port.app_protocol.as_deref(), &port.name);
@@ -86,6 +89,7 @@ fn of_workload(workload: &Object<Workload>, objects: &Objects, index: &Index) ->
         labels: workload.meta.labels.clone(),
         addresses: vec![spec.address],
         ports,
+        serves,
         upstreams: spec.upstreams.clone(),
         redirected,
     }
@@ -115,6 +119,7 @@ fn of_pod(pod: &Object<Pod>, index: &Index) -> Local {
     for (_, number) in &named {
         ports.insert(*number, LocalPort { protocol: Protocol::Unset, app_port: None });
     }
+    let mut serves: BTreeMap<u16, Served> = BTreeMap::new();
     for service in index.selecting(&pod.key.namespace, &pod.meta.labels).into_values() {
         for port in service.spec.ports.iter().filter(|port| port.is_tcp()) {
             let number = match port.target_port.clone().unwrap_or(PortRef::Number(port.port)) {
@@ -124,6 +129,7 @@ fn of_pod(pod: &Object<Pod>, index: &Index) -> Local {
                 }
             };
             let Some(number) = number else { continue };
+            serves.entry(number).or_default().insert((service.key.clone(), port.port));
             let protocol = Protocol::of_port(port.app_protocol.as_deref(), &port.name);
             let known = ports.entry(number).or_insert(LocalPort { protocol, app_port: None });
             if known.protocol == Protocol::Unset {
@@ -138,6 +144,7 @@ fn of_pod(pod: &Object<Pod>, index: &Index) -> Local {
         labels: pod.meta.labels.clone(),
         addresses: pod.spec.addresses.clone(),
         ports,
+        serves,
         upstreams: Vec::new(),
         redirected: true,
     }
@@ -148,6 +155,7 @@ fn of_itself(proxy: &ProxyInfo, objects: &Objects, index: &Index) -> Local {
     let labels: BTreeMap<String, String> =
         proxy.labels.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     let mut ports = BTreeMap::new();
+    let mut serves: BTreeMap<u16, Served> = BTreeMap::new();
     for port in &proxy.ports {
         let mut protocol = Protocol::of_port(None, &port.name);
         for service in index.services((objects, proxy.service.as_deref()), &proxy.namespace, &labels) {
@@ -159,7 +167,11 @@ fn of_itself(proxy: &ProxyInfo, objects: &Objects, index: &Index) -> Local {
                     PortRef::Number(number) => number == port.number,
                     PortRef::Name(name) => *name == *port.name,
                 };
-                if meant && protocol == Protocol::Unset {
+                if !meant {
+                    continue;
+                }
+                serves.entry(port.number).or_default().insert((service.key.clone(), offered.port));
+                if protocol == Protocol::Unset {
                     protocol = Protocol::of_port(offered.app_protocol.as_deref(), &offered.name);
                 }
             }
@@ -172,6 +184,7 @@ fn of_itself(proxy: &ProxyInfo, objects: &Objects, index: &Index) -> Local {
         labels,
         addresses: proxy.address.into_iter().collect(),
         ports,
+        serves,
         upstreams: Vec::new(),
         redirected: true,
     }
@@ -180,7 +193,8 @@ fn of_itself(proxy: &ProxyInfo, objects: &Objects, index: &Index) -> Local {
 /// Ports that only the endpoints of a service tell of.
 fn served(local: &mut Local, index: &Index) {
     for address in &local.addresses {
-        for (number, protocol) in index.served(&local.namespace, *address) {
+        for Serving { number, protocol, place } in index.served(&local.namespace, *address) {
+            local.serves.entry(*number).or_default().insert(place.clone());
             let known =
                 local.ports.entry(*number).or_insert(LocalPort { protocol: *protocol, app_port: None });
             if known.protocol == Protocol::Unset {

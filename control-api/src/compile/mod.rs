@@ -1,7 +1,8 @@
 //! Objects into what each proxy is told: a pure function, made incremental by keeping what did not change.
 //!
 //! ```text
-//! services (who serves what) + attach (which routes) + traffic (how to call) -> service (one at a time, kept)
+//! services (who serves what) + claims (whose address it is) + attach (which routes) + traffic (how to call)
+//!   -> service (one at a time, kept)
 //!   -> view (all services, for clients of one namespace and one dialect) + local, inbound (the proxy's own workload)
 //!   -> Snapshot
 //! ```
@@ -21,6 +22,7 @@ mod grpc;
 mod http;
 mod inbound;
 mod index;
+mod limits;
 mod local;
 pub mod model;
 mod own;
@@ -111,6 +113,7 @@ pub struct Mesh {
     compiled: All,
     inbound: Arc<Resources>,
     faults: Vec<faults::Compiled>,
+    policies: traffic::Policies,
     /// The namespaces whose clients are told something else than others.
     consumers: BTreeSet<Arc<str>>,
     /// Whether our own proxy is told anything that Envoy is not.
@@ -183,6 +186,7 @@ impl Mesh {
         let policies = traffic::policies(&objects, &services, &mut statuses);
         let claims = Claims::decide(&objects, &services);
         claims.report(&mut statuses);
+        limits::report(&services, &policies, &mut statuses);
         let (mut inputs, mut compiled) = (Vec::new(), Vec::new());
         let (no_inputs, no_compiled) = (BTreeMap::new(), All::new());
         let mut old_inputs = Forward::new(old.map_or(&no_inputs, |old| &old.inputs));
@@ -220,6 +224,7 @@ impl Mesh {
             compiled,
             inbound,
             faults,
+            policies,
             consumers,
             ours,
             statuses,

@@ -123,7 +123,7 @@ impl Context<'_> {
         let ports = self.service.ports.iter();
         Input {
             service: Arc::clone(self.service),
-            claims: ports.map(|port| self.claims.of(&self.service.key, port.number)).collect(),
+            claims: ports.map(|port| self.claims.of(self.service, port.number)).collect(),
             policies: policies.collect(),
             routes,
             backends,
@@ -235,7 +235,7 @@ impl Context<'_> {
         filter: &listener::Filter,
         (compiled, calling): (&mut Compiled, &mut Calling),
     ) {
-        let held = self.claims.of(&self.service.key, port);
+        let held = self.claims.of(self.service, port);
         let mut parts: Vec<&[SocketAddr]> = Vec::new();
         let mut by_port: BTreeMap<u16, Vec<SocketAddr>> = BTreeMap::new();
         for claim in held.iter() {

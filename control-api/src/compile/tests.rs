@@ -142,21 +142,30 @@ fn policies_and_routes_hear_of_what_is_made_of_them() {
                 "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": path}}],
                     "backendRefs": [{"name": "web", "port": 80}]}]}})
     };
-    let policy = |kind: &str, name: &str, spec: serde_json::Value| {
-        json!({"apiVersion": own, "kind": kind, "metadata": {"name": name, "namespace": "shop"}, "spec": spec})
-    };
+    let policy = |kind: &str, name: &str, spec: serde_json::Value| json!({"apiVersion": own, "kind": kind, "metadata": {"name": name, "namespace": "shop"}, "spec": spec});
     let mut objects = Objects::default();
     for value in [
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "shop"},
             "spec": {"clusterIP": "10.0.0.1", "ports": [{"name": "http", "port": 80}]}}),
-        policy("Workload", "web-1", json!({"address": "10.0.1.1", "service": "web", "serviceAccount": "web",
-            "ports": [{"name": "http", "port": 80, "protocol": "HTTP"}]})),
+        policy(
+            "Workload",
+            "web-1",
+            json!({"address": "10.0.1.1", "service": "web", "serviceAccount": "web",
+            "ports": [{"name": "http", "port": 80, "protocol": "HTTP"}]}),
+        ),
         route("a", "/a"),
         route("b", "/b"),
         policy("TrafficPolicy", "t", json!({"targetRefs": [{"name": "web"}], "timeouts": {"request": "1s"}})),
-        policy("AuthorizationPolicy", "deny", json!({"action": "Deny", "rules": [{"to": [{"paths": ["/x"]}]}]})),
-        policy("AuthorizationPolicy", "of-others",
-            json!({"selector": {"matchLabels": {"app": "other"}}, "rules": [{}]})),
+        policy(
+            "AuthorizationPolicy",
+            "deny",
+            json!({"action": "Deny", "rules": [{"to": [{"paths": ["/x"]}]}]}),
+        ),
+        policy(
+            "AuthorizationPolicy",
+            "of-others",
+            json!({"selector": {"matchLabels": {"app": "other"}}, "rules": [{}]}),
+        ),
         policy("EgressPolicy", "one", json!({"allow": [{"cidr": "192.0.2.0/24"}]})),
         policy("EgressPolicy", "two", json!({"allow": [{"cidr": "198.51.100.0/24"}]})),
     ] {

@@ -118,7 +118,7 @@ impl Mesh {
         let mut all = Resources::new();
         if let Some(local) = local {
             origin = Origin::of(&local.origin);
-            (built, policies) = inbound::listeners(local, &self.objects, &self.settings);
+            (built, policies) = inbound::listeners(local, (&self.objects, &self.policies), &self.settings);
             for upstream in &local.upstreams {
                 let namespace_of = upstream.namespace.as_deref().unwrap_or(&local.namespace);
                 let key = Key::new(ObjectKind::Service, namespace_of, &upstream.service);

@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod http_route;
 mod http_text;
 pub mod key;
+pub mod limits;
 pub mod meta;
 pub mod scalar;
 pub mod store;

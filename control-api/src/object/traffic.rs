@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::balancing::LoadBalancer;
 use super::http_route::MAX_RETRIES;
+use super::limits::{AdaptiveConcurrency, RateLimit};
 use super::scalar::Span;
 use super::{ObjectKind, Spec};
 
@@ -37,6 +38,13 @@ pub struct TrafficPolicy {
     /// Requests that cannot be answered in time are refused; by our own proxy only.
     #[serde(default)]
     pub shedding: Option<Shedding>,
+    /// How many requests each of the service's own sidecars lets through to its workload.
+    #[serde(default)]
+    pub rate_limit: Option<RateLimit>,
+    /// Each of the service's own sidecars lets through as many requests at a time as its workload answers without
+    /// getting slower.
+    #[serde(default)]
+    pub adaptive_concurrency: Option<AdaptiveConcurrency>,
     /// Whether the service is spoken to with mutual TLS.
     #[serde(default)]
     pub mtls: Option<MtlsUse>,
@@ -312,6 +320,9 @@ impl Spec for TrafficPolicy {
         }
         if let Some(check) = &self.health_check {
             path.field("healthCheck", |path| check.check(path));
+        }
+        if let Some(limit) = &self.rate_limit {
+            path.field("rateLimit", |path| limit.check(path));
         }
         let percentile = self.shedding.and_then(|shedding| shedding.percentile);
         if percentile.is_some_and(|percentile| !(1..=50).contains(&percentile)) {

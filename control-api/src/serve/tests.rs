@@ -11,12 +11,14 @@ use outrider_proto::envoy::service::status::v3::{ClientStatusRequest, ClientStat
 use outrider_proto::envoy::r#type::matcher::v3::{NodeMatcher, StringMatcher, string_matcher::MatchPattern};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
+use tonic::transport::server::Connected as _;
 use tonic::{Code, Status, Streaming};
 
 use super::ads::Ads;
-use super::listen::{Transport, bind};
+use super::listen::{Transport, accept, bind};
 use super::stream::Shared;
 use super::testing::{One, plain};
 use super::*;
@@ -275,4 +277,14 @@ async fn the_end_is_told_to_proxies_and_does_not_take_long() {
 async fn plaintext_is_for_loopback() {
     let error = bind("0.0.0.0:0".parse().unwrap(), &Transport::Plaintext).unwrap_err();
     assert!(error.to_string().contains("loopback"), "{error}");
+}
+
+#[tokio::test]
+async fn a_connection_knows_where_it_comes_from() {
+    let listener = bind("127.0.0.1:0".parse().unwrap(), &Transport::Plaintext).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut connections = accept(listener, Transport::Plaintext);
+    let client = tokio::net::TcpStream::connect(address).await.unwrap();
+    let accepted = timeout(PATIENCE, connections.next()).await.unwrap().unwrap().unwrap();
+    assert_eq!(accepted.connect_info().address, Some(client.local_addr().unwrap().ip()));
 }

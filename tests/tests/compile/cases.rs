@@ -33,6 +33,13 @@ fn policies_that_are_not_good() {
 }
 
 #[test]
+fn policies_of_traffic_in_full() {
+    let ours = proxy("shop/web-1", "web");
+    let envoy = ProxyInfo { id: "shop/web-1 as Envoy".into(), dialect: Dialect::Envoy, ..ours.clone() };
+    case("traffic", &[ours, envoy]);
+}
+
+#[test]
 fn clients_of_grpc_without_a_proxy() {
     let client = ProxyInfo {
         id: "shop/client as gRPC".into(),

@@ -1,6 +1,7 @@
 //! A thousand random edits of a valid mesh: after each of them, what every proxy is told passes the proxy's decoder, and
 //! compiling what changed gives the same as compiling everything anew.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -40,7 +41,13 @@ fn a_thousand_random_edits_decode_and_compile_as_from_scratch() {
             let told = |what: &str| format!("seed {seed}, {}: {what} after\n{edit}", proxy.id);
             let refused = judge.refusals(proxy, &snapshot);
             assert!(refused.is_empty(), "{}: {refused:#?}", told("refused"));
-            assert!(snapshot == fresh.snapshot(proxy), "{}", told("not as from scratch"));
+            let fresh = fresh.snapshot(proxy);
+            assert!(
+                snapshot == fresh,
+                "{} {:?}",
+                told("not as from scratch"),
+                differences(&snapshot, &fresh)
+            );
             effects += usize::from(snapshot != *before);
             for kind in Kind::ALL {
                 let (old, new) = (before.shared(kind), snapshot.shared(kind));
@@ -53,6 +60,17 @@ fn a_thousand_random_edits_decode_and_compile_as_from_scratch() {
     assert!(effects > EDITS / 2, "seed {seed}: only {effects} changes of snapshots\n{history}");
     // It happens when the last route of a consumer goes, and its proxies are told what all others are.
     assert!(unshared * 20 < shared, "seed {seed}: {unshared} equal parts were not shared, {shared} were");
+}
+
+/// The names of resources that only one of two has, or has otherwise.
+fn differences(left: &Snapshot, right: &Snapshot) -> Vec<String> {
+    let all = Kind::ALL.into_iter().flat_map(|kind| {
+        let (left, right) = (left.shared(kind), right.shared(kind));
+        let names: BTreeSet<Arc<str>> = left.keys().chain(right.keys()).cloned().collect();
+        let differing = names.into_iter().filter(move |name| left.get(name) != right.get(name));
+        differing.map(move |name| format!("{kind:?} {name}"))
+    });
+    all.collect()
 }
 
 fn proxies() -> Vec<ProxyInfo> {
@@ -329,6 +347,17 @@ fn traffic(random: &mut fastrand::Rng) -> Value {
     }
     if random.bool() {
         spec["outlierDetection"] = json!({"consecutiveErrors": random.u32(1..5), "interval": "2s"});
+    }
+    if random.bool() {
+        spec["rateLimit"] = json!({"requests": random.u32(1..5), "per": "1s"});
+    }
+    if random.bool() {
+        spec["adaptiveConcurrency"] = json!({});
+    }
+    if random.bool() {
+        let checks = [json!({"http": {"path": "/x"}}), json!({"grpc": {}}), json!({"tcp": {}})];
+        spec["healthCheck"] = checks[random.usize(..checks.len())].clone();
+        spec["shedding"] = json!({"percentile": random.u32(1..51)});
     }
     if random.bool() {
         spec["targetRefs"][0]["sectionName"] = json!(one(random, &["http", "81", "nothing"]));

@@ -24,6 +24,7 @@ fn envoy_finds_nothing_wrong_with_the_golden_cases() {
         ("shop", "shop/reviews-1", "reviews"),
         ("policies", "data/api-1", "api"),
         ("policies", "data/db-1", "db"),
+        ("traffic", "shop/web-1", "web"),
     ] {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("golden/{case}.yaml"));
         let mesh = Mesh::new(&objects(&fs::read_to_string(file).unwrap()));

@@ -6,6 +6,7 @@ mod churn;
 mod edits;
 mod envoy;
 mod golden;
+mod limits;
 mod odd;
 mod raw;
 mod run;

@@ -148,6 +148,7 @@ fn templates() -> Vec<Value> {
             "loadBalancer": {"policy": "RoundRobin", "slowStart": "5s", "panicThreshold": 40},
             "retries": {"attempts": 2, "perTryTimeout": "1s", "hedge": true, "budget": {"percent": 30, "minConcurrency": 5}},
             "healthCheck": {"http": {"path": "/x"}, "interval": "1s", "timeout": "1s", "unhealthyAfter": 2, "healthyAfter": 2},
+            "rateLimit": {"requests": 10, "per": "1s", "burst": 20}, "adaptiveConcurrency": {},
             "shedding": {"percentile": 20}}}),
         json!({"apiVersion": own, "kind": "TrafficPolicy", "metadata": {"name": "p", "namespace": "ns"}, "spec": {
             "targetRefs": [{"name": "a"}],

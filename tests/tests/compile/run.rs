@@ -41,8 +41,14 @@ pub struct Running {
 impl Running {
     /// Starts it; which of both sides is Envoy.
     pub async fn start(envoy_clients: bool, envoy_servers: bool) -> Self {
+        Self::start_with("", envoy_clients, envoy_servers).await
+    }
+
+    /// The same, with more objects.
+    pub async fn start_with(more: &str, envoy_clients: bool, envoy_servers: bool) -> Self {
         let backends = [Backend::start().await, Backend::start().await];
-        let (ports, text) = places(&backends);
+        let (ports, mut text) = places(&backends);
+        text.push_str(more);
         let settings = Settings { trust_domain: "mesh.test".into(), ..Settings::default() };
         let mesh = Mesh::with_settings(Arc::new(objects(&text)), settings);
         let certificates = Certificates::new("compiled");
