@@ -11,6 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub(crate) use sources::Sources;
+#[cfg(test)]
+pub(crate) use tls::HELLO;
 pub(crate) use tls::Handshakes;
 
 /// How long to wait when the system has no room for a connection.

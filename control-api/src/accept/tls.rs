@@ -21,7 +21,7 @@ const MOST: usize = 1024;
 /// Handshakes at a time that one source may have; more of it wait.
 const MOST_OF_ONE: usize = 64;
 /// How long the first byte of a hello may take, and then the rest of it.
-const HELLO: Duration = Duration::from_secs(2);
+pub(crate) const HELLO: Duration = Duration::from_secs(2);
 /// How long all of it may take, waiting included.
 const WHOLE: Duration = Duration::from_secs(10);
 

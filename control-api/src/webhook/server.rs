@@ -183,3 +183,6 @@ fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod slow_tests;
