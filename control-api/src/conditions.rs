@@ -69,6 +69,11 @@ impl Findings {
         self.problems.keys().filter(|key| objects.object(key).is_none())
     }
 
+    /// What is made of the mesh as a whole and of no object, as far as somebody refuses it.
+    pub fn refused_of_mesh(&self) -> impl Iterator<Item = (&Arc<str>, &ObjectStatus)> {
+        self.proxies.iter().filter(|(origin, status)| origin.starts_with("Mesh//") && status.refused > 0)
+    }
+
     /// How its proxies stand with an object.
     #[must_use]
     pub fn proxies(&self, key: &Key) -> ObjectStatus {
@@ -116,7 +121,7 @@ impl Condition {
     }
 
     /// "acknowledged by 12 of 13 proxies; rejected by X: FIELD: reason"; nothing where no proxy is told of it.
-    fn programmed(status: &ObjectStatus) -> Option<Self> {
+    pub(crate) fn programmed(status: &ObjectStatus) -> Option<Self> {
         if status.proxies == 0 {
             return None;
         }

@@ -1,11 +1,14 @@
 //! The contract between compiling and serving: the resources of one proxy, encoded once and shared.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use outrider_proto::type_url;
+
+use crate::object::Key;
 
 /// A kind of xDS resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,8 +71,67 @@ pub struct Resource {
     pub version: Arc<str>,
     /// The encoded message, without its `Any`.
     pub body: Bytes,
-    /// The operator's object that it was made of, as `Kind/namespace/name`: who is told when a proxy refuses it.
-    pub origin: Arc<str>,
+    /// Who is told when a proxy refuses it.
+    pub origin: Origin,
+}
+
+/// The operator's objects that a resource was made of, as `Kind/namespace/name`: first the one that it stands for, then
+/// those that say how it is to be, such as policies.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    first: Arc<str>,
+    others: Arc<[Arc<str>]>,
+}
+
+impl Origin {
+    /// One object.
+    #[must_use]
+    pub fn of(key: &Key) -> Self {
+        key.to_string().into()
+    }
+
+    /// The same, and these, each once.
+    #[must_use]
+    pub fn with<'a>(&self, others: impl IntoIterator<Item = &'a Key>) -> Self {
+        let mut all: Vec<Arc<str>> = self.others.to_vec();
+        for other in others {
+            let other = other.to_string();
+            if *other != *self.first && !all.iter().any(|one| **one == *other) {
+                all.push(other.into());
+            }
+        }
+        Self { first: Arc::clone(&self.first), others: all.into() }
+    }
+
+    /// The object that it stands for.
+    #[must_use]
+    pub fn first(&self) -> &Arc<str> {
+        &self.first
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<str>> {
+        std::iter::once(&self.first).chain(&*self.others)
+    }
+}
+
+impl From<&str> for Origin {
+    fn from(first: &str) -> Self {
+        Self { first: first.into(), others: Arc::default() }
+    }
+}
+
+impl From<String> for Origin {
+    fn from(first: String) -> Self {
+        Self { first: first.into(), others: Arc::default() }
+    }
+}
+
+impl fmt::Display for Origin {
+    /// The object that it stands for.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.first)
+    }
 }
 
 /// The version stands for the body: a listener of a large mesh has megabytes, and thousands of proxies compare it.

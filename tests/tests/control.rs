@@ -108,6 +108,11 @@ spec: {action: Deny, rules: [{to: [{paths: [/secret*]}]}]}
     control.write("policy.yaml", policy);
     becomes(ports.0, "/secret", 403).await;
     assert_eq!(status(ports.0, "/hello").await, 200);
+    control.wait("/api/v1/status/AuthorizationPolicy/shop/web", "programmed", |object| {
+        let conditions = object["conditions"].as_array().into_iter().flatten();
+        let mut programmed = conditions.filter(|one| one["type"] == "Programmed");
+        programmed.any(|one| one["status"] == "True" && one["message"] == "acknowledged by 1 of 1 proxies")
+    });
     // A bad object hides no other, and its last good version stays in force.
     control.write("policy.yaml", &policy.replace("paths", "pahts"));
     let problem = control.wait("/api/v1/status/AuthorizationPolicy/shop/web", "refused", |object| {

@@ -168,6 +168,8 @@ fn route(query: &Query, api: &Api) -> Answer {
         ["api", "v1", "status", kind, namespace, name] => {
             Answer::found(objects::one(api, &format!("{kind}/{namespace}/{name}")))
         }
+        // What is in no namespace.
+        ["api", "v1", "status", kind, name] => Answer::found(objects::one(api, &format!("{kind}//{name}"))),
         ["api", "v1", "proxies"] => Answer::json(&proxies::all(api)),
         ["api", "v1", "proxies", id] => Answer::found(proxies::one(api, id, query)),
         ["api", "v1", "proxies", id, "config"] => Answer::found(proxies::config(api, id, query)),

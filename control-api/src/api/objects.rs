@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::Api;
 use crate::conditions::{Condition, Findings};
 use crate::object::{AnyObject, Key};
+use crate::registry::ObjectStatus;
 use crate::source::{Diagnostic, InForce, Severity};
 
 /// All objects.
@@ -53,6 +54,7 @@ pub(super) fn all(api: &Api) -> All {
     let mut objects: Vec<Object> =
         findings.compiled.mesh.objects().all().map(|object| Object::new(&object, &findings)).collect();
     objects.extend(findings.bad().filter_map(|key| Object::bad(key, &findings)));
+    objects.extend(findings.refused_of_mesh().map(Object::of_mesh));
     All { objects, problems: findings.compiled.diagnostics.iter().map(Problem::new).collect() }
 }
 
@@ -60,9 +62,11 @@ pub(super) fn one(api: &Api, key: &str) -> Option<Object> {
     let findings = Findings::new(api.engine.compiled(), &api.registry);
     let found = findings.compiled.mesh.objects().all().find(|object| object.key().to_string() == key);
     let bad = || findings.bad().find(|bad| bad.to_string() == key);
+    let of_mesh = || findings.refused_of_mesh().find(|(origin, _)| ***origin == *key);
     found
         .map(|object| Object::new(&object, &findings))
         .or_else(|| bad().and_then(|key| Object::bad(key, &findings)))
+        .or_else(|| of_mesh().map(Object::of_mesh))
 }
 
 impl Object {
@@ -75,6 +79,20 @@ impl Object {
     fn bad(key: &Key, findings: &Findings) -> Option<Self> {
         let first = findings.problems(key).next()?;
         Some(Self::at(key, (&first.place.file, first.place.line), findings))
+    }
+
+    /// What is made of the mesh as a whole: nobody wrote it, and it is shown only when it is refused.
+    fn of_mesh((origin, status): (&Arc<str>, &ObjectStatus)) -> Self {
+        Self {
+            key: origin.to_string(),
+            file: Arc::default(),
+            line: 0,
+            conditions: Condition::programmed(status).into_iter().collect(),
+            proxies: status.proxies,
+            acknowledged: status.acknowledged,
+            refused: status.refused,
+            problems: Vec::new(),
+        }
     }
 
     fn at(key: &Key, (file, line): (&Arc<str>, usize), findings: &Findings) -> Self {

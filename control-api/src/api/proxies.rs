@@ -229,7 +229,7 @@ impl Resource {
             kind: name(report.kind),
             name: Arc::clone(&report.name),
             version: report.resource.as_ref().map(|resource| Arc::clone(&resource.version)),
-            origin: report.resource.as_ref().map(|resource| Arc::clone(&resource.origin)),
+            origin: report.resource.as_ref().map(|resource| Arc::clone(resource.origin.first())),
             state,
             reason,
         }

@@ -90,6 +90,35 @@ fn objects_say_what_became_of_them() {
 }
 
 #[test]
+fn what_nobody_wrote_is_shown_when_it_is_refused() {
+    let (api, _connection) = api();
+    let key = "/api/v1/status/Mesh//outbound";
+    assert_eq!(route(&Query::new(&key.parse().unwrap()), &api).status, StatusCode::NOT_FOUND);
+    let info = Arc::new(ProxyInfo { id: "q".into(), namespace: "shop".into(), ..ProxyInfo::default() });
+    let connection = api.registry.connect(&info, "delta");
+    let listener = crate::snapshot::Resource {
+        version: "1".into(),
+        body: bytes::Bytes::new(),
+        origin: "Mesh//outbound".into(),
+    };
+    let told = Arc::new(crate::snapshot::Resources::from([("outbound".into(), listener)]));
+    let standing = Standing { told, wildcard: true, named: Arc::default(), settled: false };
+    connection.standing(std::iter::once((Kind::Listener, standing)));
+    connection.answered(&Told {
+        kind: Kind::Listener,
+        nonce: "1".into(),
+        error: Some("outbound: no room".into()),
+        items: vec![Item { name: "outbound".into(), version: Some("1".into()) }],
+    });
+    let one = ask(&api, key);
+    assert_eq!((&one["key"], &one["refused"]), (&"Mesh//outbound".into(), &1.into()));
+    assert_eq!(one["conditions"][0]["reason"], "Rejected", "{one}");
+    assert!(one["conditions"][0]["message"].as_str().unwrap().ends_with("rejected by q: outbound: no room"));
+    let all = ask(&api, "/api/v1/status");
+    assert_eq!(all["objects"].as_array().unwrap().last().unwrap(), &one);
+}
+
+#[test]
 fn proxies_and_their_resources_are_shown() {
     let (api, _connection) = api();
     let all = ask(&api, "/api/v1/proxies");

@@ -1,7 +1,6 @@
 //! What our proxy is told on demand: a resource for each destination of the mesh, and a listener that asks for them.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use outrider_proto::envoy::config::listener::v3::FilterChain;
 use outrider_proto::outrider::destination::v1::Destination;
@@ -10,14 +9,14 @@ use prost::Message as _;
 use super::egress::{self, Egress};
 use super::view::{All, Outbound, Redirected, origin, without_chains};
 use super::{chain, wire};
-use crate::snapshot::Resources;
+use crate::snapshot::{Origin, Resources};
 
 /// The destinations of all services but the Kubernetes API, which is not for everybody. Where several services have one
 /// destination, the first has it.
 pub(super) fn all(services: &All, namespace: Option<&str>) -> Resources {
     let mut all = Resources::new();
     for (key, compiled) in services.iter().filter(|(key, _)| !egress::is_api(key)) {
-        let origin: Arc<str> = key.to_string().into();
+        let origin = Origin::of(key);
         for chain in &compiled.calling(namespace).chains {
             let free =
                 chain.claims.iter().map(|(address, port)| SocketAddr::new(*address, *port).to_string());

@@ -25,7 +25,7 @@ use crate::object::meta::selects;
 use crate::object::scalar::Cidr;
 use crate::object::{Key, Object, ObjectKind, Objects};
 use crate::proxy_info::Dialect;
-use crate::snapshot::Resource;
+use crate::snapshot::{Origin, Resource};
 
 /// The cluster through which connections leave the mesh, for where they were going.
 pub(super) const CLUSTER: &str = "egress";
@@ -64,8 +64,8 @@ pub(super) struct Egress {
     /// Where the Kubernetes API is reached, as far as it is a service of the mesh.
     api: Vec<SocketAddr>,
     dialect: Dialect,
-    /// The policy, or the first of several.
-    pub(super) origin: Arc<str>,
+    /// The policies.
+    pub(super) origin: Origin,
 }
 
 impl Egress {
@@ -83,8 +83,9 @@ impl Egress {
                 sensitive: BTreeSet::new(),
                 api: api(services),
                 dialect,
-                origin: policy.key.to_string().into(),
+                origin: Origin::of(&policy.key),
             });
+            egress.origin = egress.origin.with([&policy.key]);
             for destination in &policy.spec.allow {
                 if let Some(range) = destination.cidr {
                     egress.open(masked(range), &destination.ports);

@@ -4,7 +4,6 @@
 //! of providers in its own bootstrap; it knows fewer kinds of matches. Those fields are outside of our proxy's subset,
 //! so the messages that hold them are written down here.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_proto::envoy::config::cluster::v3 as cluster;
@@ -20,7 +19,7 @@ use prost_types::Any;
 
 use super::{Settings, chain, wire};
 use crate::object::Key;
-use crate::snapshot::Resource;
+use crate::snapshot::{Origin, Resource};
 
 /// The name of the provider of certificates in a client's bootstrap.
 const PROVIDER: &str = "default";
@@ -99,7 +98,7 @@ pub(super) fn targets(service: &Key, port: u16, settings: &Settings) -> [String;
 }
 
 /// The listener of a target, with these routes.
-pub(super) fn listener(target: &str, routes: &str, origin: &Arc<str>) -> Resource {
+pub(super) fn listener(target: &str, routes: &str, origin: &Origin) -> Resource {
     let manager = chain::outbound_http(routes).config_type.map(|ConfigType::TypedConfig(any)| any);
     let listener =
         Listener { name: target.to_owned(), api_listener: Some(ApiListener { api_listener: manager }) };

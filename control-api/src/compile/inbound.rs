@@ -68,17 +68,20 @@ impl LocalPort {
     }
 }
 
-/// The inbound listeners of a workload.
+/// The inbound listeners of a workload, and the policies that hold for them.
 pub(super) fn listeners(
     local: &Local,
     (objects, policies): (&Objects, &Policies),
     settings: &Settings,
-) -> Vec<pb::Listener> {
+) -> (Vec<pb::Listener>, Vec<Key>) {
     let guard = Guard::new(objects, settings, &local.namespace, &local.labels);
+    let mut holding: Vec<Key> = guard.policies().cloned().collect();
     let mut listeners = Vec::new();
     let mut redirected = Vec::new();
     for (number, port) in &local.ports {
-        let limits = local.serves.get(number).map(|served| limits::filters(served, policies));
+        let limiting = local.serves.get(number).and_then(|served| limits::policy(served, policies));
+        holding.extend(limiting.map(|policy| policy.key.clone()));
+        let limits = limiting.map(limits::filters);
         let port = &Port { number: *number, local: *port, limits: limits.unwrap_or_default() };
         match (port.local.app_port, local.addresses.first()) {
             (Some(_), Some(address)) => {
@@ -108,7 +111,7 @@ pub(super) fn listeners(
             listener.continue_on_listener_filters_timeout = true;
         }
     }
-    listeners
+    (listeners, holding)
 }
 
 /// A port, and what requests to it are held to.

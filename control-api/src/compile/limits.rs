@@ -19,9 +19,9 @@ use super::model::MeshService;
 use super::status::{ConditionKind, Statuses};
 use super::traffic::Policies;
 use super::{chain, wire};
-use crate::object::Key;
 use crate::object::limits::RateLimit;
 use crate::object::traffic::TrafficPolicy;
+use crate::object::{Key, Object};
 
 /// How long tokens take that come in a time that is not said.
 const PER: Duration = Duration::from_secs(1);
@@ -33,13 +33,14 @@ const MEASURE: Duration = Duration::from_secs(60);
 /// Ports of services.
 pub(super) type Served = BTreeSet<(Key, u16)>;
 
-/// The filters of a local port that serves these ports of services: those of the oldest of their policies.
-pub(super) fn filters(served: &Served, policies: &Policies) -> Vec<HttpFilter> {
+/// Which policy limits a local port that serves these ports of services: the oldest of theirs.
+pub(super) fn policy<'a>(served: &Served, policies: &'a Policies) -> Option<&'a Object<TrafficPolicy>> {
     let all = served.iter().filter_map(|place| policies.get(place)?.origin());
-    let Some(policy) = all.filter(|policy| limits(&policy.spec)).min_by_key(|policy| age(&policy.meta))
-    else {
-        return Vec::new();
-    };
+    all.filter(|policy| limits(&policy.spec)).min_by_key(|policy| age(&policy.meta))
+}
+
+/// Its filters.
+pub(super) fn filters(policy: &Object<TrafficPolicy>) -> Vec<HttpFilter> {
     let rate = policy.spec.rate_limit.map(|limit| {
         let message = rate_limit(limit, &policy.key.to_string());
         chain::http_filter("envoy.filters.http.local_ratelimit", wire::any(&message))

@@ -19,7 +19,7 @@ use prost_types::Any;
 use super::{Settings, chain};
 use crate::object::authorization::{Action, AuthorizationPolicy, DefaultAction, Mode, MtlsMode};
 use crate::object::meta::selects;
-use crate::object::{Object, Objects};
+use crate::object::{Key, Object, Objects};
 
 const HTTP_RBAC: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
 const NETWORK_RBAC: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
@@ -108,6 +108,11 @@ impl<'a> Guard<'a> {
         let mtls = policies.iter().find_map(|(_, policy)| policy.spec.mtls).unwrap_or(MtlsMode::Strict);
         let policies = policies.into_iter().map(|(_, policy)| policy).collect();
         Self { settings, policies, default, mtls }
+    }
+
+    /// Which policies those are.
+    pub(super) fn policies(&self) -> impl Iterator<Item = &Key> {
+        self.policies.iter().map(|policy| &policy.key)
     }
 
     /// Whether plaintext is accepted beside mutual TLS.

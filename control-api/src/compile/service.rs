@@ -21,7 +21,7 @@ use crate::digest::Digest;
 use crate::object::gateway::{BackendRef, TcpRoute};
 use crate::object::http_route::Filter;
 use crate::object::{Key, Object};
-use crate::snapshot::Resource;
+use crate::snapshot::{Origin, Resource};
 
 /// Most destinations of one filter chain; a proxy of ours refuses a listener with a chain of more than 10,000.
 const MAX_OF_CHAIN: usize = 5_000;
@@ -170,7 +170,8 @@ impl Context<'_> {
 
     fn clusters(&self, port: &ServicePort, compiled: &mut Compiled) {
         let calls = self.calls(port.number);
-        let origin: Arc<str> = self.service.key.to_string().into();
+        let policy = calls.origin().map(|policy| &policy.key);
+        let origin = Origin::of(&self.service.key).with(policy);
         let name = self.service.cluster(port.number);
         let (cluster, endpoints) = cluster::outbound(&name, port, &calls, self.settings);
         let left_out = if cluster.transport_socket.is_some() {
@@ -288,21 +289,22 @@ impl Context<'_> {
             routes: Vec::new(),
             findings: Vec::new(),
         };
-        let mut origin = self.service.key.to_string();
+        let policy = calls.origin().map(|policy| &policy.key);
+        let mut origin = Origin::of(&self.service.key);
         match attached {
             Some(Attached::Http(routes)) => {
                 routes.iter().for_each(|route| compiler.http(route));
-                origin = sole(routes.iter().map(|route| &route.key)).unwrap_or(origin);
+                origin = made_of(origin, routes.iter().map(|route| &route.key));
             }
             Some(Attached::Grpc(routes)) => {
                 routes.iter().for_each(|route| compiler.grpc(route));
-                origin = sole(routes.iter().map(|route| &route.key)).unwrap_or(origin);
+                origin = made_of(origin, routes.iter().map(|route| &route.key));
             }
             Some(Attached::Tcp(_)) | None => {}
         }
         let (routes, findings) = compiler.table(attached.is_some());
         compiled.findings.extend(findings);
-        let origin: Arc<str> = origin.into();
+        let origin = origin.with(policy);
         let table = configuration(name, routes);
         if !compiled.tables.iter().any(|(number, _)| *number == port.number) {
             compiled.tables.push((port.number, name.to_owned()));
@@ -340,10 +342,13 @@ impl Context<'_> {
     }
 }
 
-/// The one object that something is made of, if it is one.
-fn sole<'a>(mut keys: impl Iterator<Item = &'a Key>) -> Option<String> {
-    let first = keys.next()?;
-    keys.next().is_none().then(|| first.to_string())
+/// What a table of routes is made of: it stands for its one route, or for the service where there are several.
+fn made_of<'a>(service: Origin, mut routes: impl Iterator<Item = &'a Key>) -> Origin {
+    match (routes.next(), routes.next()) {
+        (None, _) => service,
+        (Some(sole), None) => Origin::of(sole),
+        (Some(first), Some(second)) => service.with([first, second].into_iter().chain(routes)),
+    }
 }
 
 fn direct_name(service: &Key, port: u16) -> String {

@@ -131,3 +131,65 @@ fn a_service_that_was_in_the_mesh_is_not_spoken_to_in_plaintext() {
     let mesh = mesh.update(Arc::new(objects.clone()));
     assert_eq!(called(&mesh), (false, 1), "the operator says so");
 }
+
+#[test]
+fn policies_and_routes_hear_of_what_is_made_of_them() {
+    let own = "mesh.outrider.dev/v1alpha1";
+    let route = |name: &str, path: &str| {
+        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+            "metadata": {"name": name, "namespace": "shop"}, "spec": {
+                "parentRefs": [{"group": "", "kind": "Service", "name": "web"}],
+                "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": path}}],
+                    "backendRefs": [{"name": "web", "port": 80}]}]}})
+    };
+    let policy = |kind: &str, name: &str, spec: serde_json::Value| json!({"apiVersion": own, "kind": kind, "metadata": {"name": name, "namespace": "shop"}, "spec": spec});
+    let mut objects = Objects::default();
+    for value in [
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {"clusterIP": "10.0.0.1", "ports": [{"name": "http", "port": 80}]}}),
+        policy(
+            "Workload",
+            "web-1",
+            json!({"address": "10.0.1.1", "service": "web", "serviceAccount": "web",
+            "ports": [{"name": "http", "port": 80, "protocol": "HTTP"}]}),
+        ),
+        route("a", "/a"),
+        route("b", "/b"),
+        policy("TrafficPolicy", "t", json!({"targetRefs": [{"name": "web"}], "timeouts": {"request": "1s"}})),
+        policy(
+            "AuthorizationPolicy",
+            "deny",
+            json!({"action": "Deny", "rules": [{"to": [{"paths": ["/x"]}]}]}),
+        ),
+        policy(
+            "AuthorizationPolicy",
+            "of-others",
+            json!({"selector": {"matchLabels": {"app": "other"}}, "rules": [{}]}),
+        ),
+        policy("EgressPolicy", "one", json!({"allow": [{"cidr": "192.0.2.0/24"}]})),
+        policy("EgressPolicy", "two", json!({"allow": [{"cidr": "198.51.100.0/24"}]})),
+    ] {
+        objects.insert(AnyObject::from_value(value, &Place::default()).unwrap());
+    }
+    let mesh = Mesh::new(&objects);
+    let snapshot = mesh.snapshot(&ProxyInfo {
+        id: "web-1".into(),
+        namespace: "shop".into(),
+        service_account: "web".into(),
+        workload: "web-1".into(),
+        identity: crate::auth::parse("spiffe://cluster.local/ns/shop/sa/web"),
+        ..ProxyInfo::default()
+    });
+    let of = |kind: Kind, name: &str| {
+        let origin = &snapshot.kind(kind).unwrap().get(name).unwrap_or_else(|| panic!("{name}")).origin;
+        origin.all().map(|one| one.to_string()).collect::<Vec<_>>()
+    };
+    let (web, traffic) = ("Service/shop/web", "TrafficPolicy/shop/t");
+    assert_eq!(of(Kind::Cluster, "outbound|80||web.shop"), [web, traffic]);
+    let routes = of(Kind::Route, "outbound|80||web.shop");
+    assert_eq!(routes, [web, "HTTPRoute/shop/a", "HTTPRoute/shop/b", traffic]);
+    let listeners: Vec<_> = snapshot.kind(Kind::Listener).unwrap().keys().map(ToString::to_string).collect();
+    assert_eq!(of(Kind::Listener, "inbound|15006"), ["Workload/shop/web-1", "AuthorizationPolicy/shop/deny"]);
+    let outbound = listeners.iter().find(|name| name.starts_with("outbound")).expect("an outbound listener");
+    assert_eq!(of(Kind::Listener, outbound), ["EgressPolicy/shop/one", "EgressPolicy/shop/two"]);
+}

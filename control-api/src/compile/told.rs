@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
+use outrider_proto::envoy::config::core::v3::TrafficDirection;
 use outrider_proto::envoy::config::listener::v3 as listener;
 use outrider_proto::fault as faulty;
 use prost::Message as _;
@@ -15,7 +16,7 @@ use super::view::{Outbound, Redirected, View};
 use super::{Mesh, destination, inbound, local, model, view, wire};
 use crate::object::{Key, ObjectKind};
 use crate::proxy_info::{Dialect, ProxyInfo};
-use crate::snapshot::{Kind, Resources, Snapshot};
+use crate::snapshot::{Kind, Origin, Resources, Snapshot};
 
 /// How the connections of a workload get out of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -112,12 +113,12 @@ impl Mesh {
         namespace: Option<&str>,
         outbound: Vec<Outbound>,
     ) -> Resources {
-        let mut built = Vec::new();
-        let mut origin: Arc<str> = "Mesh//outbound".into();
+        let (mut built, mut policies) = (Vec::new(), Vec::new());
+        let mut origin: Origin = "Mesh//outbound".into();
         let mut all = Resources::new();
         if let Some(local) = local {
-            origin = local.origin.to_string().into();
-            built = inbound::listeners(local, (&self.objects, &self.policies), &self.settings);
+            origin = Origin::of(&local.origin);
+            (built, policies) = inbound::listeners(local, (&self.objects, &self.policies), &self.settings);
             for upstream in &local.upstreams {
                 let namespace_of = upstream.namespace.as_deref().unwrap_or(&local.namespace);
                 let key = Key::new(ObjectKind::Service, namespace_of, &upstream.service);
@@ -130,8 +131,10 @@ impl Mesh {
                 }
             }
         }
+        let guarded = origin.with(&policies);
         for listener in &built {
-            match wire::resource(listener, &origin) {
+            let is_inbound = listener.traffic_direction == i32::from(TrafficDirection::Inbound);
+            match wire::resource(listener, if is_inbound { &guarded } else { &origin }) {
                 Ok(resource) => {
                     all.insert(listener.name.as_str().into(), resource);
                 }

@@ -14,7 +14,7 @@ use super::inbound::INSPECT_TIMEOUT;
 use super::service::{Calling, Compiled};
 use super::{Settings, ViewKey, WaysOut, chain, destination, egress, grpc, wire};
 use crate::object::Key;
-use crate::snapshot::{Resource, Resources};
+use crate::snapshot::{Origin, Resource, Resources};
 
 /// The outbound listener, with its name.
 pub(super) type Outbound = (Arc<str>, Resource);
@@ -85,8 +85,8 @@ pub(super) fn outbound(
 }
 
 /// What the listener that outbound connections are redirected to is made of.
-pub(super) fn origin(egress: Option<&Egress>) -> Arc<str> {
-    egress.map_or_else(|| "Mesh//outbound".into(), |egress| Arc::clone(&egress.origin))
+pub(super) fn origin(egress: Option<&Egress>) -> Origin {
+    egress.map_or_else(|| "Mesh//outbound".into(), |egress| egress.origin.clone())
 }
 
 /// The listener that outbound connections are redirected to, with its name.
@@ -150,7 +150,7 @@ impl View {
         };
         let mut listeners = Resources::new();
         for (key, compiled) in services {
-            let origin: Arc<str> = key.to_string().into();
+            let origin = Origin::of(key);
             for (port, routes) in &compiled.tables {
                 for target in grpc::targets(key, *port, settings) {
                     listeners.insert(target.as_str().into(), grpc::listener(&target, routes, &origin));

@@ -1,7 +1,6 @@
 //! Small helpers for building messages, and the gate that every resource passes before it is let out.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +11,7 @@ use prost::{Message, Name};
 use prost_types::Any;
 
 use crate::digest;
-use crate::snapshot::Resource;
+use crate::snapshot::{Origin, Resource};
 
 /// Encodes a resource and reads it back as a proxy does: strictly.
 ///
@@ -20,7 +19,7 @@ use crate::snapshot::Resource;
 /// What a proxy would refuse, with the paths of the fields.
 pub(super) fn resource<M: Message + Name + Default>(
     message: &M,
-    origin: &Arc<str>,
+    origin: &Origin,
 ) -> Result<Resource, Vec<Fault>> {
     let body = message.encode_to_vec();
     strict::decode::<M>(&body)?;
@@ -28,8 +27,8 @@ pub(super) fn resource<M: Message + Name + Default>(
 }
 
 /// A resource in a dialect that our own decoder does not know.
-pub(super) fn unchecked(body: Vec<u8>, origin: &Arc<str>) -> Resource {
-    Resource { version: digest::short(&body).into(), body: Bytes::from(body), origin: Arc::clone(origin) }
+pub(super) fn unchecked(body: Vec<u8>, origin: &Origin) -> Resource {
+    Resource { version: digest::short(&body).into(), body: Bytes::from(body), origin: origin.clone() }
 }
 
 /// A message in an `Any`.

@@ -59,8 +59,8 @@ pub(super) fn status(proxies: &[Arc<Mutex<Proxy>>]) -> Status {
         }
     }
     for (sets, count) in alike.into_values() {
-        let origins: BTreeSet<_> =
-            sets.iter().flat_map(|set| set.values()).map(|resource| &resource.origin).collect();
+        let resources = sets.iter().flat_map(|set| set.values());
+        let origins: BTreeSet<_> = resources.flat_map(|resource| resource.origin.all()).collect();
         for origin in origins {
             let status = all.entry(Arc::clone(origin)).or_default();
             status.proxies += count;
@@ -79,13 +79,15 @@ fn count_one(proxy: &Proxy, all: &mut Status) {
                 ResourceState::Refused(detail) => Stand::Refused(detail),
                 ResourceState::Sent | ResourceState::Missing => Stand::Sent,
             };
-            match stands.entry(&resource.origin) {
-                Entry::Vacant(free) => {
-                    free.insert(stand);
-                }
-                Entry::Occupied(mut before) => {
-                    if worse(&stand) > worse(before.get()) {
-                        before.insert(stand);
+            for origin in resource.origin.all() {
+                match stands.entry(origin) {
+                    Entry::Vacant(free) => {
+                        free.insert(stand.clone());
+                    }
+                    Entry::Occupied(mut before) => {
+                        if worse(&stand) > worse(before.get()) {
+                            before.insert(stand.clone());
+                        }
                     }
                 }
             }

@@ -4,9 +4,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::*;
+use crate::object::{Key, ObjectKind};
 use crate::proxy_info::WorkloadPort;
 use crate::serve::Item;
-use crate::snapshot::{Resource, Resources};
+use crate::snapshot::{Origin, Resource, Resources};
 
 fn info(id: &str) -> Arc<ProxyInfo> {
     Arc::new(ProxyInfo { id: id.into(), namespace: "shop".into(), ..ProxyInfo::default() })
@@ -85,6 +86,23 @@ fn objects_are_counted_once_for_each_proxy() {
 
     drop(plain);
     assert_eq!((registry.len(), registry.objects()["Service/shop/b"].proxies), (3, 3));
+}
+
+#[test]
+fn everything_that_a_resource_is_made_of_is_counted() {
+    let registry = Arc::new(Registry::default());
+    let policy = Key::new(ObjectKind::TrafficPolicy, "shop", "t");
+    let origin = Origin::from("Service/shop/a").with([&policy, &policy]);
+    let one = Resource { version: "1".into(), body: bytes::Bytes::new(), origin };
+    let told: Arc<Resources> = Arc::new([("a".into(), one)].into());
+    let (well, bad) = (registry.connect(&info("well"), "delta"), registry.connect(&info("bad"), "delta"));
+    well.standing(std::iter::once(standing(&told, true, &[], true)));
+    bad.standing(std::iter::once(standing(&told, true, &[], false)));
+    bad.answered(&answer(&[("a", "1")], Some("a: no")));
+    for key in ["Service/shop/a", "TrafficPolicy/shop/t"] {
+        let status = &registry.objects()[key];
+        assert_eq!((status.proxies, status.acknowledged, status.refused), (2, 1, 1), "{key}");
+    }
 }
 
 #[test]
