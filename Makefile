@@ -4,7 +4,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 
-.PHONY: help demo test test-kube lint bench bench-setup bench-check fuzz tools
+.PHONY: help demo test test-kube test-image lint bench bench-setup bench-check fuzz tools
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -24,7 +24,13 @@ test-kube: tools ## the control server in Kubernetes: a real API server, found o
 	$(CARGO) build --locked --profile fast -p outrider-proxy -p outrider-control
 	@assets=$$(scripts/kube.sh) || { [ -z "$$CI" ]; exit; }; \
 	. scripts/env.sh && export OUTRIDER_TEST_POD_SECURITY="$$(scripts/pod-security.sh)"; \
-	KUBEBUILDER_ASSETS="$$assets" $(CARGO) test --locked -p outrider-tests --test kube --test kube_webhook --test standards -- --nocapture
+	if helm=$$(scripts/helm.sh); then export OUTRIDER_TEST_HELM="$$helm"; else [ -z "$$CI" ] || exit 1; fi; \
+	KUBEBUILDER_ASSETS="$$assets" $(CARGO) test --locked -p outrider-tests --test kube --test kube_webhook --test standards --test deploy -- --nocapture
+
+test-image: tools ## the images of deploy/Dockerfile, built and run without a registry (Debian, as root)
+	$(CARGO) build --locked --profile fast -p outrider-proxy -p outrider-control
+	@images=$$(scripts/image.sh) || { [ -z "$$CI" ]; exit; }; \
+	. scripts/env.sh && OUTRIDER_TEST_IMAGES="$$images" $(CARGO) test --locked -p outrider-tests --test image -- --nocapture
 
 lint: ## formatting, clippy, licences and bans, documentation
 	$(CARGO) fmt --all --check

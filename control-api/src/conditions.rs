@@ -10,7 +10,7 @@ use crate::compile::status::Condition as Found;
 use crate::engine::Compiled;
 use crate::object::Key;
 use crate::registry::{ObjectStatus, Registry};
-use crate::source::Diagnostic;
+use crate::source::{Diagnostic, InForce};
 
 /// A condition, in the words of Kubernetes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -86,7 +86,7 @@ impl Findings {
         let mut conditions: Vec<Condition> = parents
             .flat_map(|(parent, all)| all.iter().map(move |one| Condition::found(one, parent)))
             .collect();
-        if let Some(newer) = self.problems(key).find(|problem| problem.kept) {
+        if let Some(newer) = self.problems(key).find(|problem| problem.in_force != InForce::Nothing) {
             // What holds is not what is written.
             conditions.retain(|condition| condition.r#type != "Accepted");
             conditions.insert(0, Condition::invalid(newer));
@@ -108,13 +108,11 @@ impl Condition {
     }
 
     fn invalid(problem: &Diagnostic) -> Self {
-        Self {
-            r#type: "Accepted",
-            status: "False",
-            reason: "Invalid",
-            message: problem.fault.to_string(),
-            parent: String::new(),
-        }
+        let message = match problem.in_force {
+            InForce::Nothing | InForce::LastGood => problem.fault.to_string(),
+            InForce::Denial => format!("{}; {}", problem.fault, problem.in_force.said()),
+        };
+        Self { r#type: "Accepted", status: "False", reason: "Invalid", message, parent: String::new() }
     }
 
     /// "acknowledged by 12 of 13 proxies; rejected by X: FIELD: reason"; nothing where no proxy is told of it.

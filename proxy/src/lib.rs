@@ -12,6 +12,7 @@ pub mod detect;
 pub mod drain;
 pub mod exchange;
 pub mod fault;
+pub mod grpc;
 pub mod http;
 pub mod identity;
 pub mod limit;

@@ -99,7 +99,6 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
             .map_err(|error| failed("signals", &error))?;
         Ok::<_, StartError>(control)
     })?;
-    tracing::info!("finishing what is under way");
     control.join();
     tracing::info!("ended");
     Ok(())
@@ -143,22 +142,25 @@ fn start_xds(
 ) {
     let Bootstrap { ads, on_demand, mut node, .. } = bootstrap;
     let Some(source) = ads else { return };
-    let notify = on_demand.map(|idle_timeout| control.on_demand(idle_timeout, own_cluster));
+    if let Some(idle_timeout) = on_demand {
+        control.on_demand(idle_timeout, own_cluster);
+    }
     node.user_agent_name = "outrider".to_owned();
     node.user_agent_version_type =
         Some(outrider_proto::envoy::config::core::v3::node::UserAgentVersionType::UserAgentVersion(
             env!("CARGO_PKG_VERSION").to_owned(),
         ));
     node.client_features = vec!["xds.config.supports-resource-ttl".to_owned()];
-    if notify.is_some() {
+    if on_demand.is_some() {
         node.client_features.push(ON_DEMAND.to_owned());
     }
     let server = source.cluster.clone();
     let session = xds::session::Session::new(node, source);
-    tokio::spawn(xds::client::run(server, session, (control.wanted(), notify), messages));
+    tokio::spawn(xds::client::run(server, session, control.wanted(), messages));
 }
 
-/// Handles messages and signals until the proxy shall end.
+/// Handles messages and signals until the workers have ended: as long as they serve anybody, certificates are renewed,
+/// policies and revocations come in, and the admin port answers.
 async fn serve(
     control: &mut Control,
     settings: &Settings,
@@ -170,21 +172,25 @@ async fn serve(
     let mut hangup = signal(SignalKind::hangup())?;
     let mut tick = interval(TICK);
     loop {
-        state.set(if control.is_ready() { State::Live } else { State::Initializing });
+        state.set(match (control.is_draining(), control.is_ready()) {
+            (true, _) => State::Draining,
+            (false, true) => State::Live,
+            (false, false) => State::Initializing,
+        });
         let message = tokio::select! {
-            message = inbox.recv() => message.unwrap_or(Message::Drain),
+            Some(message) = inbox.recv() => message,
             Some(address) = asked.recv() => Message::Destination(address),
             () = received(&mut terminate) => Message::Drain,
             () = received(&mut interrupt) => Message::Drain,
             () = received(&mut hangup) => Message::Reload,
             _ = tick.tick() => Message::Tick,
             () = until(control.due()) => Message::Publish,
+            () = control.ended() => return Ok(()),
         };
         if matches!(message, Message::Reload) {
             reload(control, settings);
-        } else if !control.handle(message) {
-            state.set(State::Draining);
-            return Ok(());
+        } else {
+            control.handle(message);
         }
     }
 }

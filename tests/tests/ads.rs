@@ -73,6 +73,20 @@ impl Lab {
         self.until(kind, asked).await;
     }
 
+    /// How often this was subscribed to.
+    fn asked(&self, kind: &str, name: &str) -> usize {
+        let requests = self.ads.requests();
+        let of_kind = requests.iter().filter(|request| request.type_url == kind);
+        of_kind.flat_map(|request| &request.resource_names_subscribe).filter(|asked| *asked == name).count()
+    }
+
+    /// The port of a listener that is published.
+    fn listens(&self, name: &str) -> Option<u16> {
+        let all = admin_get(self.admin, "/listeners").unwrap();
+        let line = all.lines().find_map(|line| line.strip_prefix(&format!("{name}::127.0.0.1:")))?;
+        line.parse().ok()
+    }
+
     /// How many snapshots were published.
     fn published(&self) -> u64 {
         let dump = admin_get(self.admin, "/config_dump").unwrap();
@@ -100,24 +114,33 @@ fn response(kind: &str, nonce: &str, resources: Vec<Resource>) -> DeltaDiscovery
 }
 
 fn listener(port: u16, version: &str) -> Resource {
+    named("l", (port, "r"), version)
+}
+
+/// A listener at a port, with the name of its routes.
+fn named(name: &str, (port, routes): (u16, &str), version: &str) -> Resource {
     let yaml = format!(
-        "{{name: l, address: {}, filter_chains: [{{filters: [{{name: h, typed_config: {{'@type': {HCM}, stat_prefix: w, \
-         rds: {{route_config_name: r, config_source: {{ads: {{}}, resource_api_version: V3}}}}, \
+        "{{name: {name}, address: {}, filter_chains: [{{filters: [{{name: h, typed_config: {{'@type': {HCM}, stat_prefix: w, \
+         rds: {{route_config_name: {routes}, config_source: {{ads: {{}}, resource_api_version: V3}}}}, \
          http_filters: [{{name: r, typed_config: {{'@type': {ROUTER}}}}}]}}}}]}}]}}",
         config::address(port)
     );
     let message: outrider_proto::envoy::config::listener::v3::Listener =
         outrider_proto::json::from_yaml(&yaml).unwrap();
-    wrapped(type_url::LISTENER, "l", version, &message)
+    wrapped(type_url::LISTENER, name, version, &message)
 }
 
 fn routes(status: u32, version: &str) -> Resource {
+    routes_named("r", status, version)
+}
+
+fn routes_named(name: &str, status: u32, version: &str) -> Resource {
     let yaml = format!(
-        "{{name: r, virtual_hosts: [{{name: v, domains: ['*'], routes: [{{match: {{prefix: /}}, direct_response: {{status: {status}}}}}]}}]}}"
+        "{{name: {name}, virtual_hosts: [{{name: v, domains: ['*'], routes: [{{match: {{prefix: /}}, direct_response: {{status: {status}}}}}]}}]}}"
     );
     let message: outrider_proto::envoy::config::route::v3::RouteConfiguration =
         outrider_proto::json::from_yaml(&yaml).unwrap();
-    wrapped(type_url::ROUTE, "r", version, &message)
+    wrapped(type_url::ROUTE, name, version, &message)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,4 +238,85 @@ async fn types_that_a_control_server_makes_up_are_counted_together() {
         "{metrics}"
     );
     assert!(!metrics.contains("made.up"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_comes_at_the_address_of_one_that_goes() {
+    let lab = Lab::start(0, &["lds_config"]).await;
+    lab.subscribed(type_url::LISTENER).await;
+    lab.ads.send(response(type_url::LISTENER, "a", vec![named("a", (lab.port, "r"), "1")]));
+    lab.subscribed(type_url::ROUTE).await;
+    lab.ads.send(response(type_url::ROUTE, "r", vec![routes(201, "1")]));
+    lab.until("there", async || lab.status(lab.port, "/").await == 201).await;
+    let mut renamed = response(type_url::LISTENER, "b", vec![named("b", (lab.port, "r"), "1")]);
+    renamed.removed_resources = vec!["a".into()];
+    lab.ads.send(renamed);
+    assert_eq!(lab.answered("b").await, "");
+    lab.until("renamed", async || lab.listens("b").is_some() && lab.listens("a").is_none()).await;
+    assert_eq!(lab.status(lab.port, "/").await, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_moves_when_its_routes_are_there_and_not_when_it_is_refused() {
+    let lab = Lab::start(0, &["lds_config"]).await;
+    let other = free_port();
+    lab.subscribed(type_url::LISTENER).await;
+    // The name is that of the start-up file's.
+    lab.ads.send(response(type_url::LISTENER, "static", vec![named("web", (other, "r"), "1")]));
+    assert!(lab.answered("static").await.contains("start-up file has a resource of this name"));
+    assert_eq!((lab.status(lab.fixed, "/").await, lab.status(other, "/").await), (200, 0));
+
+    lab.ads.send(response(type_url::LISTENER, "l", vec![listener(lab.port, "1")]));
+    lab.subscribed(type_url::ROUTE).await;
+    lab.ads.send(response(type_url::ROUTE, "r", vec![routes(201, "1")]));
+    lab.until("there", async || lab.status(lab.port, "/").await == 201).await;
+    lab.ads.send(response(type_url::LISTENER, "moved", vec![named("l", (other, "s"), "2")]));
+    assert_eq!(lab.answered("moved").await, "");
+    let asked = async || lab.asked(type_url::ROUTE, "s") == 1;
+    lab.until("its routes are asked for", asked).await;
+    assert_eq!(lab.listens("l"), Some(lab.port), "it waits for them where it is");
+    assert_eq!(lab.status(lab.port, "/").await, 201);
+    lab.ads.send(response(type_url::ROUTE, "s", vec![routes_named("s", 202, "1")]));
+    lab.until("it has moved", async || lab.listens("l") == Some(other)).await;
+    assert_eq!(lab.status(other, "/").await, 202);
+    lab.until("nobody is left", async || lab.status(lab.port, "/").await == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_reload_comes_to_want_is_asked_for_and_asked_for_again() {
+    let lab = Lab::start(0, &["lds_config"]).await;
+    lab.subscribed(type_url::LISTENER).await;
+    let file = lab.proxy.directory.join("config.yaml");
+    let without = std::fs::read_to_string(&file).unwrap();
+    let cluster =
+        "{name: e, type: EDS, eds_cluster_config: {eds_config: {ads: {}, resource_api_version: V3}}}";
+    let with = without.replace("clusters: [", &format!("clusters: [{cluster}, "));
+    for (round, (config, wanted)) in [(&with, true), (&without, false), (&with, true)].into_iter().enumerate()
+    {
+        std::fs::write(&file, config).unwrap();
+        lab.proxy.signal("HUP");
+        let reloads = format!("outrider_reloads_total{{outcome=\"ok\"}} {}", round + 1);
+        lab.until("read again", async || admin_get(lab.admin, "/metrics").unwrap().contains(&reloads)).await;
+        let times = 1 + round / 2;
+        lab.until("asked for", async || !wanted || lab.asked(type_url::ENDPOINTS, "e") == times).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_takes_nothing_from_the_control_server() {
+    let lab = Lab::start(0, &["lds_config"]).await;
+    lab.subscribed(type_url::LISTENER).await;
+    lab.ads.send(response(type_url::LISTENER, "l", vec![listener(lab.port, "1")]));
+    lab.subscribed(type_url::ROUTE).await;
+    lab.ads.send(response(type_url::ROUTE, "r", vec![routes(201, "1")]));
+    lab.until("there", async || lab.status(lab.port, "/").await == 201).await;
+    let file = lab.proxy.directory.join("config.yaml");
+    let config = std::fs::read_to_string(&file).unwrap().replace("name: web", "name: l");
+    std::fs::write(&file, config).unwrap();
+    lab.proxy.signal("HUP");
+    let refused = "outrider_reloads_total{outcome=\"refused\"} 1";
+    lab.until("refused", async || admin_get(lab.admin, "/metrics").unwrap().contains(refused)).await;
+    let reason = "static_resources.listeners[0].name: a resource of this name came over xDS";
+    assert!(lab.proxy.log().contains(reason), "{}", lab.proxy.log());
+    assert_eq!((lab.status(lab.port, "/").await, lab.status(lab.fixed, "/").await), (201, 200));
 }

@@ -125,6 +125,34 @@ spec: {action: Deny, rules: [{to: [{paths: [/secret*]}]}]}
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_is_bad_from_the_start_lets_nobody_in_until_it_is_good() {
+    let (backend, ports, web) = (Backend::start().await, (free_port(), free_port()), free_port());
+    let policy = "
+---
+apiVersion: mesh.outrider.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {name: web, namespace: shop}
+spec: {action: Deny, rules: [{to: [{paths: [/secret*]}]}]}
+";
+    let mesh = objects(web, backend.port, ports);
+    let control = Control::start(Wire::Plaintext, &(mesh.clone() + &policy.replace("paths", "pahts")));
+    let (_web, _) = start(&control, "web-1", "web");
+    let (_client, _) = start(&control, "client-1", "client");
+    becomes(ports.0, "/hello", 403).await;
+    let condition = control.condition("AuthorizationPolicy/shop/web", "Accepted");
+    assert!(condition.starts_with("False Invalid: spec.rules[0].to[0]") && condition.contains("pahts"));
+    assert!(
+        condition.ends_with("until it is good, everything is denied that it may be about"),
+        "{condition}"
+    );
+    let (well, said) = control.outrider_cli(&["status"]);
+    assert!(!well && said.contains("everything is denied that it may be about"), "{said}");
+    control.write("mesh.yaml", &(mesh + policy));
+    becomes(ports.0, "/hello", 200).await;
+    assert_eq!(status(ports.0, "/secret").await, 403);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_proxy_refuses_is_seen_at_the_object() {
     let (backend, ports, web) = (Backend::start().await, (free_port(), free_port()), free_port());
     // Somebody else has the second local port.

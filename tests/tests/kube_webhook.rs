@@ -277,6 +277,25 @@ fn audited(mesh: &Mesh) {
     assert_eq!(mesh.outrider(&["audit", "--kube", "--kubeconfig", "/nowhere"]).status.code(), Some(2));
 }
 
+/// What `outrider policy network` prints, a real API server takes, closely looked at.
+fn network_policies(mesh: &Mesh) {
+    let objects = Path::new(env!("CARGO_MANIFEST_DIR")).join("../control-api/src/segment/golden/mesh");
+    let printed = mesh.outrider(&["policy", "network", objects.to_str().unwrap()]);
+    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+    mesh.cluster.create("/api/v1/namespaces", &json!({"metadata": {"name": "edge"}}));
+    let mut count = 0;
+    for document in manifest::documents(&String::from_utf8(printed.stdout).unwrap()) {
+        let object = manifest::parse(&document.text).unwrap();
+        let path = collection(&object);
+        let made = mesh.post(&format!("{path}?fieldValidation=Strict"), &object);
+        let made = made.unwrap_or_else(|error| panic!("{object:#}: {error:?}"));
+        assert_eq!(made["spec"], object["spec"], "nothing is added, and nothing is dropped");
+        count += 1;
+    }
+    eprintln!("{count} network policies applied");
+    assert!(count >= 10, "{count}");
+}
+
 fn nobody_answers(mesh: &mut Mesh) {
     mesh.control.kill();
     let (code, message) = mesh.create("shop", &plain()).unwrap_err();
@@ -310,6 +329,7 @@ fn pods_come_out_as_they_should_and_wait_for_the_webhook_as_is_configured() {
     let mut mesh = Mesh::start(&assets, &[]);
     all_shapes(&mesh);
     audited(&mesh);
+    network_policies(&mesh);
     nobody_answers(&mut mesh);
 }
 

@@ -60,7 +60,11 @@ fn caller(mesh: &Mesh) -> String {
             mesh.upstream(alpn)
         )
     };
-    let chains = [chain(8080, &http("out", "web"), ""), chain(3306, &tcp("out", "db"), "")];
+    let chains = [
+        chain(8080, &http("out", "web"), ""),
+        chain(50051, &http("out-grpc", "web"), ""),
+        chain(3306, &tcp("out", "db"), ""),
+    ];
     let clusters = [cluster("web", &format!(", {HTTP2}"), "h2"), cluster("db", "", "")];
     format!(
         "static_resources: {{listeners: [{}], clusters: [{}]}}\n",
@@ -79,12 +83,14 @@ fn called(mesh: &Mesh) -> String {
     };
     let chains = [
         chain(8080, &http("in", "web"), &mesh.downstream()),
+        chain(50051, &http("in-grpc", "grpc"), &mesh.downstream()),
         chain(3306, &tcp("in", "db"), &mesh.downstream()),
     ];
     format!(
-        "static_resources: {{listeners: [{}], clusters: [{}, {}]}}\n",
+        "static_resources: {{listeners: [{}], clusters: [{}, {}, {}]}}\n",
         listener("inbound", 15006, "INBOUND", &chains),
         cluster("web", 8080, ""),
+        cluster("grpc", 50051, &format!(", {HTTP2}")),
         cluster("db", 3306, "")
     )
 }
@@ -317,6 +323,82 @@ fn a_database_that_speaks_first_is_reached_through_the_mesh() {
     until("the queries were recorded", || wire.bytes().len() > 200_000);
     wire.stop();
     for secret in ["row-of", "marked_query", "SELECT", "MariaDB", "mysql_native_password"] {
+        assert!(!wire.saw(secret), "{secret} went over the wire");
+    }
+}
+
+/// A gRPC server that says again what it hears, once and in streams, and knows one name that is not there.
+const GRPC_SERVER: &str = r#"
+import grpc
+from concurrent import futures
+def say(request, context):
+    if request == b"nobody":
+        context.abort(grpc.StatusCode.NOT_FOUND, "not-here-of-grpc")
+    context.set_trailing_metadata((("x-trailer", "kept"),))
+    return b"answer-of-grpc " + request
+def talk(requests, context):
+    for request in requests:
+        yield b"answer-of-grpc " + request
+handlers = {"Say": grpc.unary_unary_rpc_method_handler(say), "Talk": grpc.stream_stream_rpc_method_handler(talk)}
+server = grpc.server(futures.ThreadPoolExecutor(4))
+server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("lab.Echo", handlers),))
+server.add_insecure_port("127.0.0.1:50051")
+server.start()
+server.wait_for_termination()
+"#;
+/// Its client: says what came of each kind of call.
+const GRPC_CLIENT: &str = r#"
+import grpc, sys
+channel = grpc.insecure_channel(sys.argv[1])
+say = channel.unary_unary("/lab.Echo/Say")
+answer, call = say.with_call(b"message-of-grpc", timeout=20)
+print("unary", answer.decode(), dict(call.trailing_metadata()).get("x-trailer"))
+talk = channel.stream_stream("/lab.Echo/Talk")
+print("stream", sum(len(one) for one in talk((b"x" * 1000 for _ in range(500)), timeout=20)))
+try:
+    say(b"nobody", timeout=20)
+except grpc.RpcError as error:
+    print("status", error.code().name, error.details())
+"#;
+
+#[test]
+fn a_grpc_application_is_carried_with_its_streams_and_statuses() {
+    let Some(python) = std::env::var_os("OUTRIDER_TEST_GRPC") else {
+        assert!(std::env::var_os("CI").is_none(), "gRPC is missing and CI must have it");
+        println!("SKIPPED: OUTRIDER_TEST_GRPC names no Python with grpcio");
+        return;
+    };
+    if skipped(&["nginx"]) {
+        return;
+    }
+    let lab = lab("lab-grpc", &[]);
+    let folder = scratch("grpc");
+    let (server, client) = (folder.join("server.py"), folder.join("client.py"));
+    fs::write(&server, GRPC_SERVER).unwrap();
+    fs::write(&client, GRPC_CLIENT).unwrap();
+    let python = python.to_str().unwrap();
+    let mut application = lab.server.start(python, &[server.to_str().unwrap()], folder);
+    until("the gRPC application listens", || {
+        assert!(application.is_running(), "{}", application.log());
+        lab.server.listens(50051)
+    });
+    let mut wire = lab.network.record("server");
+    let ask = |pod: &Pod, host: &str| {
+        let output = pod.command(python).arg(&client).arg(format!("{host}:50051")).output().unwrap();
+        text(&output)
+    };
+    for host in lab.hosts() {
+        let said = ask(&lab.client, &host);
+        assert!(said.contains("unary answer-of-grpc message-of-grpc kept"), "{said}");
+        assert!(said.contains(&format!("stream {}", 500 * (1000 + "answer-of-grpc ".len()))), "{said}");
+        assert!(said.contains("status NOT_FOUND not-here-of-grpc"), "{said}");
+        let said = ask(&lab.stranger, &host);
+        assert!(said.contains("UNAVAILABLE") && !said.contains("answer-of-grpc"), "{said}");
+    }
+    assert!(lab.server_sidecar.log().contains(&format!("from {CLIENT}")), "{}", lab.server_sidecar.log());
+    until("the streams were recorded", || wire.bytes().len() > 2_000_000);
+    wire.stop();
+    for secret in ["answer-of-grpc", "message-of-grpc", "xxxxxxxx", "not-here-of-grpc"] {
         assert!(!wire.saw(secret), "{secret} went over the wire");
     }
 }

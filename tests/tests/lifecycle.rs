@@ -74,6 +74,77 @@ async fn sigterm_finishes_what_is_under_way() {
     assert_eq!(proxy.wait(PATIENCE), Some(0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_drain_nobody_is_let_in_and_the_admin_port_says_so() {
+    let (backend, admin, port) = (Backend::start().await, free_port(), free_port());
+    let mut proxy = Process::outrider(&config(admin, port, backend.port, "one"), admin);
+    let mut tunnel = websocket(port).await;
+    assert!(echoes(&mut tunnel, b"before").await);
+    proxy.signal("TERM");
+    let refused = async {
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {}
+        while !admin_get(admin, "/ready").unwrap().contains("503") {}
+    };
+    assert!(timeout(PATIENCE, refused).await.is_ok(), "connections are still let in");
+    assert!(admin_get(admin, "/ready").unwrap().contains("DRAINING"));
+    assert!(admin_get(admin, "/metrics").unwrap().contains("outrider_downstream_connections_active"));
+    assert!(admin_request(admin, "POST", "/drain").unwrap().contains("200"), "once more changes nothing");
+    assert!(proxy.is_running() && echoes(&mut tunnel, b"in the drain").await);
+    drop(tunnel);
+    assert_eq!(proxy.wait(PATIENCE), Some(0));
+}
+
+#[tokio::test]
+async fn who_knocked_before_a_drain_is_answered() {
+    let (backend, admin, port) = (Backend::start().await, free_port(), free_port());
+    let mut proxy = Process::outrider(&config(admin, port, backend.port, "one"), admin);
+    // Whatever comes now waits in the kernel.
+    proxy.signal("STOP");
+    let mut waiting = Vec::new();
+    for _ in 0..64 {
+        let mut stream = connect(port).await;
+        stream.write_all(b"POST /version HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        waiting.push(stream);
+    }
+    proxy.signal("TERM");
+    proxy.signal("CONT");
+    for (number, mut stream) in waiting.into_iter().enumerate() {
+        let mut bytes = Vec::new();
+        let ended = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("in time");
+        let answer = client::parse_h1(&bytes, false);
+        assert_eq!((answer.status, answer.whole), (200, true), "connection {number}: {ended:?}");
+    }
+    assert_eq!(proxy.wait(PATIENCE), Some(0));
+}
+
+#[tokio::test]
+async fn a_file_that_is_refused_moves_no_listener() {
+    let (backend, admin, port, other) = (Backend::start().await, free_port(), free_port(), free_port());
+    let proxy = Process::outrider(&config(admin, port, backend.port, "one"), admin);
+    let moved = config(admin, other, backend.port, "two");
+    let (start, end) = (moved.find("  - name: web").unwrap(), moved.find("  clusters:").unwrap());
+    let second = moved[start..end]
+        .replace("name: web", "name: second")
+        .replace(&format!("port_value: {other}"), &format!("port_value: {}", backend.port));
+    let both = format!("{}{second}{}", &moved[..end], &moved[end..]);
+    fs::write(proxy.directory.join("config.yaml"), both).unwrap();
+    proxy.signal("HUP");
+    while !admin_get(admin, "/metrics").unwrap().contains("outrider_reloads_total{outcome=\"refused\"} 1") {}
+    assert!(proxy.log().contains("listeners[1]: address: cannot listen on"), "{}", proxy.log());
+    assert_eq!(client::h1(port, &version()).await.body, "one");
+    assert!(tokio::net::TcpStream::connect(("127.0.0.1", other)).await.is_err(), "nobody listens there");
+
+    // Without the one that is wrong it moves, and another may have its place.
+    let renamed = second.replace(&format!("port_value: {}", backend.port), &format!("port_value: {port}"));
+    let both = format!("{}{renamed}{}", &moved[..end], &moved[end..]);
+    fs::write(proxy.directory.join("config.yaml"), both).unwrap();
+    proxy.signal("HUP");
+    while !admin_get(admin, "/metrics").unwrap().contains("outrider_reloads_total{outcome=\"ok\"} 1") {}
+    for at in [port, other] {
+        while client::h1(at, &version()).await.body != "two" {}
+    }
+}
+
 #[tokio::test]
 async fn a_drain_has_an_end() {
     let (backend, admin, port) = (Backend::start().await, free_port(), free_port());

@@ -17,7 +17,7 @@ use outrider_tests::config::{HCM, HTTP2, ROUTER, address, cluster};
 use outrider_tests::mesh::{CLIENT, DAY, Mesh, SERVER, TLS};
 use outrider_tests::process::{Process, admin_get, free_port};
 use prost::Message;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 /// The roots of either side, in the folder of the mesh.
@@ -29,13 +29,13 @@ struct Pair {
     server_ads: Ads,
     client_ads: Ads,
     mesh: Mesh,
-    _server: Process,
+    server: Process,
     client: Process,
     server_admin: u16,
     client_admin: u16,
     /// Where the application asks.
     port: u16,
-    _backend: Backend,
+    backend: Backend,
 }
 
 fn chain(port: u16, socket: &str) -> String {
@@ -60,11 +60,11 @@ fn config(admin: u16, listener: &str, be: &str, ads: &Ads) -> String {
 impl Pair {
     /// The server's certificate comes from its control server when `sds` is set.
     async fn start(sds: bool) -> Self {
-        Self::of(Mesh::new("revocation"), sds).await
+        Self::of(Mesh::new("revocation"), sds, "http/1.1").await
     }
 
-    /// Each side has a file of roots of its own.
-    async fn of(mesh: Mesh, sds: bool) -> Self {
+    /// Each side has a file of roots of its own, and this is what they speak with each other.
+    async fn of(mesh: Mesh, sds: bool, protocol: &str) -> Self {
         let backend = Backend::start().await;
         for side in [SERVER_ROOTS, CLIENT_ROOTS] {
             fs::write(mesh.folder.join(side), mesh.authority.root_pem()).unwrap();
@@ -90,20 +90,24 @@ impl Pair {
         let fresh = "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: \
                      {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, \
                      common_http_protocol_options: {max_requests_per_connection: 1}, explicit_http_config: {http_protocol_options: {}}}}";
-        let upstream = mesh.upstream("http/1.1").replace("ca.pem", CLIENT_ROOTS);
-        let more = if sds { format!("{upstream}, {fresh}") } else { upstream };
+        let upstream = mesh.upstream(protocol).replace("ca.pem", CLIENT_ROOTS);
+        let more = match protocol {
+            "h2" => format!("{upstream}, {HTTP2}"),
+            _ if sds => format!("{upstream}, {fresh}"),
+            _ => upstream,
+        };
         let client = config(client_admin, &chain(port, ""), &cluster("be", inner, &more), &client_ads);
         let client = Process::outrider(&client, client_admin);
         Self {
             server_ads,
             client_ads,
             mesh,
-            _server: server,
+            server,
             client,
             server_admin,
             client_admin,
             port,
-            _backend: backend,
+            backend,
         }
     }
 }
@@ -209,33 +213,69 @@ async fn a_peer_whose_root_is_gone_is_cut_off_on_either_side() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_connection_outlives_a_certificate_and_no_request_fails_for_it() {
-    const LIFE: Duration = Duration::from_secs(20);
-    for (who, id) in [("client", CLIENT), ("server", SERVER)] {
-        let mesh = Mesh::new("expiry");
-        mesh.write(who, &mesh.authority.svid(id, LIFE));
-        let pair = Pair::of(mesh, false).await;
-        let mut tunnel = websocket(pair.port).await;
-        assert!(echoes(&mut tunnel, b"before").await);
-        assert_eq!(status(pair.port).await, 200);
-        pair.mesh.write(who, &pair.mesh.authority.svid(id, DAY));
-        let mut byte = [0];
-        let ended = async {
-            loop {
-                tokio::select! {
-                    ended = tunnel.read(&mut byte) => return ended,
-                    // On connections that are kept, as long as they are.
-                    status = status(pair.port) => assert_eq!(status, 200, "{who}"),
-                }
+    tokio::join!(
+        outlived("client", "http/1.1"),
+        outlived("server", "http/1.1"),
+        outlived("client", "h2"),
+        outlived("server", "h2"),
+    );
+}
+
+/// Renews a certificate that ends soon, while requests go on and one connection stays as it is.
+async fn outlived(who: &str, protocol: &str) {
+    const LIFE: Duration = Duration::from_secs(25);
+    let mesh = Mesh::new(&format!("expiry-{who}-{}", protocol.len()));
+    let id = if who == "client" { CLIENT } else { SERVER };
+    mesh.write(who, &mesh.authority.svid(id, LIFE));
+    let pair = Pair::of(mesh, false, protocol).await;
+    let mut held = if protocol == "h2" { upload(&pair).await } else { websocket(pair.port).await };
+    assert_eq!(status(pair.port).await, 200);
+    pair.mesh.write(who, &pair.mesh.authority.svid(id, DAY));
+    let mut byte = [0];
+    let ended = async {
+        loop {
+            tokio::select! {
+                _ = held.read(&mut byte) => return,
+                // On connections that are kept, as long as they are.
+                status = status(pair.port) => assert_eq!(status, 200, "{who} {protocol}"),
             }
-        };
-        let ended = timeout(LIFE + PATIENCE, ended).await.expect("the tunnel is ended");
-        assert!(!matches!(ended, Ok(1..)), "{who}");
-        assert_eq!(status(pair.port).await, 200);
-        let admin = if who == "client" { pair.server_admin } else { pair.client_admin };
-        let metrics = admin_get(admin, "/metrics").unwrap();
-        let cut = "outrider_connections_cut_total{reason=\"identity_expired\"} 1\n";
-        assert!(metrics.contains(cut), "only the tunnel was still there: {metrics}");
-    }
+        }
+    };
+    timeout(LIFE + PATIENCE, ended).await.expect("it is ended");
+    assert_eq!(status(pair.port).await, 200);
+    let admin = if who == "client" { pair.server_admin } else { pair.client_admin };
+    let metrics = admin_get(admin, "/metrics").unwrap();
+    let cut = "outrider_connections_cut_total{reason=\"identity_expired\"} 1\n";
+    assert!(metrics.contains(cut), "{who} {protocol}: only one was still there: {metrics}");
+}
+
+/// Begins a request whose body does not end, and waits until it has come through.
+async fn upload(pair: &Pair) -> tokio::net::TcpStream {
+    let mut stream = client::connect(pair.port).await;
+    stream.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nbegun").await.unwrap();
+    until("the body", async || pair.backend.received_bytes() >= 5).await;
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_revoked_is_cut_off_in_a_drain_too() {
+    let mut pair = Pair::start(false).await;
+    let mut tunnel = websocket(pair.port).await;
+    assert!(echoes(&mut tunnel, b"before").await);
+    subscribed(&pair.server_ads, type_url::REVOCATIONS).await;
+    pair.server.signal("TERM");
+    until("draining", async || {
+        admin_get(pair.server_admin, "/ready").is_some_and(|answer| answer.contains("DRAINING"))
+    })
+    .await;
+    assert!(echoes(&mut tunnel, b"in the drain").await);
+    let list =
+        RevocationList { name: "cut".into(), spiffe_ids: vec![CLIENT.into()], ..RevocationList::default() };
+    pair.server_ads.send(response(type_url::REVOCATIONS, "n1", "cut", &list));
+    let ended = timeout(PATIENCE, tunnel.read(&mut [0])).await.expect("long before the drain's end");
+    assert!(!matches!(ended, Ok(1..)));
+    assert_eq!(pair.server.wait(PATIENCE), Some(0), "nothing is left");
+    assert!(pair.server.log().contains("identity_revoked"), "{}", pair.server.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

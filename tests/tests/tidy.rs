@@ -9,7 +9,7 @@ const MAX_LINES: usize = 460;
 /// The modules of `proxy/src` from the bottom up: each may import those before it, and itself. Modules in one row
 /// make one layer and may know each other.
 const LAYERS: &[&[&str]] = &[
-    &["sys", "drain", "detect", "redirect"],
+    &["sys", "drain", "detect", "redirect", "grpc"],
     &["transport", "identity"],
     // A log line needs a request's head, a header change needs a format, a policy, a fault or a limit asks for a header:
     // messages, model, policies, faults, limits and records know each other.

@@ -1,6 +1,7 @@
 //! The admission webhooks of the real control server, asked over HTTPS as an API server asks.
 
 use std::fs;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use outrider_control::inject::manifest;
 use outrider_tests::admission::{HOST, ask, curl, patched, post, review};
 use outrider_tests::control::{Control, Wire};
-use outrider_tests::process::free_port;
+use outrider_tests::process::{admin_get, free_port};
 use serde_json::{Value, json};
 
 /// A control server with webhooks.
@@ -232,6 +233,46 @@ fn what_is_no_question_gets_a_clear_no_and_the_next_question_an_answer() {
     let old = ["--tls-max", "1.2", "-d", "{}", &url];
     assert_eq!(run(curl(webhooks.port, &webhooks.roots()).args(old)), "000", "TLS 1.2");
     assert_eq!(webhooks.ask("/inject/enabled", &good)["allowed"], true);
+}
+
+/// Connections that the webhook has at a time (`MAX_CONNECTIONS` in its server).
+const PLACES: usize = 256;
+/// How long somebody who says nothing keeps one (`PATIENCE` there).
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[test]
+fn while_all_places_are_taken_the_next_one_waits_and_health_is_told() {
+    let webhooks = Webhooks::start(&[]);
+    let question = review("shop", &pod(json!({}), json!({})));
+    let begun = Instant::now();
+    let mut silent: Vec<TcpStream> =
+        (0..PLACES).map(|_| TcpStream::connect(("127.0.0.1", webhooks.port)).unwrap()).collect();
+    std::thread::scope(|scope| {
+        let late = scope.spawn(|| {
+            let answer = webhooks.ask("/inject/enabled", &question);
+            (answer, Instant::now())
+        });
+        for _ in 0..20 {
+            for path in ["/healthz", "/readyz"] {
+                let answer = admin_get(webhooks.control.api, path);
+                assert!(
+                    answer.as_deref().is_some_and(|answer| answer.contains(" 200 ")),
+                    "{path}: {answer:?}"
+                );
+            }
+        }
+        let freed = Instant::now();
+        drop(silent.pop());
+        let (answer, answered) = late.join().unwrap();
+        assert_eq!(answer["allowed"], true, "{answer:#}");
+        // Not before somebody went: by himself, or because he was cut off.
+        assert!(answered >= freed.min(begun + PATIENCE), "there were {PLACES} before it");
+        eprintln!(
+            "one too many: answered after {} ms, a place was free after {} ms",
+            answered.duration_since(begun).as_millis(),
+            freed.duration_since(begun).as_millis()
+        );
+    });
 }
 
 /// Serial number of the certificate that is served now.

@@ -106,12 +106,11 @@ pub(super) fn apply(api: &Api, text: &str) -> Answer {
         Err(reason) => return Answer::text(StatusCode::UNPROCESSABLE_ENTITY, reason + "\n"),
     };
     let source = api.engine.compiled().source;
-    for object in objects {
-        let key = object.key.clone();
-        if let Err(error) = api.engine.experiments().apply(object, &source) {
-            api.engine.faults_changed();
-            return Answer::text(StatusCode::CONFLICT, format!("{key}: {error}\n"));
-        }
+    let keys: Vec<Key> = objects.iter().map(|object| object.key.clone()).collect();
+    if let Err(error) = api.engine.experiments().apply(objects, &source) {
+        return Answer::text(StatusCode::CONFLICT, format!("{error}; none of them is applied\n"));
+    }
+    for key in keys {
         tracing::warn!(target: "outrider_control::audit", fault = %key, "fault applied by hand");
     }
     api.engine.faults_changed();

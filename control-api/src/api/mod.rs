@@ -84,10 +84,14 @@ pub async fn start(
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
     let api = Arc::new(api);
-    tokio::spawn(accept::each(listener, ("the API", MAX_CONNECTIONS), ending, move |stream, peer| {
+    let serve = move |stream, peer, place| {
         let api = Arc::clone(&api);
-        async move { serve(stream, peer, &api).await }
-    }));
+        async move {
+            serve(stream, peer, &api).await;
+            drop(place);
+        }
+    };
+    tokio::spawn(accept::each(listener, ("the API", MAX_CONNECTIONS), accept::set(ending), serve));
     Ok(bound)
 }
 

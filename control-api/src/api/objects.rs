@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Api;
 use crate::conditions::{Condition, Findings};
 use crate::object::{AnyObject, Key};
-use crate::source::{Diagnostic, Severity};
+use crate::source::{Diagnostic, InForce, Severity};
 
 /// All objects.
 #[derive(Debug, Serialize)]
@@ -44,6 +44,8 @@ struct Problem {
     reason: String,
     /// Whether the last good version stays in force.
     kept: bool,
+    /// Whether everything is denied that it may be about.
+    denied: bool,
 }
 
 pub(super) fn all(api: &Api) -> All {
@@ -102,7 +104,8 @@ impl Problem {
             },
             rule: diagnostic.rule,
             reason: diagnostic.fault.to_string(),
-            kept: diagnostic.kept,
+            kept: diagnostic.in_force == InForce::LastGood,
+            denied: diagnostic.in_force == InForce::Denial,
         }
     }
 }

@@ -32,7 +32,7 @@ spec: {address: nowhere}
 fn api() -> (Api, crate::registry::Connection) {
     let scratch = crate::ca::testing::Scratch::new("api");
     std::fs::write(scratch.path().join("web.yaml"), WEB).unwrap();
-    let view = Directory::new(scratch.path()).scan();
+    let view = Directory::new(scratch.path()).scan().unwrap();
     let registry = Arc::new(Registry::default());
     let engine = Arc::new(Engine::new(
         Settings::default(),

@@ -57,18 +57,28 @@ struct Claims {
 }
 
 impl JoinKey {
-    /// Reads the key, and makes it on first start.
+    /// Reads the key, and makes it on first start. The directory must be held.
     ///
     /// # Errors
     /// When it cannot be read or made.
     pub fn open(state: &StateDir, trust_domain: &str) -> Result<Self, StateError> {
-        let failed = |reason: &str| StateError::new(&state.file(FILE), reason);
         if state.read(FILE)?.is_none() {
             let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
-                .map_err(|error| failed(&error.to_string()))?;
+                .map_err(|error| StateError::new(&state.file(FILE), error))?;
             state.write(FILE, key.serialize_pem().as_bytes(), 0o600)?;
         }
-        let pem = state.read(FILE)?.unwrap_or_default();
+        Self::existing(state, trust_domain)
+    }
+
+    /// Reads the key that the control server has made.
+    ///
+    /// # Errors
+    /// When it is not there, or cannot be read.
+    pub fn existing(state: &StateDir, trust_domain: &str) -> Result<Self, StateError> {
+        let failed = |reason: &str| StateError::new(&state.file(FILE), reason);
+        let Some(pem) = state.read(FILE)? else {
+            return Err(failed("not there; start the control server first, which makes it"));
+        };
         let wrong = || failed("not an ECDSA P-256 key in PKCS#8");
         let der = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|_| wrong())?;
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.secret_pkcs8_der());
@@ -198,6 +208,22 @@ mod tests {
         let foreign = parse("spiffe://b/ns/shop/sa/cart").unwrap();
         assert!(again.token(&foreign, HOUR, start()).is_err());
         assert!(again.token(&cart, MAX_LIFE + HOUR, start()).is_err());
+    }
+
+    #[test]
+    fn who_only_reads_the_key_makes_none() {
+        let scratch = Scratch::new("join");
+        let state = StateDir::open(&scratch.path().join("one")).unwrap();
+        let error = JoinKey::existing(&state, "a").unwrap_err().to_string();
+        assert!(
+            error.ends_with("join.key: not there; start the control server first, which makes it"),
+            "{error}"
+        );
+        assert_eq!(state.names().unwrap(), Vec::<String>::new());
+        let cart = parse("spiffe://a/ns/shop/sa/cart").unwrap();
+        let key = JoinKey::open(&state, "a").unwrap();
+        let token = JoinKey::existing(&state, "a").unwrap().token(&cart, HOUR, start()).unwrap();
+        assert!(key.check(&token, start()).is_ok());
     }
 
     #[test]

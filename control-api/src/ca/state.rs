@@ -34,23 +34,29 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Opens it, and makes it if it is not there. What a killed process left unfinished is taken away.
+    /// Opens it, and makes it if it is not there. Before it is written to it must be held: [`Self::lock`].
     ///
     /// # Errors
     /// When it cannot be made, or others can look into it.
     pub fn open(path: &Path) -> Result<Self, StateError> {
         let failed = |error: io::Error| StateError::new(path, error);
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        Self::existing(path)
+    }
+
+    /// Opens one that somebody else may hold, to read from it.
+    ///
+    /// # Errors
+    /// When it is not there, or others can look into it.
+    pub fn existing(path: &Path) -> Result<Self, StateError> {
+        let failed = |error: io::Error| StateError::new(path, error);
         let mode = fs::metadata(path).map_err(failed)?.permissions().mode();
         if mode & 0o077 != 0 {
-            let reason = format!("mode {:o}: others can look into it; chmod 700", mode & 0o777);
+            let mode = mode & 0o777;
+            let reason = format!(
+                "mode {mode:o}: others can look into it; chmod 700, or name a directory below it that is not there yet"
+            );
             return Err(StateError::new(path, reason));
-        }
-        for entry in fs::read_dir(path).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
-                fs::remove_file(entry.path()).map_err(|error| StateError::new(&entry.path(), error))?;
-            }
         }
         Ok(Self { path: path.to_owned() })
     }
@@ -112,7 +118,8 @@ impl StateDir {
         self.sync().map_err(failed)
     }
 
-    /// Holds the directory for this process, so that no second one writes into it.
+    /// Holds the directory for this process, so that no second one writes into it. What a killed process left unfinished
+    /// is taken away.
     ///
     /// # Errors
     /// When another process has it.
@@ -127,6 +134,10 @@ impl StateDir {
             .open(&path)
             .map_err(failed)?;
         file.try_lock().map_err(|_| StateError::new(&path, "another control server uses this directory"))?;
+        for name in self.names()?.iter().filter(|name| name.starts_with(UNFINISHED)) {
+            let path = self.file(name);
+            fs::remove_file(&path).map_err(|error| StateError::new(&path, error))?;
+        }
         Ok(file)
     }
 
@@ -166,17 +177,37 @@ mod tests {
         state.write("key", b"one", 0o600).unwrap();
         state.write("key", b"two", 0o600).unwrap();
         fs::write(state.file(".new-key"), b"hal").unwrap();
-        let state = StateDir::open(&scratch.path().join("a")).unwrap();
-        assert_eq!(state.names().unwrap(), ["key"], "what was unfinished is gone");
+        let held = state.lock().unwrap();
+        assert_eq!(state.names().unwrap(), ["key", "lock"], "what was unfinished is gone");
         assert_eq!(state.read("key").unwrap().as_deref(), Some(&b"two"[..]));
         assert_eq!(fs::metadata(state.file("key")).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(state.read("none").unwrap(), None);
-        let held = state.lock().unwrap();
-        assert!(state.lock().is_err(), "one process at a time");
+        fs::write(state.file(".new-key"), b"hal").unwrap();
+        let other = StateDir::existing(&scratch.path().join("a")).unwrap();
+        assert!(other.lock().is_err(), "one process at a time");
+        assert_eq!(other.names().unwrap(), [".new-key", "key", "lock"], "what the other is writing stays");
         drop(held);
         assert!(state.lock().is_ok());
         fs::set_permissions(scratch.path().join("a"), fs::Permissions::from_mode(0o750)).unwrap();
         let error = StateDir::open(&scratch.path().join("a")).unwrap_err().to_string();
         assert!(error.contains("chmod 700"), "{error}");
+        assert!(StateDir::existing(&scratch.path().join("none")).is_err(), "it is made by who holds it");
+        assert!(!scratch.path().join("none").exists());
+    }
+
+    /// A volume of Kubernetes: its root is everybody's, or a group's that passes itself on, and cannot be changed.
+    #[test]
+    fn below_a_directory_that_others_may_use_it_makes_one_for_itself() {
+        for mode in [0o777, 0o2777, 0o2770] {
+            let scratch = Scratch::new("volume");
+            fs::set_permissions(scratch.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let path = scratch.path().join("state");
+            for _ in 0..2 {
+                StateDir::open(&path).unwrap().write("key", b"one", 0o600).unwrap();
+                assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700, "{mode:o}");
+            }
+            let error = StateDir::open(scratch.path()).unwrap_err().to_string();
+            assert!(error.contains("name a directory below it"), "{error}");
+        }
     }
 }

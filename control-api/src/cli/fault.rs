@@ -65,11 +65,11 @@ pub(super) struct Token {
 /// When it cannot be done, or shown.
 pub(super) fn run(action: &Action, out: &mut dyn Write) -> io::Result<u8> {
     let (options, answer) = match action {
-        Action::List { options } => (options, ask(options.control, "/api/v1/faults")?),
+        Action::List { options } => (options, ask(&options.control, "/api/v1/faults")?),
         Action::Apply { file, token, options } => {
             let body = read(file)?;
             let token = read(&token.token_file)?;
-            (options, tell(options.control, "/api/v1/faults", (Some(token.trim()), &body))?)
+            (options, tell(&options.control, "/api/v1/faults", (Some(token.trim()), &body))?)
         }
         Action::Stop { name, options, .. } => {
             let path = match name {
@@ -79,11 +79,11 @@ pub(super) fn run(action: &Action, out: &mut dyn Write) -> io::Result<u8> {
                     format!("/api/v1/faults/{}/{}/stop", encoded(namespace), encoded(name))
                 }
             };
-            (options, tell(options.control, &path, (None, ""))?)
+            (options, tell(&options.control, &path, (None, ""))?)
         }
         Action::Resume { token, options } => {
             let token = read(&token.token_file)?;
-            (options, tell(options.control, "/api/v1/faults/resume", (Some(token.trim()), ""))?)
+            (options, tell(&options.control, "/api/v1/faults/resume", (Some(token.trim()), ""))?)
         }
     };
     if options.output == Form::Json {

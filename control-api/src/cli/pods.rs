@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use serde_json::Value;
 
 use super::{FOUND, OK, cluster};
 use crate::audit::{self, Exemption, Level, report};
@@ -185,10 +186,22 @@ fn invalid(reason: &str) -> io::Error {
 /// What `outrider policy` is asked for.
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Policy {
-    /// A `NetworkPolicy` for each service, and one for each namespace that denies the rest, for `kubectl apply -f -`.
+    /// The network policies that go with the mesh's own, for `kubectl apply -f -`: who may call whom, default deny in both
+    /// directions.
+    ///
+    /// For each namespace a policy that lets its pods reach DNS and the control server, and nothing else; for each service
+    /// who may call it, as the authorization policies say; for all who may call, where they may go; for each `EgressPolicy`
+    /// the addresses that it opens. Where no authorization policy says who calls a service, its default holds: with
+    /// `AllowMesh`, which is the default of defaults, every pod of the mesh may. Callers are known by namespace, and by the
+    /// labels of the pods of a service account where DIR has the pods (`kubectl get pods -A -o yaml`). Routes open nothing:
+    /// where a route leads to another service, that one's policies say who may come. Names in an `EgressPolicy` are not
+    /// opened, and are told on standard error. Namespaces that DIR does not tell of are left alone.
     Network {
         /// The directory with the mesh's objects.
         dir: PathBuf,
+        /// Only the policies in this namespace; may be repeated.
+        #[arg(short, long, value_name = "NAME")]
+        namespace: Vec<String>,
         /// The trust domain of the mesh.
         #[arg(long, value_name = "NAME", default_value = "cluster.local")]
         trust_domain: String,
@@ -200,9 +213,8 @@ pub(super) enum Policy {
 
 /// Nothing is written when an object cannot be read: a policy that is missing would let nobody, or everybody, in.
 pub(super) fn policy(asked: &Policy, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
-    let Policy::Network { dir, trust_domain, root_namespace } = asked;
-    std::fs::read_dir(dir).map_err(|error| named(dir, &error))?;
-    let view = Directory::new(dir).scan();
+    let Policy::Network { dir, namespace, trust_domain, root_namespace } = asked;
+    let view = Directory::new(dir).scan()?;
     if !view.diagnostics.is_empty() {
         for diagnostic in view.diagnostics.iter() {
             writeln!(err, "{diagnostic}")?;
@@ -214,8 +226,15 @@ pub(super) fn policy(asked: &Policy, out: &mut dyn Write, err: &mut dyn Write) -
         root_namespace: root_namespace.clone(),
         ..Settings::default()
     };
-    for object in segment::network_policies(&view.objects, &settings) {
-        write!(out, "---\n{}", yaml::write(&object))?;
+    let made = segment::network_policies(&view.objects, &settings);
+    for note in made.notes {
+        writeln!(err, "{note}")?;
+    }
+    for object in made.policies {
+        let of = object.pointer("/metadata/namespace").and_then(Value::as_str);
+        if namespace.is_empty() || namespace.iter().any(|wanted| Some(wanted.as_str()) == of) {
+            write!(out, "---\n{}", yaml::write(&object))?;
+        }
     }
     Ok(OK)
 }

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use super::validate::Report;
-use crate::source::{Diagnostic, Severity};
+use crate::source::{Diagnostic, InForce, Severity};
 
 /// The form of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -62,6 +62,7 @@ fn json_form(report: &Report) -> Value {
             "reason": one.fault.reason,
             "severity": one.severity.to_string(),
             "rule": one.rule,
+            "denied": one.in_force == InForce::Denial,
         })
     });
     json!({

@@ -4,7 +4,6 @@ pub(super) mod ask;
 pub(super) mod table;
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
@@ -15,9 +14,9 @@ use super::{FOUND, OK};
 /// Which control server, and how its answer is shown.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Options {
-    /// The control server's HTTP API.
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:15080")]
-    pub(super) control: SocketAddr,
+    /// The control server's HTTP API, by address or by name.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:15080", value_parser = ask::host_and_port)]
+    pub(super) control: String,
     /// The form of the answer.
     #[arg(long, short, value_enum, default_value_t = Form::Table)]
     pub(super) output: Form,
@@ -43,6 +42,7 @@ pub(super) enum Question {
     /// One object, its conditions and what is wrong with it; exit code 1 if anything is.
     Describe {
         /// `KIND/NAMESPACE/NAME`, for example `HTTPRoute/shop/cart`.
+        #[arg(value_parser = object_name)]
         object: String,
         #[command(flatten)]
         options: Options,
@@ -68,6 +68,7 @@ pub(super) enum Question {
     /// Who serves a service.
     Endpoints {
         /// `NAMESPACE/NAME`
+        #[arg(value_parser = service_name)]
         service: String,
         #[command(flatten)]
         options: Options,
@@ -80,7 +81,7 @@ pub(super) enum Question {
 /// When there is no answer, or it cannot be written.
 pub(super) fn run(question: &Question, out: &mut dyn Write) -> io::Result<u8> {
     let options = options(question);
-    let answer = ask::ask(options.control, &path(question))?;
+    let answer = ask::ask(&options.control, &path(question))?;
     let code = if is_well(question, &answer) { OK } else { FOUND };
     if options.output == Form::Json || matches!(question, Question::Config { .. }) {
         writeln!(out, "{answer:#}")?;
@@ -99,6 +100,23 @@ pub(super) fn run(question: &Question, out: &mut dyn Write) -> io::Result<u8> {
         Question::Config { .. } => {}
     }
     Ok(code)
+}
+
+/// A kind that is in no namespace has none between its slashes.
+fn object_name(text: &str) -> Result<String, String> {
+    match text.split('/').collect::<Vec<_>>().as_slice() {
+        [kind, _, name] if !kind.is_empty() && !name.is_empty() => Ok(text.to_owned()),
+        _ => Err("KIND/NAMESPACE/NAME is needed, for example HTTPRoute/shop/cart".to_owned()),
+    }
+}
+
+fn service_name(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(text.to_owned())
+        }
+        Some(_) | None => Err("NAMESPACE/NAME is needed, for example shop/cart".to_owned()),
+    }
 }
 
 fn options(question: &Question) -> &Options {

@@ -9,7 +9,7 @@ use crate::compile::status::{Condition, ConditionKind};
 use crate::compile::{Mesh, Settings};
 use crate::object::{Key, ObjectKind};
 use crate::source::files::Directory;
-use crate::source::{Diagnostic, Severity};
+use crate::source::{Diagnostic, InForce, Severity};
 
 /// What was found.
 #[derive(Debug)]
@@ -32,10 +32,8 @@ impl Report {
 /// # Errors
 /// When it cannot be read at all.
 pub(super) fn run(dir: &Path, settings: Settings) -> io::Result<Report> {
-    std::fs::read_dir(dir)
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", dir.display())))?;
-    let view = Directory::new(dir).scan();
-    let objects = view.objects.len();
+    let view = Directory::new(dir).scan()?;
+    let objects = view.objects.len() - view.denials;
     let mesh = Mesh::with_settings(view.objects, settings);
     let mut diagnostics = Vec::clone(&view.diagnostics);
     for (key, status) in mesh.statuses().iter() {
@@ -62,7 +60,7 @@ fn of_condition(mesh: &Mesh, key: &Key, parent: &str, condition: &Condition) -> 
         object: Some(key.clone()),
         fault: Fault::new("", format!("{}: {}{of_parent}", condition.reason, condition.message)),
         severity,
-        kept: false,
+        in_force: InForce::Nothing,
         rule,
     })
 }

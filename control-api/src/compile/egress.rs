@@ -30,7 +30,7 @@ use crate::snapshot::Resource;
 /// The cluster through which connections leave the mesh, for where they were going.
 pub(super) const CLUSTER: &str = "egress";
 /// Link-local addresses, and where clouds answer those who ask who they are: what our proxy calls `metadata`.
-const METADATA: [(IpAddr, u8); 7] = [
+pub(crate) const METADATA: [(IpAddr, u8); 7] = [
     (IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16),
     (IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)), 32),
     (IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)), 32),
@@ -40,18 +40,18 @@ const METADATA: [(IpAddr, u8); 7] = [
     (IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)), 128),
 ];
 /// IPv4 written as IPv6 (RFC 4291, RFC 6052): behind it stands what is named above. Our proxy looks behind it by itself.
-const TRANSLATED: [(IpAddr, u8); 2] = [
+pub(crate) const TRANSLATED: [(IpAddr, u8); 2] = [
     (IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0)), 96),
     (IpAddr::V6(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0)), 96),
 ];
 /// The kubelet's ports, and those of its neighbours.
-const KUBELET: [u16; 4] = [10_250, 10_255, 10_257, 10_259];
+pub(crate) const KUBELET: [u16; 4] = [10_250, 10_255, 10_257, 10_259];
 
 /// Namespace and name of the service of the Kubernetes API.
 const API: (&str, &str) = ("default", "kubernetes");
 
 /// A range, in its first address, and how many bits of it count.
-type Range = (IpAddr, u8);
+pub(crate) type Range = (IpAddr, u8);
 
 /// What a workload may reach beside the mesh.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -252,7 +252,7 @@ pub(super) fn cluster() -> cluster::Cluster {
 }
 
 /// Whether this is the service of the Kubernetes API itself, where a breakout goes next.
-pub(super) fn is_api(service: &Key) -> bool {
+pub(crate) fn is_api(service: &Key) -> bool {
     (&*service.namespace, &*service.name) == API
 }
 
@@ -294,7 +294,7 @@ fn ports(port: u16) -> Int32Range {
 }
 
 /// The first address of a range: two ways to write one range are one.
-fn masked(range: Cidr) -> Range {
+pub(crate) fn masked(range: Cidr) -> Range {
     let bits = u32::from(range.bits);
     let address = match range.address {
         IpAddr::V4(v4) => IpAddr::V4((u32::from(v4) & u32::MAX.checked_shl(32 - bits).unwrap_or(0)).into()),

@@ -14,7 +14,7 @@ mod chain;
 mod claims;
 mod cluster;
 mod destination;
-mod egress;
+pub(crate) mod egress;
 mod fault_message;
 pub mod faults;
 mod forward;
@@ -26,10 +26,11 @@ mod limits;
 mod local;
 pub mod model;
 mod own;
+mod owned;
 mod rbac;
 pub mod registered;
 mod service;
-mod services;
+pub(crate) mod services;
 pub mod status;
 mod tls;
 mod told;
@@ -45,6 +46,7 @@ use self::forward::Forward;
 use self::index::Index;
 use self::model::{InMesh, MeshService};
 use self::own::inbound_clusters;
+use self::owned::Owned;
 use self::service::{Context, Input};
 use self::services::Before;
 use self::status::{ConditionKind, Statuses};
@@ -52,7 +54,7 @@ use self::told::{Way, WayOut};
 use self::view::{All, Changes, Older, Redirected, View};
 use crate::object::{Key, Objects};
 use crate::proxy_info::Dialect;
-use crate::snapshot::{Kind, Resources};
+use crate::snapshot::Resources;
 
 /// What holds for the whole mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,9 +103,6 @@ type WaysOut = BTreeMap<Way, WayOut>;
 /// All services, by key.
 type Services = BTreeMap<Key, Arc<MeshService>>;
 
-/// Resources by `node.id` and kind.
-type Own = BTreeMap<(Arc<str>, Kind), Arc<Resources>>;
-
 /// All objects, compiled.
 #[derive(Debug)]
 pub struct Mesh {
@@ -127,11 +126,11 @@ pub struct Mesh {
     /// Likewise, to find the workloads of proxies.
     index: OnceLock<Index>,
     /// What single proxies have of their own, by `node.id`.
-    own: Mutex<Own>,
+    own: Mutex<Owned>,
     /// What of the mesh before is needed to make views.
     old: Mutex<Older>,
     /// Likewise what single proxies had.
-    old_own: Own,
+    old_own: Owned,
 }
 
 impl Mesh {

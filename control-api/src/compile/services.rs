@@ -160,13 +160,13 @@ impl<'a> Index<'a> {
 }
 
 /// Whether a workload of the same namespace is one of the service's.
-pub(super) fn belongs(service: &Service, name: &str, workload: &Object<Workload>) -> bool {
+pub(crate) fn belongs(service: &Service, name: &str, workload: &Object<Workload>) -> bool {
     workload.spec.service.as_deref() == Some(name)
         || (!service.selector.is_empty() && selects(&service.selector, &workload.meta.labels))
 }
 
 /// Whether a service's target port means this port of a workload.
-pub(super) fn is_target(port: &WorkloadPort, target: &PortRef) -> bool {
+pub(crate) fn is_target(port: &WorkloadPort, target: &PortRef) -> bool {
     match target {
         PortRef::Number(number) => port.port == *number,
         PortRef::Name(name) => port.name == *name,

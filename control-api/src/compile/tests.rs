@@ -10,6 +10,7 @@ use serde_json::json;
 use super::*;
 use crate::object::{AnyObject, Place};
 use crate::proxy_info::ProxyInfo;
+use crate::snapshot::Kind;
 
 /// 10,000 services with 5 endpoints each, 10 namespaces; every tenth service has a route.
 fn large() -> Objects {

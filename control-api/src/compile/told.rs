@@ -164,11 +164,7 @@ impl Mesh {
 
     /// What is equal to what this proxy was told before becomes the same.
     pub(super) fn shared(&self, (proxy, kind): (&Arc<str>, Kind), resources: Resources) -> Arc<Resources> {
-        let key = (Arc::clone(proxy), kind);
         let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = own.get(&key).or_else(|| self.old_own.get(&key)).filter(|old| ***old == resources);
-        let resources = old.cloned().unwrap_or_else(|| Arc::new(resources));
-        own.insert(key, Arc::clone(&resources));
-        resources
+        own.shared(&self.old_own, (proxy, kind), resources)
     }
 }

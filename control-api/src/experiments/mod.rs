@@ -187,24 +187,28 @@ impl Experiments {
         self.keep(&state).map(|()| true)
     }
 
-    /// Applies one by hand, in place of one of the same name that was; its run begins anew.
+    /// Applies these by hand, in place of those of the same names that were; their runs begin anew.
     ///
     /// # Errors
-    /// When that may not be.
-    pub fn apply(&self, object: Arc<Object<FaultInjection>>, source: &Objects) -> Result<(), ApplyError> {
+    /// When one of them may not be; none of them is applied then.
+    pub fn apply(&self, all: Vec<Arc<Object<FaultInjection>>>, source: &Objects) -> Result<(), ApplyError> {
         let mut state = self.lock();
-        let key = object.key.clone();
         if state.stopped {
             return Err(ApplyError::Stopped);
         }
-        if source.faults.contains_key(&key) && !state.applied.contains_key(&key) {
-            return Err(ApplyError::InSource(key));
+        let new: BTreeSet<&Key> =
+            all.iter().map(|one| &one.key).filter(|key| !state.applied.contains_key(key)).collect();
+        if let Some(key) = new.iter().find(|key| source.faults.contains_key(key)) {
+            return Err(ApplyError::InSource(Key::clone(key)));
         }
-        if state.applied.len() >= MAX_APPLIED && !state.applied.contains_key(&key) {
+        if state.applied.len() + new.len() > MAX_APPLIED {
             return Err(ApplyError::TooMany);
         }
-        state.runs.insert(key.clone(), Run::new(&object, Instant::now()));
-        state.applied.insert(key, object);
+        let now = Instant::now();
+        for object in all {
+            state.runs.insert(object.key.clone(), Run::new(&object, now));
+            state.applied.insert(object.key.clone(), object);
+        }
         Ok(())
     }
 

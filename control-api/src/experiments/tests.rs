@@ -57,7 +57,7 @@ async fn stops_and_begun_runs_outlive_the_process_and_what_was_applied_does_not(
     let state = StateDir::open(&scratch.path().join("state")).unwrap();
     let source = objects(&[object("a", minute()), object("b", minute())]);
     let runs = Experiments::open(state.clone()).unwrap();
-    runs.apply(object("c", minute()), &source).unwrap();
+    runs.apply(vec![object("c", minute())], &source).unwrap();
     let all = runs.with_applied(&source);
     runs.observe(&all, true);
     assert!(runs.stop(&key("b")).unwrap() && !runs.stop(&key("none")).unwrap());
@@ -75,7 +75,7 @@ async fn stops_and_begun_runs_outlive_the_process_and_what_was_applied_does_not(
     stopped.observe(&source, true);
     assert!(stopped.in_force().stopped && stopped.is_stopped());
     assert_eq!(stopped.phase(&key("a")), Some(Phase::Stopped));
-    assert_eq!(stopped.apply(object("d", minute()), &source), Err(ApplyError::Stopped));
+    assert_eq!(stopped.apply(vec![object("d", minute())], &source), Err(ApplyError::Stopped));
     stopped.stop_all(false).unwrap();
     assert!(!Experiments::open(state.clone()).unwrap().is_stopped());
     state.write("faults.json", b"{", 0o600).unwrap();
@@ -106,12 +106,22 @@ async fn a_file_that_says_nonsense_about_time_makes_no_run_longer() {
 fn what_is_in_a_file_is_changed_there() {
     let runs = Experiments::default();
     let source = objects(&[object("a", minute())]);
-    assert_eq!(runs.apply(object("a", minute()), &source), Err(ApplyError::InSource(key("a"))));
+    assert_eq!(runs.apply(vec![object("a", minute())], &source), Err(ApplyError::InSource(key("a"))));
     for number in 0..MAX_APPLIED {
-        runs.apply(object(&format!("n{number}"), minute()), &source).unwrap();
+        runs.apply(vec![object(&format!("n{number}"), minute())], &source).unwrap();
     }
-    assert_eq!(runs.apply(object("more", minute()), &source), Err(ApplyError::TooMany));
-    runs.apply(object("n0", minute()), &source).unwrap();
+    assert_eq!(runs.apply(vec![object("more", minute())], &source), Err(ApplyError::TooMany));
+    runs.apply(vec![object("n0", minute())], &source).unwrap();
+    // All of them or none: what came before the one that may not be does not run either.
+    let runs = Experiments::default();
+    let both = vec![object("b", minute()), object("a", minute())];
+    assert_eq!(runs.apply(both, &source), Err(ApplyError::InSource(key("a"))));
+    let many = (0..=MAX_APPLIED).map(|number| object(&format!("n{number}"), minute())).collect();
+    assert_eq!(runs.apply(many, &source), Err(ApplyError::TooMany));
+    assert!(Arc::ptr_eq(&runs.with_applied(&source), &source));
+    assert_eq!((runs.phase(&key("b")), runs.phase(&key("n0"))), (None, None));
+    runs.apply(vec![object("b", minute()), object("c", minute())], &source).unwrap();
+    assert_eq!(runs.with_applied(&source).faults.len(), 3);
     runs.stop_all(true).unwrap();
     assert!(Arc::ptr_eq(&runs.with_applied(&source), &source));
 }

@@ -90,7 +90,7 @@ pub fn decide(pod: &Value, around: &Surroundings, root_namespace: &str) -> Decis
     if spec["os"]["name"] == "windows" {
         return Decision::Skip(Reason::Windows);
     }
-    if around.namespace == root_namespace || SYSTEM_NAMESPACES.contains(&around.namespace.as_str()) {
+    if is_system(&around.namespace, root_namespace) {
         return Decision::Skip(Reason::SystemNamespace);
     }
     if names(pod).any(|name| FOREIGN_SIDECARS.contains(&name)) {
@@ -117,6 +117,12 @@ fn switch<'a>(said: impl Fn(&str) -> Option<&'a str>) -> Option<Decision> {
     }
     let out = FOREIGN.iter().any(|(name, value)| said(name) == Some(value));
     out.then_some(Decision::Skip(Reason::ForeignOptOut))
+}
+
+/// Whether a namespace is one of Kubernetes itself, or the control server's: never part of the mesh.
+#[must_use]
+pub fn is_system(namespace: &str, root_namespace: &str) -> bool {
+    namespace == root_namespace || SYSTEM_NAMESPACES.contains(&namespace)
 }
 
 /// The names of all containers, init containers included.

@@ -105,7 +105,8 @@ impl Writer {
             others.add_to(&mut proxies);
             let findings = Findings::of(engine.compiled(), proxies);
             let of_object = |key: &Key| {
-                let newer = findings.problems(key).any(|problem| problem.kept);
+                let newer =
+                    findings.problems(key).any(|problem| problem.in_force != crate::source::InForce::Nothing);
                 let object = findings.compiled.mesh.objects().object(key);
                 let generation = object.filter(|_| !newer).map(|object| object.meta().generation);
                 (key.clone(), (generation, findings.conditions(key)))

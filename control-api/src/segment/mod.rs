@@ -1,46 +1,92 @@
 //! `outrider policy network`: what the mesh's policies allow, as `NetworkPolicy` objects, so that the network holds where
 //! a sidecar should not. Pure: objects in, objects out.
 //!
-//! A network policy knows labels and addresses, and no identities. What is made here is never narrower than the mesh's own
-//! policies, and as close to them as that allows: it takes away who has no business with a workload at all, and the
-//! sidecar decides on the rest.
+//! A network policy knows labels and addresses, and no identities. What is made here is as close to the mesh's own policies
+//! as that allows: it takes away who has no business with a workload at all, and the sidecar decides on the rest. The way
+//! out of a pod (`inside`) is the way in of whom it may call, seen from the other end, so both ends always agree; beside it
+//! is what `EgressPolicy` opens (`outside`).
 
+mod callers;
+mod inside;
+mod outside;
 mod peer;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod way_out_tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use self::peer::{Peer, Peers};
+use self::callers::{of_port, target};
+use self::peer::named;
 use crate::compile::Settings;
-use crate::inject::names::METRICS_PORT;
-use crate::object::authorization::{Action, AuthorizationPolicy, DefaultAction, Mode, MtlsMode};
+use crate::inject::decide::is_system;
+use crate::inject::names::{METRICS_PORT, SWITCH};
 use crate::object::core::Service;
-use crate::object::meta::selects;
 use crate::object::scalar::PortRef;
 use crate::object::{Object, Objects};
 
 /// The label of namespaces from which metrics may be read.
 const METRICS_LABEL: &str = "outrider.dev/metrics";
+/// Where names are looked up: the namespace, and the label of the pods, which is the same with `CoreDNS` and its
+/// predecessors.
+const DNS: (&str, &str, &str) = ("kube-system", "k8s-app", "kube-dns");
+/// The control server's pods, as `deploy/base` labels them.
+const CONTROL: (&str, &str) = ("app.kubernetes.io/name", "outrider-control");
+/// The control server's port for sidecars: configuration and certificates.
+const CONTROL_PORT: u16 = 15_012;
+/// Longest name of an object, bytes.
+const MAX_NAME_BYTES: usize = 253;
 
 type Labels = BTreeMap<String, String>;
 
-/// One policy for each service with a selector, and one for each of their namespaces that denies the rest.
-#[must_use]
-pub fn network_policies(objects: &Objects, settings: &Settings) -> Vec<Value> {
-    let served = objects.services.values().filter(|service| !service.spec.selector.is_empty());
-    let served: Vec<_> =
-        served.filter(|service| service.spec.ports.iter().any(|port| port.is_tcp())).collect();
-    let namespaces: BTreeSet<&str> = served.iter().map(|service| &*service.key.namespace).collect();
-    let denials = namespaces.into_iter().map(|namespace| {
-        policy(("outrider-default-deny", namespace), json!({"podSelector": {}, "policyTypes": ["Ingress"]}))
-    });
-    denials.chain(served.iter().map(|service| of_service(service, objects, settings))).collect()
+/// What is printed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Network {
+    /// For each namespace of the mesh one policy that holds for all its pods; one for each of its services, and for all who
+    /// call.
+    pub policies: Vec<Value>,
+    /// What could not be said in them.
+    pub notes: Vec<String>,
 }
 
-fn policy((name, namespace): (&str, &str), spec: Value) -> Value {
+/// The network policies of all namespaces that are told of, but for those of Kubernetes itself and of the control server.
+#[must_use]
+pub fn network_policies(objects: &Objects, settings: &Settings) -> Network {
+    let namespaces = namespaces(objects, settings);
+    let mut policies: Vec<Value> = namespaces.iter().map(|name| for_all(name, settings)).collect();
+    let served = objects.services.values().filter(|service| {
+        namespaces.contains(&*service.key.namespace)
+            && !service.spec.selector.is_empty()
+            && service.spec.ports.iter().any(|port| port.is_tcp())
+    });
+    policies.extend(served.map(|service| of_service(service, objects, settings)));
+    policies.extend(inside::policies(objects, settings, &namespaces));
+    policies.extend(outside::policies(objects, &namespaces));
+    Network { policies, notes: outside::notes(objects, &namespaces) }
+}
+
+/// Namespaces whose pods are told of, or that ask for sidecars.
+fn namespaces<'a>(objects: &'a Objects, settings: &Settings) -> BTreeSet<&'a str> {
+    let switch = |name: &str, wanted: &str| {
+        let found = objects.namespaces.values().find(|one| one.meta.name == name);
+        found.and_then(|one| one.meta.labels.get(SWITCH)).is_some_and(|value| value == wanted)
+    };
+    let services = objects.services.values().filter(|service| !service.spec.selector.is_empty());
+    let services = services.filter(|service| service.spec.ports.iter().any(|port| port.is_tcp()));
+    let asking = objects.namespaces.values().map(|one| one.meta.name.as_str());
+    services
+        .map(|service| &*service.key.namespace)
+        .chain(objects.pods.keys().map(|key| &*key.namespace))
+        .chain(objects.egress.keys().map(|key| &*key.namespace))
+        .chain(asking.filter(|name| switch(name, "enabled")))
+        .filter(|name| !is_system(name, &settings.root_namespace) && !switch(name, "disabled"))
+        .collect()
+}
+
+fn policy_object((name, namespace): (&str, &str), spec: Value) -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -53,87 +99,71 @@ fn policy((name, namespace): (&str, &str), spec: Value) -> Value {
     })
 }
 
+/// A name that is not too long. Names of services have no dots, so others have one and are never the same.
+fn policy_name(name: String) -> String {
+    if name.len() <= MAX_NAME_BYTES {
+        return name;
+    }
+    format!("outrider-egress.long.{}", crate::digest::short(name.as_bytes()))
+}
+
+fn tcp(port: &PortRef) -> Value {
+    match port {
+        PortRef::Number(number) => json!({"port": number, "protocol": "TCP"}),
+        PortRef::Name(name) => json!({"port": name, "protocol": "TCP"}),
+    }
+}
+
+/// What holds for every pod of a namespace: nothing goes in but a look at the metrics, and nothing out but what a sidecar
+/// cannot be without.
+fn for_all(namespace: &str, settings: &Settings) -> Value {
+    let number = |port: u16| json!({"port": port, "protocol": "TCP"});
+    let (dns, label, value) = DNS;
+    let spec = json!({
+        "podSelector": {},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{
+            "from": [{"namespaceSelector": {"matchLabels": {METRICS_LABEL: "allowed"}}}],
+            "ports": [number(METRICS_PORT)],
+        }],
+        "egress": [
+            {
+                "to": [{"namespaceSelector": named(dns), "podSelector": {"matchLabels": {label: value}}}],
+                "ports": [{"port": 53, "protocol": "UDP"}, number(53)],
+            },
+            {
+                "to": [{
+                    "namespaceSelector": named(&settings.root_namespace),
+                    "podSelector": {"matchLabels": {CONTROL.0: CONTROL.1}},
+                }],
+                "ports": [number(CONTROL_PORT)],
+            },
+        ],
+    });
+    policy_object(("outrider.default-deny", namespace), spec)
+}
+
+/// Who may call a service. Ports with the same callers stand together.
 fn of_service(service: &Object<Service>, objects: &Objects, settings: &Settings) -> Value {
     let (name, namespace) = (format!("outrider-{}", service.key.name), &*service.key.namespace);
-    let ports: Vec<Value> = service
-        .spec
-        .ports
-        .iter()
-        .filter(|port| port.is_tcp())
-        .map(|port| match port.target_port.clone().unwrap_or(PortRef::Number(port.port)) {
-            PortRef::Number(number) => json!({"port": number, "protocol": "TCP"}),
-            PortRef::Name(name) => json!({"port": name, "protocol": "TCP"}),
-        })
-        .collect();
-    let mut peers = Peers::default();
-    for labels in groups(service, objects) {
-        callers(namespace, &labels, (objects, settings), &mut peers);
+    let mut rules: Vec<(Option<Vec<Value>>, BTreeSet<PortRef>)> = Vec::new();
+    for port in service.spec.ports.iter().filter(|port| port.is_tcp()) {
+        let from = of_port(service, port, objects, settings).rendered(objects);
+        match rules.iter_mut().find(|(known, _)| *known == from) {
+            Some((_, ports)) => drop(ports.insert(target(port))),
+            None => rules.push((from, BTreeSet::from([target(port)]))),
+        }
     }
-    let mut ingress = Vec::new();
-    match peers.rendered(objects) {
-        None => ingress.push(json!({"ports": ports})),
-        Some(from) if from.is_empty() => {}
-        Some(from) => ingress.push(json!({"from": from, "ports": ports})),
-    }
-    ingress.push(json!({
-        "from": [{"namespaceSelector": {"matchLabels": {METRICS_LABEL: "allowed"}}}],
-        "ports": [{"port": METRICS_PORT, "protocol": "TCP"}],
-    }));
+    let rules = rules.into_iter().filter_map(|(from, ports)| {
+        let ports: Vec<Value> = ports.iter().map(tcp).collect();
+        match from {
+            None => Some(json!({"ports": ports})),
+            Some(from) if from.is_empty() => None,
+            Some(from) => Some(json!({"from": from, "ports": ports})),
+        }
+    });
+    let ingress: Vec<Value> = rules.collect();
     let selector = json!({"matchLabels": service.spec.selector});
     let spec = json!({"podSelector": selector, "policyTypes": ["Ingress"], "ingress": ingress});
-    policy((&name, namespace), spec)
-}
-
-/// The labels of the pods of a service: of those that are known, or at least what its selector says.
-fn groups(service: &Object<Service>, objects: &Objects) -> BTreeSet<Labels> {
-    let pods = objects.pods.values().filter(|pod| pod.key.namespace == service.key.namespace);
-    let known: BTreeSet<Labels> = pods
-        .filter(|pod| selects(&service.spec.selector, &pod.meta.labels))
-        .map(|pod| pod.meta.labels.clone())
-        .collect();
-    if known.is_empty() { BTreeSet::from([service.spec.selector.clone()]) } else { known }
-}
-
-/// Who may call pods with these labels, as the policies that hold for them say; the narrowest default wins, as in a
-/// sidecar.
-fn callers(namespace: &str, labels: &Labels, (objects, settings): (&Objects, &Settings), peers: &mut Peers) {
-    let mut holding: Vec<(u8, &Object<AuthorizationPolicy>)> = Vec::new();
-    for policy in objects.authorization.values() {
-        let of_namespace = *policy.key.namespace == *namespace;
-        let width = match &policy.spec.selector {
-            None if of_namespace => 1,
-            None if *policy.key.namespace == *settings.root_namespace => 2,
-            Some(selector) if of_namespace && selects(&selector.match_labels, labels) => 0,
-            Some(_) | None => continue,
-        };
-        holding.push((width, policy.as_ref()));
-    }
-    holding.sort_by(|(left, one), (right, other)| {
-        let age = |policy: &Object<AuthorizationPolicy>| policy.meta.creation_timestamp.clone();
-        // Objects without a time come last.
-        let order = |policy| (age(policy).is_none(), age(policy));
-        left.cmp(right).then_with(|| order(one).cmp(&order(other)))
-    });
-    let allowing: Vec<_> = holding
-        .iter()
-        .map(|(_, policy)| &policy.spec)
-        .filter(|spec| spec.action == Action::Allow && spec.mode == Mode::Enforce && !spec.rules.is_empty())
-        .collect();
-    if !allowing.is_empty() {
-        for rule in allowing.iter().flat_map(|spec| &spec.rules) {
-            peers.of_rule(rule, settings);
-        }
-        return;
-    }
-    let strict = holding.iter().find_map(|(_, policy)| policy.spec.mtls).unwrap_or(MtlsMode::Strict);
-    let default = holding.iter().find_map(|(_, policy)| policy.spec.default).unwrap_or(match strict {
-        MtlsMode::Strict => DefaultAction::AllowMesh,
-        MtlsMode::Permissive => DefaultAction::AllowAll,
-    });
-    match default {
-        DefaultAction::Deny => {}
-        // Workloads outside the cluster have identities of the mesh, too, but no namespace that a network knows.
-        DefaultAction::AllowMesh if objects.workloads.is_empty() => peers.add(Peer::Cluster),
-        DefaultAction::AllowMesh | DefaultAction::AllowAll => peers.add(Peer::Anybody),
-    }
+    policy_object((&name, namespace), spec)
 }

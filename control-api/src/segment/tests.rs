@@ -2,7 +2,7 @@ use super::*;
 use crate::inject::manifest;
 use crate::object::{AnyObject, Place};
 
-fn objects(text: &str) -> Objects {
+pub(super) fn objects(text: &str) -> Objects {
     let mut objects = Objects::default();
     for document in manifest::documents(text) {
         let value = manifest::parse(&document.text).unwrap();
@@ -21,7 +21,7 @@ spec: {clusterIP: 10.0.0.1, selector: {app: web}, ports: [{name: http, port: 80,
 
 /// The entries of `from` for the service's port; `None` when anybody may.
 fn from(more: &str) -> Option<Value> {
-    let all = network_policies(&objects(&format!("{SERVICE}{more}")), &Settings::default());
+    let all = network_policies(&objects(&format!("{SERVICE}{more}")), &Settings::default()).policies;
     let own = all.iter().find(|policy| policy["metadata"]["name"] == "outrider-web").unwrap();
     let rule =
         own["spec"]["ingress"].as_array().unwrap().iter().find(|rule| rule["ports"][0]["port"] == 8080);
@@ -34,7 +34,7 @@ fn from(more: &str) -> Option<Value> {
     }
 }
 
-fn policy_of(namespace: &str, spec: &str) -> String {
+pub(super) fn policy_of(namespace: &str, spec: &str) -> String {
     format!(
         "apiVersion: mesh.outrider.dev/v1alpha1\nkind: AuthorizationPolicy\n\
          metadata: {{name: p-{}, namespace: {namespace}}}\nspec: {spec}\n---\n",
@@ -43,8 +43,12 @@ fn policy_of(namespace: &str, spec: &str) -> String {
 }
 
 fn pod(name: &str, account: &str, labels: &str) -> String {
+    pod_of("shop", name, account, labels)
+}
+
+pub(super) fn pod_of(namespace: &str, name: &str, account: &str, labels: &str) -> String {
     format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {labels}}}\n\
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {labels}}}\n\
          spec: {{serviceAccountName: {account}, containers: [{{name: a, image: x}}]}}\n---\n"
     )
 }
@@ -55,12 +59,15 @@ fn namespace(name: &str) -> Value {
 
 #[test]
 fn what_is_not_allowed_is_denied_in_every_namespace_that_serves() {
-    let all = network_policies(&objects(SERVICE), &Settings::default());
+    let all = network_policies(&objects(SERVICE), &Settings::default()).policies;
     let names: Vec<_> = all.iter().map(|one| one["metadata"]["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["outrider-default-deny", "outrider-web"]);
-    assert_eq!(all[0]["spec"], json!({"podSelector": {}, "policyTypes": ["Ingress"]}));
+    assert_eq!(names, ["outrider.default-deny", "outrider-web", "outrider-egress.all"]);
+    assert_eq!(all[0]["spec"]["podSelector"], json!({}));
+    let metrics = json!([{"from": [{"namespaceSelector": {"matchLabels": {"outrider.dev/metrics": "allowed"}}}],
+        "ports": [{"port": 15020, "protocol": "TCP"}]}]);
+    assert_eq!(all[0]["spec"]["ingress"], metrics);
     assert_eq!(all[1]["spec"]["podSelector"], json!({"matchLabels": {"app": "web"}}));
-    assert_eq!(network_policies(&Objects::default(), &Settings::default()), Vec::<Value>::new());
+    assert_eq!(network_policies(&Objects::default(), &Settings::default()), Network::default());
 }
 
 #[test]

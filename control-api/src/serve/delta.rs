@@ -95,6 +95,13 @@ impl Session {
 
     /// What is to be sent next; `None` when there is nothing to say now.
     pub fn next(&mut self, now: Instant) -> Option<Outgoing<pb::DeltaDiscoveryResponse>> {
+        order::note(&mut self.kinds, now);
+        let next = self.ready(now);
+        order::note(&mut self.kinds, now);
+        next
+    }
+
+    fn ready(&mut self, now: Instant) -> Option<Outgoing<pb::DeltaDiscoveryResponse>> {
         let ready = Kind::ALL.into_iter().find(|kind| {
             let one = self.kinds.get(kind);
             one.is_some_and(|one| one.has_more() && one.may_send())

@@ -5,32 +5,26 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
 use super::peer;
 use super::stream::MAX_PROXIES;
+use crate::accept::{self, Handshakes, Place};
 use crate::auth::Peer;
 
 /// Connections at a time: one of each proxy, and as many that ask for certificates.
 const MAX_CONNECTIONS: usize = 2 * MAX_PROXIES;
-/// Handshakes at a time; more wait in the kernel.
-const MAX_HANDSHAKES: usize = 256;
+/// Connections that wait to be served.
+const MAX_READY: usize = 256;
 /// Connections that wait in the kernel: after a restart all proxies come at once. The system's own limit holds, too.
 const BACKLOG: u32 = 16 * 1024;
-/// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long to wait when the system has no room for a connection.
-const BREATH: Duration = Duration::from_millis(50);
 
 /// How connections are spoken to.
 #[derive(Clone, Debug)]
@@ -74,41 +68,21 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// Accepts connections until the stream that comes of it is dropped.
 #[must_use]
 pub fn accept(listener: TcpListener, transport: Transport) -> ReceiverStream<io::Result<Connection>> {
-    let (send, connections) = mpsc::channel(MAX_HANDSHAKES);
-    tokio::spawn(run(listener, transport, send));
+    let (send, connections) = mpsc::channel(MAX_READY);
+    let handshakes = Arc::new(Handshakes::default());
+    tokio::spawn(async move {
+        let serve = |stream, address, place| {
+            ready((stream, address, place), transport.clone(), Arc::clone(&handshakes), send.clone())
+        };
+        accept::each(listener, ("the control server", MAX_CONNECTIONS), send.closed(), serve).await;
+    });
     ReceiverStream::new(connections)
 }
 
-async fn run(listener: TcpListener, transport: Transport, send: mpsc::Sender<io::Result<Connection>>) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
-    loop {
-        let (Ok(permit), Ok(handshake)) =
-            (Arc::clone(&room).acquire_owned().await, Arc::clone(&handshakes).acquire_owned().await)
-        else {
-            return;
-        };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = send.closed() => return,
-        };
-        match accepted {
-            Ok((stream, address)) => {
-                tokio::spawn(ready(stream, address, transport.clone(), (permit, handshake), send.clone()));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(BREATH).await;
-            }
-        }
-    }
-}
-
 async fn ready(
-    stream: TcpStream,
-    address: SocketAddr,
+    (stream, address, place): (TcpStream, SocketAddr, Place),
     transport: Transport,
-    (permit, _handshake): (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    handshakes: Arc<Handshakes>,
     send: mpsc::Sender<io::Result<Connection>>,
 ) {
     // Without it an answer of two packets waits for the other end's acknowledgement of the first.
@@ -117,13 +91,17 @@ async fn ready(
         Transport::Plaintext => Ok((Io::Plain(stream), Peer { plaintext: true, ..Peer::default() })),
         Transport::Tls(tls) => {
             let tls = Arc::clone(&tls.borrow());
-            handshake(stream, &tls).await
+            let stream = handshakes.accept(stream, address.ip(), &tls.config).await;
+            stream.and_then(|stream| {
+                let peer = proved(&stream, &tls)?;
+                Ok((Io::Tls(Box::new(stream)), peer))
+            })
         }
     };
     match connection {
         Ok((io, peer)) => {
             let peer = Peer { address: Some(address.ip()), ..peer };
-            let _ = send.send(Ok(Connection { io, peer, _permit: permit })).await;
+            let _ = send.send(Ok(Connection { io, peer, _place: place })).await;
         }
         Err(error) => {
             metrics::counter!("outrider_control_handshake_failures_total").increment(1);
@@ -132,15 +110,13 @@ async fn ready(
     }
 }
 
-async fn handshake(stream: TcpStream, tls: &Tls) -> io::Result<(Io, Peer)> {
-    let accepting = TlsAcceptor::from(Arc::clone(&tls.config)).accept(stream);
-    let stream = timeout(HANDSHAKE, accepting).await.map_err(|_| io::ErrorKind::TimedOut)??;
+/// Who the other end has proved to be.
+fn proved(stream: &TlsStream<TcpStream>, tls: &Tls) -> io::Result<Peer> {
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let peer = match certificate {
-        None => Peer::default(),
-        Some(leaf) => peer::of(leaf, &tls.trust_domain).map_err(io::Error::other)?,
-    };
-    Ok((Io::Tls(Box::new(stream)), peer))
+    match certificate {
+        None => Ok(Peer::default()),
+        Some(leaf) => peer::of(leaf, &tls.trust_domain).map_err(io::Error::other),
+    }
 }
 
 /// An accepted connection.
@@ -148,7 +124,7 @@ async fn handshake(stream: TcpStream, tls: &Tls) -> io::Result<(Io, Peer)> {
 pub struct Connection {
     io: Io,
     peer: Peer,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 #[derive(Debug)]

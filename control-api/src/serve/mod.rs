@@ -19,7 +19,7 @@ pub mod status;
 pub mod stream;
 mod subscription;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod tls;

@@ -12,8 +12,11 @@ use tokio::time::Instant;
 use super::subscription::Subscription;
 use crate::snapshot::Kind;
 
-/// How long listeners, routes and removals wait for an answer.
+/// How long listeners and routes wait for an answer, from when there is one to tell: with changes in quick succession there
+/// is always a response that is not answered yet.
 pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// How long removals wait, likewise: for listeners and routes to go, and for the answers to those.
+pub(super) const REMOVAL_WAIT: Duration = Duration::from_secs(10);
 /// How long they wait for a client to ask for the endpoints of clusters that it has just accepted.
 pub(super) const ASK_WAIT: Duration = Duration::from_secs(1);
 
@@ -35,14 +38,22 @@ pub(super) fn held(kind: Kind, all: &Subscriptions, now: Instant) -> Option<Inst
     }
     let answers = unanswered(&REFERRED, all);
     let asked = all.get(&Kind::Cluster).and_then(|clusters| clusters.awaited_until());
-    answers.into_iter().chain(asked).filter(|until| *until > now).max()
+    let longest = all.get(&kind)?.pending_since().unwrap_or(now) + ANSWER_WAIT;
+    answers.into_iter().chain(asked).max().map(|until| until.min(longest)).filter(|until| *until > now)
 }
 
 /// Until when removals are held back; `None` when they may go now.
 pub(super) fn removals_held(all: &Subscriptions, now: Instant) -> Option<Instant> {
     let kinds = all.iter().filter(|(_, one)| one.has_more());
     let waiting = kinds.filter_map(|(kind, _)| held(*kind, all, now));
-    waiting.chain(unanswered(&REFERRING, all)).filter(|until| *until > now).max()
+    let longest = all.values().filter_map(Subscription::removing_since).min().unwrap_or(now) + REMOVAL_WAIT;
+    let until = waiting.chain(unanswered(&REFERRING, all)).max();
+    until.map(|until| until.min(longest)).filter(|until| *until > now)
+}
+
+/// Takes the time of what is to be said. To be called before anything is decided, and after anything is sent.
+pub(super) fn note(all: &mut Subscriptions, now: Instant) {
+    all.values_mut().for_each(|one| one.note(now));
 }
 
 fn unanswered(kinds: &[Kind], all: &Subscriptions) -> Option<Instant> {

@@ -97,6 +97,13 @@ impl Session {
 
     /// What is to be sent next; `None` when there is nothing to say now.
     pub fn next(&mut self, now: Instant) -> Option<Outgoing<pb::DiscoveryResponse>> {
+        order::note(&mut self.kinds, now);
+        let next = self.ready(now);
+        order::note(&mut self.kinds, now);
+        next
+    }
+
+    fn ready(&mut self, now: Instant) -> Option<Outgoing<pb::DiscoveryResponse>> {
         for (kind, one) in &mut self.kinds {
             if !is_full(*kind) && !one.owed {
                 // What does not exist cannot be said; it is when it does.

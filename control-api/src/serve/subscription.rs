@@ -35,6 +35,9 @@ pub(super) struct Subscription {
     /// An answer is due, even an empty one.
     pub(super) owed: bool,
     unanswered: VecDeque<Unanswered>,
+    /// Since when there has been something to say, and something to remove.
+    pending_since: Option<Instant>,
+    removing_since: Option<Instant>,
     /// Whether the client lets go of what is not renewed.
     leasing: bool,
     leases: BTreeMap<Arc<str>, Lease>,
@@ -67,6 +70,8 @@ impl Subscription {
             remove: BTreeMap::new(),
             owed: false,
             unanswered: VecDeque::new(),
+            pending_since: None,
+            removing_since: None,
             leasing,
             leases: BTreeMap::new(),
             awaited: BTreeSet::new(),
@@ -82,6 +87,22 @@ impl Subscription {
     /// Whether something is to be said that is not a removal.
     pub(super) fn has_more(&self) -> bool {
         self.owed || !self.send.is_empty()
+    }
+
+    /// Keeps since when there has been something to say.
+    pub(super) fn note(&mut self, now: Instant) {
+        self.pending_since = self.has_more().then(|| self.pending_since.unwrap_or(now));
+        self.removing_since = (!self.remove.is_empty()).then(|| self.removing_since.unwrap_or(now));
+    }
+
+    /// Since when there has been something to say that is not a removal.
+    pub(super) fn pending_since(&self) -> Option<Instant> {
+        self.pending_since
+    }
+
+    /// Since when there has been something to remove.
+    pub(super) fn removing_since(&self) -> Option<Instant> {
+        self.removing_since
     }
 
     /// How the client stands.

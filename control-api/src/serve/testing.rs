@@ -1,11 +1,40 @@
-//! Snapshots of a few resources, for tests.
+//! Snapshots of a few resources, and TLS, for tests.
 
 use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::{ClientConfig, RootCertStore};
+use tokio::sync::watch;
 
 use outrider_proto::envoy::config::cluster::v3::{Cluster, cluster};
 use prost::Message as _;
 
+use super::listen::Tls;
+use super::tls::{Keeper, Names};
+use crate::ca::state::StateDir;
+use crate::ca::testing::Scratch;
+use crate::ca::{Authority, Lives, Origin};
 use crate::snapshot::{Kind, Resource, Resources, Snapshot};
+
+/// TLS of a control server called `localhost`, and what a client needs that trusts it.
+pub(crate) fn server_and_client(scratch: &Scratch) -> (watch::Receiver<Arc<Tls>>, Arc<ClientConfig>) {
+    let (origin, now) = (Origin::Own(StateDir::open(&scratch.path().join("ca")).unwrap()), SystemTime::now());
+    let authority = Arc::new(Authority::open("a", origin, Lives::default(), now).unwrap());
+    let identity = crate::auth::parse("spiffe://a/ns/outrider-system/sa/outrider-control").unwrap();
+    let names = Names { identity, dns: vec!["localhost".to_owned()], addresses: Vec::new() };
+    let mut roots = RootCertStore::empty();
+    for root in authority.roots() {
+        roots.add(root).unwrap();
+    }
+    let tls = Keeper::new(authority, names, now).unwrap().watch();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let client = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (tls, Arc::new(client))
+}
 
 /// One resource: a kind, a name, a version.
 pub(super) type One<'a> = (Kind, &'a str, &'a str);

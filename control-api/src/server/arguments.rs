@@ -19,7 +19,7 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Prints a join token, with which a workload gets its identity.
+    /// Prints a join token, with which a workload gets its identity. The control server must have been started once.
     Token(Token),
 }
 

@@ -59,8 +59,9 @@ fn print_token(token: &Token) -> Result<(), StartError> {
         return Err(StartError(format!("--trust-domain: \"{}\" is not one", token.common.trust_domain)));
     }
     let failed = StartError::of("--state-dir");
-    let state = StateDir::open(&token.common.state_dir).map_err(|error| failed(&error))?;
-    let key = JoinKey::open(&state, &token.common.trust_domain).map_err(|error| failed(&error))?;
+    // The control server may be at work in it: what it has is read, and nothing is made or cleared away.
+    let state = StateDir::existing(&token.common.state_dir).map_err(|error| failed(&error))?;
+    let key = JoinKey::existing(&state, &token.common.trust_domain).map_err(|error| failed(&error))?;
     let identity = Identity {
         trust_domain: token.common.trust_domain.as_str().into(),
         namespace: token.namespace.as_str().into(),

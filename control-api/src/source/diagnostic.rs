@@ -24,6 +24,29 @@ impl fmt::Display for Severity {
     }
 }
 
+/// What holds of an object that is bad now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InForce {
+    /// Nothing.
+    Nothing,
+    /// An older version that was good.
+    LastGood,
+    /// It would have said who may talk to whom, and now nobody may.
+    Denial,
+}
+
+impl InForce {
+    /// A sentence about it; empty where there is nothing to say.
+    #[must_use]
+    pub fn said(self) -> &'static str {
+        match self {
+            Self::Nothing => "",
+            Self::LastGood => "the last good version stays in force",
+            Self::Denial => "until it is good, everything is denied that it may be about",
+        }
+    }
+}
+
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
@@ -35,8 +58,8 @@ pub struct Diagnostic {
     pub fault: Fault,
     /// How bad it is.
     pub severity: Severity,
-    /// Whether an older, good version of the object stays in force.
-    pub kept: bool,
+    /// What holds in place of what is written.
+    pub in_force: InForce,
     /// What kind of finding it is; one word that never changes.
     pub rule: &'static str,
 }
@@ -59,9 +82,9 @@ impl fmt::Display for Diagnostic {
             write!(f, "{object}: ")?;
         }
         write!(f, "{} [{}]", self.fault, self.rule)?;
-        if self.kept {
-            write!(f, " (the last good version stays in force)")?;
+        match self.in_force.said() {
+            "" => Ok(()),
+            said => write!(f, " ({said})"),
         }
-        Ok(())
     }
 }

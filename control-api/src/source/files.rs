@@ -2,7 +2,8 @@
 //!
 //! The directory is looked at again and again rather than watched: that works on every file system, and with the
 //! symbolic links that Kubernetes swaps under a mounted `ConfigMap`. A change is taken when two looks in a row agree, so
-//! that a file that is being written is not read half. What cannot be read keeps what was last good in force.
+//! that a file that is being written is not read half. What cannot be read keeps what was last good in force; at the
+//! start there is nothing to keep, and nobody knows which policies are missing: then it is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,9 +16,9 @@ use outrider_proto::Fault;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::diagnostic::{Diagnostic, Severity};
-use super::{View, yaml};
-use crate::object::{AnyObject, Key, Objects, Place, any};
+use super::diagnostic::{Diagnostic, InForce, Severity};
+use super::{View, closed, yaml};
+use crate::object::{AnyObject, Key, ObjectKind, Objects, Place, any};
 
 /// How often the directory is looked at.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -31,6 +32,8 @@ const MAX_FILE_BYTES: u64 = 32 << 20;
 const MAX_FILES: usize = 20_000;
 /// Deepest directory.
 const MAX_DEPTH: usize = 16;
+/// How often a look is begun anew because something went away meanwhile.
+const MAX_LOOKS: usize = 5;
 /// A file as young as this may change without a trace in its times, so it is read again.
 const YOUNG: Duration = Duration::from_secs(2);
 
@@ -39,22 +42,38 @@ const YOUNG: Duration = Duration::from_secs(2);
 pub struct Directory {
     root: PathBuf,
     files: BTreeMap<PathBuf, File>,
+    /// The last good versions of everything.
     good: Arc<Objects>,
+    /// What is in force: those, and denials in place of policies that were never good.
+    objects: Arc<Objects>,
+    denials: usize,
 }
 
 /// A file as it was last read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct File {
     stamp: Stamp,
-    documents: Vec<Read>,
+    documents: Arc<[Read]>,
 }
 
 /// A document as it was read.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Read {
     Good(AnyObject),
-    /// The key is missing where the document could not even be parsed.
-    Bad(Place, Option<Key>, Vec<Fault>),
+    Bad(Bad),
+    /// Nobody knows which object it is, or which objects: the file cannot be read, or this is no YAML.
+    Unclear(Place, Fault),
+}
+
+/// An object as it should not be.
+#[derive(Clone, Debug)]
+struct Bad {
+    place: Place,
+    /// Missing where its kind or its name is.
+    key: Option<Key>,
+    faults: Vec<Fault>,
+    /// What holds in its place when there is no good version.
+    closed: Option<AnyObject>,
 }
 
 /// What tells that a file changed.
@@ -68,15 +87,20 @@ struct Stamp {
 /// Looks at a directory until every receiver is gone. The first look has been taken when this returns.
 ///
 /// # Errors
-/// When the directory cannot be read at all; later that is a diagnostic.
+/// When the directory, or a file in it, cannot be read; later that is a diagnostic.
 pub async fn watch(root: &Path, interval: Duration) -> io::Result<(watch::Receiver<View>, JoinHandle<()>)> {
     let mut directory = Directory::new(root);
-    fs::read_dir(root)?;
     let (view, mut directory) = blocking(move || {
-        let view = directory.scan();
-        (view, directory)
+        let view = directory.scan()?;
+        match directory.unclear() {
+            None => Ok((view, directory)),
+            Some((place, fault)) => {
+                let (file, line) = (&place.file, place.line);
+                Err(io::Error::other(format!("{file}:{line}: {fault}; what is in it would be missing")))
+            }
+        }
     })
-    .await?;
+    .await??;
     let (sender, receiver) = watch::channel(view);
     let task = tokio::spawn(async move {
         loop {
@@ -118,7 +142,8 @@ impl Directory {
     /// A directory that was not looked at yet.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned(), files: BTreeMap::new(), good: Arc::default() }
+        let (files, good, objects) = (BTreeMap::new(), Arc::default(), Arc::default());
+        Self { root: root.to_owned(), files, good, objects, denials: 0 }
     }
 
     /// Whether a look would find anything new.
@@ -144,69 +169,90 @@ impl Directory {
             }
             before = now;
         }
-        self.scan()
+        self.scan().unwrap_or_else(|error| self.unlisted(&error))
     }
 
-    /// Reads what is new. Never fails: what cannot be read is said in the diagnostics, and what was last good of it
-    /// stays.
-    pub fn scan(&mut self) -> View {
-        let found = match list(&self.root) {
-            Ok(found) => found,
-            Err(error) => {
-                let place = Place { file: self.root.display().to_string().into(), ..Place::default() };
-                let kept = !self.good.is_empty();
-                let fault = Fault::new("", format!("the directory cannot be read: {error}"));
-                let diagnostic = Diagnostic {
-                    place,
-                    object: None,
-                    fault,
-                    severity: Severity::Error,
-                    kept,
-                    rule: "unreadable",
-                };
-                return View {
-                    objects: Arc::clone(&self.good),
-                    diagnostics: Arc::new(vec![diagnostic]),
-                    complete: true,
-                };
+    /// What holds while it cannot be said what there is: all that was last good.
+    fn unlisted(&self, error: &io::Error) -> View {
+        let place = Place { file: self.root.display().to_string().into(), ..Place::default() };
+        let fault = Fault::new("", format!("the directory cannot be read: {error}"));
+        let diagnostics = vec![diagnostic(&place, None, &fault, (InForce::LastGood, "unreadable"))];
+        View {
+            objects: Arc::clone(&self.objects),
+            diagnostics: Arc::new(diagnostics),
+            complete: true,
+            denials: self.denials,
+        }
+    }
+
+    /// Reads what is new. What cannot be read is said in the diagnostics, and what was last good of it stays.
+    ///
+    /// # Errors
+    /// When it cannot be said which files there are. Everything is then as it was before.
+    pub fn scan(&mut self) -> io::Result<View> {
+        let mut looks = 1;
+        self.files = loop {
+            let found = list(&self.root)?;
+            let (files, gone) = self.read_all(found);
+            if !gone || looks == MAX_LOOKS {
+                break files;
             }
+            looks += 1;
         };
-        let mut files = BTreeMap::new();
+        let diagnostics = self.assemble();
+        Ok(View {
+            objects: Arc::clone(&self.objects),
+            diagnostics: Arc::new(diagnostics),
+            complete: true,
+            denials: self.denials,
+        })
+    }
+
+    /// These files, and whether one of them has gone since it was found.
+    fn read_all(&self, found: BTreeMap<PathBuf, Option<Stamp>>) -> (BTreeMap<PathBuf, File>, bool) {
+        let (mut files, mut gone) = (BTreeMap::new(), false);
         for (path, stamp) in found {
             let young = |stamp: &Stamp| stamp.modified.elapsed().is_ok_and(|age| age <= YOUNG);
-            let known = self
-                .files
-                .remove(&path)
-                .filter(|file| stamp.is_some_and(|stamp| file.stamp == stamp && !young(&stamp)));
-            let file = known.unwrap_or_else(|| self.read(&path, stamp));
+            let same = |file: &&File| stamp.is_some_and(|stamp| file.stamp == stamp && !young(&stamp));
+            let file = match self.files.get(&path).filter(same) {
+                Some(known) => known.clone(),
+                None => self.read(&path, stamp),
+            };
+            let unread = matches!(&*file.documents, [Read::Unclear(..)]);
+            gone |= unread && stamp.is_some() && fs::metadata(&path).is_err_and(|error| has_gone(&error));
             files.insert(path, file);
         }
-        self.files = files;
-        let (objects, diagnostics) = self.assemble();
-        self.good = Arc::new(objects);
-        View { objects: Arc::clone(&self.good), diagnostics: Arc::new(diagnostics), complete: true }
+        (files, gone)
+    }
+
+    /// A document of which nobody knows what it is.
+    fn unclear(&self) -> Option<(&Place, &Fault)> {
+        self.files.values().flat_map(|file| &*file.documents).find_map(|document| match document {
+            Read::Unclear(place, fault) => Some((place, fault)),
+            Read::Good(_) | Read::Bad(_) => None,
+        })
     }
 
     fn read(&self, path: &Path, stamp: Option<Stamp>) -> File {
         let shown = path.strip_prefix(&self.root).unwrap_or(path).display().to_string();
         let file: Arc<str> = shown.into();
-        let documents = match text(path) {
+        let documents: Arc<[Read]> = match text(path) {
             Ok(text) => {
                 yaml::documents(&file, &text).into_iter().map(|(place, value)| read(place, value)).collect()
             }
             Err(reason) => {
-                let place = Place { file, ..Place::default() };
-                vec![Read::Bad(place, None, vec![Fault::new("", reason)])]
+                Arc::new([Read::Unclear(Place { file, ..Place::default() }, Fault::new("", reason))])
             }
         };
         let stamp = stamp.unwrap_or(Stamp { modified: SystemTime::now(), bytes: 0, inode: 0 });
         File { stamp, documents }
     }
 
-    /// Good objects, last good versions of bad ones, and what is wrong.
-    fn assemble(&self) -> (Objects, Vec<Diagnostic>) {
+    /// Puts together what is in force: good objects, last good versions of bad ones, and denials in place of policies
+    /// that have none. What is wrong is returned.
+    fn assemble(&mut self) -> Vec<Diagnostic> {
         let (mut objects, mut diagnostics) = (Objects::default(), Vec::new());
-        let documents = || self.files.values().flat_map(|file| &file.documents);
+        let documents = || self.files.values().flat_map(|file| &*file.documents);
         for document in documents() {
             let Read::Good(object) = document else { continue };
             match objects.object(object.key()) {
@@ -214,32 +260,34 @@ impl Directory {
                 None => objects.insert(object.clone()),
             }
         }
-        // Of a file in which something could not be parsed, nothing is taken for deleted.
+        // Of a file in which something is not known, nothing is taken for deleted.
         let mut unclear: BTreeSet<&str> = BTreeSet::new();
+        let mut denials: BTreeMap<&Key, &AnyObject> = BTreeMap::new();
         for document in documents() {
-            let Read::Bad(place, key, faults) = document else { continue };
-            let mut kept = false;
-            match key {
-                Some(key) if objects.object(key).is_none() => {
-                    if let Some(old) = self.good.object(key) {
-                        objects.insert(old);
-                        kept = true;
-                    }
-                }
-                Some(_) => {}
-                None => {
+            match document {
+                Read::Good(_) => {}
+                Read::Unclear(place, fault) => {
                     unclear.insert(&place.file);
-                    kept = self.good.all().any(|object| object.place().file == place.file);
+                    let kept = self.good.all().any(|object| object.place().file == place.file);
+                    let in_force = if kept { InForce::LastGood } else { InForce::Nothing };
+                    diagnostics.push(diagnostic(place, None, fault, (in_force, "unreadable")));
+                }
+                Read::Bad(bad) => {
+                    let mut in_force = self.in_place_of(bad, &mut objects);
+                    if bad.key.is_none() {
+                        unclear.insert(&bad.place.file);
+                    }
+                    if let (InForce::Nothing, Some(closed)) = (in_force, &bad.closed)
+                        && objects.object(closed.key()).is_none()
+                    {
+                        denials.insert(closed.key(), closed);
+                        in_force = InForce::Denial;
+                    }
+                    let rule = if bad.key.is_some() { "invalid-object" } else { "unreadable" };
+                    let of_fault = |fault| diagnostic(&bad.place, bad.key.as_ref(), fault, (in_force, rule));
+                    diagnostics.extend(bad.faults.iter().map(of_fault));
                 }
             }
-            diagnostics.extend(faults.iter().map(|fault| Diagnostic {
-                place: place.clone(),
-                object: key.clone(),
-                fault: fault.clone(),
-                severity: Severity::Error,
-                kept,
-                rule: if key.is_some() { "invalid-object" } else { "unreadable" },
-            }));
         }
         for old in self.good.all() {
             if unclear.contains(&*old.place().file) && objects.object(old.key()).is_none() {
@@ -247,20 +295,59 @@ impl Directory {
             }
         }
         diagnostics.sort_by(|left, right| left.place.cmp(&right.place));
-        (objects, diagnostics)
+        self.good = Arc::new(objects);
+        self.denials = denials.len();
+        self.objects = Arc::clone(&self.good);
+        if !denials.is_empty() {
+            let mut all = Objects::clone(&self.good);
+            denials.into_values().for_each(|closed| all.insert(closed.clone()));
+            self.objects = Arc::new(all);
+        }
+        diagnostics
+    }
+
+    /// Keeps the last good version of a bad object, if there is one and no good document has taken its place.
+    fn in_place_of(&self, bad: &Bad, objects: &mut Objects) -> InForce {
+        let of_file = |object: &AnyObject| object.place().file == bad.place.file;
+        match &bad.key {
+            Some(key) if objects.object(key).is_some() => InForce::Nothing,
+            Some(key) => match self.good.object(key) {
+                Some(old) => {
+                    objects.insert(old);
+                    InForce::LastGood
+                }
+                None => InForce::Nothing,
+            },
+            None => {
+                // All of the file are kept. Whether it was one of them nobody knows, but of a policy it must be known.
+                let policy = |object: &AnyObject| object.key().kind == ObjectKind::AuthorizationPolicy;
+                let kept = |object: AnyObject| of_file(&object) && (bad.closed.is_none() || policy(&object));
+                if self.good.all().any(kept) { InForce::LastGood } else { InForce::Nothing }
+            }
+        }
     }
 }
 
 fn read(place: Place, value: Result<serde_json::Value, Fault>) -> Read {
     let value = match value {
         Ok(value) => value,
-        Err(fault) => return Read::Bad(place, None, vec![fault]),
+        Err(fault) => return Read::Unclear(place, fault),
     };
-    let key = any::key_of(&value);
+    let (key, closed) = (any::key_of(&value), closed::in_place_of(&value, &place));
     match AnyObject::from_value(value, &place) {
         Ok(object) => Read::Good(object),
-        Err(faults) => Read::Bad(place, key, faults),
+        Err(faults) => Read::Bad(Bad { place, key, faults, closed }),
     }
+}
+
+fn diagnostic(
+    place: &Place,
+    object: Option<&Key>,
+    fault: &Fault,
+    (in_force, rule): (InForce, &'static str),
+) -> Diagnostic {
+    let (place, object, fault) = (place.clone(), object.cloned(), fault.clone());
+    Diagnostic { place, object, fault, severity: Severity::Error, in_force, rule }
 }
 
 fn duplicate(object: &AnyObject, other: &AnyObject) -> Diagnostic {
@@ -269,14 +356,8 @@ fn duplicate(object: &AnyObject, other: &AnyObject) -> Diagnostic {
         "the same object stands in {} line {} already, which counts; remove one",
         first.file, first.line
     );
-    Diagnostic {
-        place: object.place().clone(),
-        object: Some(object.key().clone()),
-        fault: Fault::new("metadata.name", reason),
-        severity: Severity::Error,
-        kept: false,
-        rule: "duplicate",
-    }
+    let fault = Fault::new("metadata.name", reason);
+    diagnostic(object.place(), Some(object.key()), &fault, (InForce::Nothing, "duplicate"))
 }
 
 fn text(path: &Path) -> Result<String, String> {
@@ -288,13 +369,30 @@ fn text(path: &Path) -> Result<String, String> {
 }
 
 /// Every YAML and JSON file below a directory, with its stamp if it has one. Names that begin with a dot are passed over,
-/// as the ones that Kubernetes makes in a mounted `ConfigMap`.
+/// as the ones that Kubernetes makes in a mounted `ConfigMap`. A directory in which not everything can be seen is an error:
+/// what is not seen would count as deleted.
 fn list(root: &Path) -> io::Result<BTreeMap<PathBuf, Option<Stamp>>> {
+    let mut looks = 1;
+    loop {
+        match list_once(root) {
+            Err(error) if has_gone(&error) && looks < MAX_LOOKS => looks += 1,
+            found => return found,
+        }
+    }
+}
+
+/// Whether what was there a moment ago has gone, or is something else now.
+fn has_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn list_once(root: &Path) -> io::Result<BTreeMap<PathBuf, Option<Stamp>>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![(root.to_owned(), 0)];
     while let Some((folder, depth)) = folders.pop() {
-        for entry in fs::read_dir(&folder)? {
-            let path = entry?.path();
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
+        for entry in fs::read_dir(&folder).map_err(named)? {
+            let path = entry.map_err(named)?.path();
             let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
             if hidden {
                 continue;

@@ -13,14 +13,13 @@ mod show;
 pub mod store;
 pub mod watch;
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_proto::{Fault, json};
 use serde_json::json as object;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::identity::Revoked;
@@ -29,7 +28,7 @@ use crate::model::{Cluster, Discovery, Listener};
 use crate::observe::metrics;
 use crate::runtime::{Published, Sockets, Workers};
 use secrets::{Own, Secrets};
-use store::{Change, Kind, Store};
+use store::{Change, Kind, Store, Wanted};
 
 /// Shortest time between two publications of what comes over xDS: a burst of updates becomes a few snapshots.
 const PUBLISH_EVERY: Duration = Duration::from_millis(50);
@@ -40,8 +39,8 @@ pub const QUEUED_MESSAGES: usize = 64;
 /// What others ask of the control thread.
 #[derive(Debug)]
 pub enum Message {
-    /// Resources came over xDS; the answer says which were refused, and what is wanted now.
-    Apply(Vec<Change>, oneshot::Sender<Applied>),
+    /// Resources came over xDS; the answer says which were refused.
+    Apply(Vec<Change>, oneshot::Sender<Refused>),
     /// The workload's own identity has changed; `None` when it has ended.
     Identity(Option<Box<Own>>),
     /// A name was resolved.
@@ -50,8 +49,6 @@ pub enum Message {
     Cluster(String, oneshot::Sender<Option<Arc<Cluster>>>),
     /// The workload calls somebody of whom nothing is known yet.
     Destination(SocketAddr),
-    /// Somebody wants to know what is wanted of the control server.
-    Wanted(oneshot::Sender<Wanted>),
     /// The operator wants to know something.
     Ask(Question, oneshot::Sender<String>),
     /// The proxy shall end.
@@ -64,29 +61,8 @@ pub enum Message {
     Publish,
 }
 
-/// What became of changes.
-#[derive(Debug, Default)]
-pub struct Applied {
-    /// The resources that were refused.
-    pub refused: Vec<(String, Vec<Fault>)>,
-    /// The resources that are wanted now.
-    pub wanted: Wanted,
-}
-
-/// Names of resources that others refer to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// Of load assignments.
-    pub endpoints: BTreeSet<Arc<str>>,
-    /// Of route configurations.
-    pub routes: BTreeSet<Arc<str>>,
-    /// Of certificates and roots.
-    pub secrets: BTreeSet<Arc<str>>,
-    /// Of clusters, where they are asked for by name.
-    pub clusters: BTreeSet<Arc<str>>,
-    /// Of destinations, likewise.
-    pub destinations: BTreeSet<Arc<str>>,
-}
+/// The resources that were refused, and why.
+pub type Refused = Vec<(String, Vec<Fault>)>;
 
 /// What an operator can ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +86,7 @@ pub struct Control {
     dns: dns::Resolver,
     secrets: Secrets,
     watch: watch::Watch,
+    wanted: tokio::sync::watch::Sender<Wanted>,
     health: health::Health,
     /// Who is cut off, as the workers know it.
     revoked: Arc<Revoked>,
@@ -119,9 +96,9 @@ pub struct Control {
     /// When the workers were told last, and when they are to be told next, if there is news.
     published: Option<Instant>,
     due: Option<Instant>,
+    /// Something that is published has changed since then.
+    stale: bool,
     was_ready: bool,
-    /// Where what the workload calls is asked for: told when something else is wanted than before.
-    wanting: Option<(Arc<Notify>, Wanted)>,
 }
 
 impl Control {
@@ -134,6 +111,7 @@ impl Control {
             watch: watch::Watch::new(Arc::clone(workers.usage()), workers.own_shard().clone()),
             health: health::Health::new(Arc::clone(workers.usage()), workers.own_shard().clone()),
             workers,
+            wanted: tokio::sync::watch::Sender::default(),
             dns: dns::Resolver::new(messages),
             secrets: Secrets::default(),
             revoked: Arc::default(),
@@ -142,30 +120,17 @@ impl Control {
             draining: false,
             published: None,
             due: None,
+            stale: false,
             was_ready: false,
-            wanting: None,
         }
     }
 
     /// What the workload calls is asked for, and let go of after this long without use; and so is the cluster that this
-    /// proxy is an endpoint of. Whoever asks the control server
-    /// is told over this that something else is wanted.
-    pub fn on_demand(&mut self, idle_timeout: Duration, own_cluster: Option<Arc<str>>) -> Arc<Notify> {
+    /// proxy is an endpoint of.
+    pub fn on_demand(&mut self, idle_timeout: Duration, own_cluster: Option<Arc<str>>) {
         self.store.on_demand(idle_timeout, own_cluster);
-        let notify = Arc::new(Notify::new());
-        self.wanting = Some((Arc::clone(&notify), self.store.wanted()));
-        notify
-    }
-
-    /// Tells who asks the control server if something else is wanted than before.
-    fn look_what_is_wanted(&mut self) {
-        if let Some((notify, before)) = &mut self.wanting {
-            let wanted = self.store.wanted();
-            if *before != wanted {
-                *before = wanted;
-                notify.notify_one();
-            }
-        }
+        self.store.follow_references();
+        self.tell_wanted();
     }
 
     /// The workload wants no faults, whatever comes.
@@ -176,74 +141,91 @@ impl Control {
     /// Takes over the resources of the start-up file. What came from it before and is not in it now is gone.
     ///
     /// # Errors
-    /// What cannot be used; then nothing has changed but the sockets that could be bound.
+    /// What cannot be used; then nothing has changed.
     pub fn load(&mut self, resources: StaticResources) -> Result<(), Vec<Fault>> {
-        let mut faults = Vec::new();
-        let mut changes = Vec::new();
-        for (index, (message, compiled)) in resources.listeners.into_iter().enumerate() {
-            match self.sockets.bind(&compiled) {
-                Ok(_) => changes.push(Change::listener(message, compiled)),
-                Err(reason) => {
-                    faults.push(Fault::new(format!("static_resources.listeners[{index}]"), reason))
-                }
+        let StaticResources { listeners, clusters, secrets } = resources;
+        let mut faults: Vec<Fault> = Vec::new();
+        let both = |field: &str, index: usize| {
+            let path = format!("static_resources.{field}[{index}].name");
+            Fault::new(path, "a resource of this name came over xDS")
+        };
+        for (index, (_, cluster)) in clusters.iter().enumerate() {
+            if self.store.is_over_xds(Kind::Cluster, &cluster.name) {
+                faults.push(both("clusters", index));
+            }
+        }
+        for (index, (_, listener)) in listeners.iter().enumerate() {
+            let before = listeners.iter().take(index).map(|(_, other)| other);
+            let there = self.store.placed().map(|placed| &**placed);
+            let stays = |old: &&Listener| match listeners.iter().find(|(_, new)| new.name == old.name) {
+                // It may be waiting for its routes for a while, and its old version serves as long.
+                Some((_, new)) => new.chains.named_routes().next().is_some(),
+                None => self.store.is_over_xds(Kind::Listener, &old.name),
+            };
+            let others = before.chain(there.filter(|old| old.address == listener.address).filter(stays));
+            if self.store.is_over_xds(Kind::Listener, &listener.name) {
+                faults.push(both("listeners", index));
+            } else if let Err(reason) = self.sockets.bind(listener, others) {
+                faults.push(Fault::new(format!("static_resources.listeners[{index}]"), reason));
             }
         }
         if !faults.is_empty() {
-            self.publish();
+            self.sockets.keep(self.store.placed());
             return Err(faults);
         }
-        changes.extend(
-            resources.clusters.into_iter().map(|(message, compiled)| Change::cluster(message, compiled)),
-        );
-        self.secrets.replace_static(resources.secrets);
-        self.store.replace_static(changes);
+        let listeners = listeners.into_iter().map(|(message, compiled)| Change::listener(message, compiled));
+        let clusters = clusters.into_iter().map(|(message, compiled)| Change::cluster(message, compiled));
+        self.secrets.replace_static(secrets);
+        self.store.replace_static(listeners.chain(clusters).collect());
         self.publish();
         Ok(())
     }
 
     /// Applies what came over xDS. A listener whose address is taken is refused, the others are taken.
-    pub fn apply(&mut self, changes: Vec<Change>) -> Applied {
-        let mut refused = Vec::new();
-        let (mut secrets, mut others) = (false, false);
+    pub fn apply(&mut self, changes: Vec<Change>) -> Refused {
+        let mut refused = Refused::new();
+        let mut secrets = false;
         for change in changes {
-            secrets |= change.kind() == Kind::Secret;
-            others |= change.kind() != Kind::Secret;
-            self.revoked_changed |= change.kind() == Kind::Revocations;
-            let name = change.name().to_owned();
-            let bound = match change.bindable() {
-                Some(listener) => match listener.unknown_cluster(|name| self.store.has_cluster(name)) {
-                    Some(name) => Err(unknown_cluster(name)),
-                    None => self.bind(listener),
-                },
-                None => Ok(()),
-            };
+            let (kind, name) = (change.kind(), change.name().to_owned());
+            let bound = change.bindable().map_or(Ok(()), |listener| self.place(listener));
             let stored =
                 bound.map_err(|reason| vec![Fault::new("", reason)]).and_then(|()| self.store.apply(change));
-            if let Err(faults) = stored {
-                refused.push((name, faults));
+            match stored {
+                Ok(()) => {
+                    secrets |= kind == Kind::Secret;
+                    self.stale |= kind != Kind::Secret;
+                    self.revoked_changed |= kind == Kind::Revocations;
+                }
+                Err(faults) => refused.push((name, faults)),
             }
         }
-        let wanted = self.store.wanted();
-        self.store.note_missing(&wanted);
+        if !refused.is_empty() {
+            self.sockets.keep(self.store.placed());
+        }
+        self.store.follow_references();
+        self.tell_wanted();
         if secrets {
             // Contexts follow their secrets without a new snapshot.
             self.secrets.changed();
-            others |= self.fill_secrets();
+            self.stale |= self.fill_secrets();
         }
-        if others {
+        if self.stale {
             self.publish_soon();
         }
-        Applied { refused, wanted }
+        refused
     }
 
-    /// Binds a listener's address. What waits to be published may free the address, so it goes first then.
-    fn bind(&mut self, listener: &Listener) -> Result<(), String> {
-        let mut bound = self.sockets.bind(listener);
-        if bound.is_err() && self.due.is_some() {
-            self.publish();
-            bound = self.sockets.bind(listener);
+    /// Sees to it that a listener has its address. What waits to be published may free it, so it goes first then.
+    fn place(&mut self, listener: &Listener) -> Result<(), String> {
+        if let Some(name) = listener.unknown_cluster(|name| self.store.has_cluster(name)) {
+            return Err(unknown_cluster(name));
         }
-        bound.map(|_| ())
+        let bound = self.sockets.bind(listener, self.store.staying());
+        if bound.is_err() && self.stale {
+            self.publish();
+            return self.sockets.bind(listener, self.store.staying());
+        }
+        bound
     }
 
     /// Publishes now, or with what else comes until [`PUBLISH_EVERY`] has passed since the last time.
@@ -261,13 +243,13 @@ impl Control {
         self.due
     }
 
-    /// Handles one message; `false` when the proxy shall end.
-    pub fn handle(&mut self, message: Message) -> bool {
+    /// Handles one message.
+    pub fn handle(&mut self, message: Message) {
         match message {
             Message::Apply(changes, answer) => {
-                let applied = self.apply(changes);
+                let refused = self.apply(changes);
                 // Whoever asked may be gone.
-                let _ = answer.send(applied);
+                let _ = answer.send(refused);
             }
             Message::Resolved(resolved) => {
                 if self.store.resolved(resolved) {
@@ -280,11 +262,9 @@ impl Control {
             }
             Message::Destination(address) => {
                 if self.store.ask(address, Instant::now()) {
-                    self.look_what_is_wanted();
+                    self.store.follow_references();
+                    self.tell_wanted();
                 }
-            }
-            Message::Wanted(answer) => {
-                let _ = answer.send(self.store.wanted());
             }
             Message::Ask(question, answer) => {
                 let _ = answer.send(self.answer(question));
@@ -307,22 +287,33 @@ impl Control {
                     self.publish();
                 }
             }
-            Message::Drain => {
-                self.drain();
-                return false;
-            }
+            Message::Drain => self.drain(),
             Message::Reload => {}
         }
-        true
     }
 
-    /// Stops accepting; workers end when their connections have.
-    pub fn drain(&mut self) {
-        self.draining = true;
-        self.publish();
+    /// Stops accepting; workers end when their connections have, and follow what is published until then.
+    fn drain(&mut self) {
+        if !self.draining {
+            tracing::info!("finishing what is under way");
+            self.draining = true;
+            self.sockets.close();
+            self.publish();
+        }
     }
 
-    /// Waits for the workers to end.
+    /// Whether the proxy is ending.
+    #[must_use]
+    pub const fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Completes when the workers have ended. Cancel-safe.
+    pub async fn ended(&self) {
+        self.workers.ended().await;
+    }
+
+    /// Waits for the threads of the workers.
     pub fn join(self) {
         self.workers.join();
     }
@@ -334,7 +325,7 @@ impl Control {
         let known = || self.due.is_none() && self.health.is_settled();
         let ready = self.store.is_settled() && (self.was_ready || known());
         self.was_ready |= ready;
-        ready && !self.draining
+        ready
     }
 
     /// Gives TLS contexts what they want. Whether the workers are to hold established connections to it, because
@@ -351,8 +342,9 @@ impl Control {
         self.fill_secrets();
         self.version += 1;
         let snapshot = Arc::new(self.store.assemble(self.version));
+        self.tell_wanted();
         // The sockets of a listener that is waiting for its routes are kept for it.
-        self.sockets.keep(|name| snapshot.listeners.contains_key(name) || self.store.has_listener(name));
+        self.sockets.keep(self.store.placed());
         let names = self.store.by_name().filter_map(|cluster| match &cluster.discovery {
             Discovery::Dns { hosts, settings } => Some((&cluster.name, hosts, settings)),
             Discovery::Static(_) | Discovery::Eds(_) | Discovery::OriginalDst => None,
@@ -362,14 +354,14 @@ impl Control {
         self.health.follow(&snapshot);
         self.published = Some(Instant::now());
         self.due = None;
+        self.stale = false;
         self.workers.publish(Published {
+            sockets: self.sockets.of(snapshot.listeners.values()),
             snapshot,
-            sockets: self.sockets.all(),
             revoked: Arc::clone(&self.revoked),
             trust: self.secrets.lost_roots(),
             draining: self.draining,
         });
-        self.look_what_is_wanted();
     }
 
     /// Brings up to date who is cut off: handshakes look at it from here on, the workers hear of it with the
@@ -402,7 +394,7 @@ impl Control {
             Question::Listeners => {
                 let mut lines: Vec<String> = self
                     .sockets
-                    .all()
+                    .of(self.store.current().listeners.values())
                     .iter()
                     .map(|(name, bound)| format!("{name}::{}\n", bound.address))
                     .collect();
@@ -428,10 +420,21 @@ impl Control {
         serde_json::to_string_pretty(&dump).unwrap_or_default()
     }
 
-    /// The names that are wanted of the control server.
+    /// The names that are wanted of the control server, whatever they come to be wanted by.
     #[must_use]
-    pub fn wanted(&self) -> Wanted {
-        self.store.wanted()
+    pub fn wanted(&self) -> tokio::sync::watch::Receiver<Wanted> {
+        self.wanted.subscribe()
+    }
+
+    fn tell_wanted(&self) {
+        let now = self.store.wanted();
+        self.wanted.send_if_modified(|known| {
+            let news = known != now;
+            if news {
+                known.clone_from(now);
+            }
+            news
+        });
     }
 }
 

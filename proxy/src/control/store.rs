@@ -3,9 +3,11 @@
 mod demand;
 mod faults;
 mod kept;
+mod linking;
+mod references;
 mod wanted;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +28,8 @@ use crate::model::{Cluster, ClusterEntry, Discovery, EndpointSet, Listener, Rout
 use demand::Demand;
 use faults::Faults;
 use kept::{Kept, Resources, lapsed, put};
-use wanted::patience;
+use references::References;
+pub use references::Wanted;
 
 /// How long a resource that others refer to is waited for before it counts as missing (xDS: 15 s).
 pub const MISSING_AFTER: Duration = Duration::from_secs(15);
@@ -47,11 +50,7 @@ pub struct Store {
     demand: Demand,
     /// Endpoints of names, by cluster.
     resolved: BTreeMap<Arc<str>, Arc<EndpointSet>>,
-    /// Since when a resource that is referred to is missing; for a cluster, the addresses of its names.
-    missing: BTreeMap<(Kind, Arc<str>), Instant>,
-    /// Route configurations whose TTL ran out: unlike those that a server took away too early, they are not used
-    /// until their listener changes.
-    lapsed_routes: BTreeSet<Arc<str>>,
+    references: References,
     current: Arc<Snapshot>,
 }
 
@@ -99,7 +98,7 @@ impl Store {
     pub fn apply(&mut self, change: Change) -> Result<(), Vec<Fault>> {
         match change {
             Change::Set(resource, expires) => return self.set(*resource, expires),
-            Change::Extend(kind, name, expires) => self.extend(kind, &name, expires),
+            Change::Extend(kind, name, expires) => return self.extend(kind, &name, expires),
             Change::Remove(kind, name) => self.remove(kind, &name),
         }
         Ok(())
@@ -112,6 +111,7 @@ impl Store {
                 if self.listeners.get(&compiled.name).is_some_and(|kept| kept.from_file) {
                     return Err(static_clash());
                 }
+                self.tell_unheard(&compiled);
                 let name = Arc::clone(&compiled.name);
                 put(&mut self.listeners, name, &message, compiled, (expires, false));
             }
@@ -130,14 +130,12 @@ impl Store {
                         format!("cluster \"{unknown}\" does not exist"),
                     )]);
                 }
+                self.check_heard(&compiled)?;
                 let name = Arc::clone(&compiled.name);
-                self.missing.remove(&(Kind::Routes, Arc::clone(&name)));
-                self.lapsed_routes.remove(&name);
                 put(&mut self.routes, name, &message, compiled, (expires, false));
             }
             Resource::Endpoints(message, compiled) => {
                 let name: Arc<str> = message.cluster_name.as_str().into();
-                self.missing.remove(&(Kind::Endpoints, Arc::clone(&name)));
                 put(&mut self.endpoints, name, &message, compiled, (expires, false));
             }
             Resource::Secret(message, compiled) => {
@@ -145,6 +143,7 @@ impl Store {
                 put(&mut self.secrets, name, &message, compiled, (expires, false));
             }
             Resource::Revocations(message, compiled) => {
+                stays(expires)?;
                 let name: Arc<str> = message.name.as_str().into();
                 put(&mut self.revocations, name, &message, compiled, (expires, false));
             }
@@ -154,24 +153,28 @@ impl Store {
         Ok(())
     }
 
-    fn extend(&mut self, kind: Kind, name: &str, expires: Option<Instant>) {
+    /// A heartbeat: the resource has more time, under the rules that hold for a new one.
+    fn extend(&mut self, kind: Kind, name: &str, expires: Option<Instant>) -> Result<(), Vec<Fault>> {
         let slot = match kind {
             Kind::Cluster => self.clusters.get_mut(name).map(|kept| &mut kept.expires),
             Kind::Endpoints => self.endpoints.get_mut(name).map(|kept| &mut kept.expires),
             Kind::Listener => self.listeners.get_mut(name).map(|kept| &mut kept.expires),
             Kind::Routes => self.routes.get_mut(name).map(|kept| &mut kept.expires),
             Kind::Secret => self.secrets.get_mut(name).map(|kept| &mut kept.expires),
-            Kind::Revocations => self.revocations.get_mut(name).map(|kept| &mut kept.expires),
-            Kind::Faults => self.faults.extend(name, expires),
+            Kind::Revocations => {
+                stays(expires)?;
+                self.revocations.get_mut(name).map(|kept| &mut kept.expires)
+            }
+            Kind::Faults => return self.faults.extend(name, expires),
             Kind::Destination => self.demand.extend(name),
         };
         if let Some(slot) = slot {
             *slot = expires;
         }
+        Ok(())
     }
 
     fn remove(&mut self, kind: Kind, name: &Arc<str>) {
-        let long_ago = Instant::now().checked_sub(MISSING_AFTER).unwrap_or_else(Instant::now);
         match kind {
             Kind::Cluster => {
                 self.clusters.retain(|known, kept| known != name || kept.from_file);
@@ -180,11 +183,11 @@ impl Store {
             Kind::Listener => self.listeners.retain(|known, kept| known != name || kept.from_file),
             Kind::Endpoints => {
                 self.endpoints.remove(name);
-                self.missing.insert((kind, Arc::clone(name)), long_ago);
+                self.references.give_up(kind, name);
             }
             Kind::Routes => {
                 self.routes.remove(name);
-                self.missing.insert((kind, Arc::clone(name)), long_ago);
+                self.references.give_up(kind, name);
             }
             // Who had it goes on with it, and comes up with nothing after a restart.
             Kind::Secret => {
@@ -227,15 +230,11 @@ impl Store {
         for (kind, name) in &expired {
             tracing::info!(?kind, %name, "the resource's TTL has run out");
             self.remove(*kind, name);
-            if *kind == Kind::Routes {
-                self.lapsed_routes.insert(Arc::clone(name));
+            if matches!(kind, Kind::Routes | Kind::Endpoints) {
+                self.references.lapse(*kind, name);
             }
         }
-        let ran_out = |((kind, _), since): (&(Kind, Arc<str>), &Instant)| {
-            let (age, limit) = (now.saturating_duration_since(*since), patience(*kind));
-            age >= limit && age < limit + 4 * super::TICK
-        };
-        !expired.is_empty() || self.missing.iter().any(ran_out)
+        self.references.expire(now) || !expired.is_empty()
     }
 
     /// Everything that may hold a TLS context, and the secrets that came over ADS.
@@ -261,22 +260,21 @@ impl Store {
     /// Puts everything together. A listener or cluster that still waits for its routes or endpoints stays as it was
     /// published before (make before break).
     pub fn assemble(&mut self, version: u64) -> Snapshot {
-        let wanted = self.wanted();
-        self.routes.retain(|name, _| wanted.routes.contains(name));
-        self.endpoints.retain(|name, _| wanted.endpoints.contains(name));
-        self.secrets.retain(|name, _| wanted.secrets.contains(name));
-        self.lapsed_routes.retain(|name| wanted.routes.contains(name));
-        self.forget_clusters(&wanted);
+        self.forget_clusters();
         self.resolved.retain(|name, _| self.clusters.contains_key(name));
-        self.note_missing(&wanted);
+        self.follow_references();
+        let wanted = self.references.wanted();
+        self.routes.retain(|name, _| wanted.has(Kind::Routes, name));
+        self.endpoints.retain(|name, _| wanted.has(Kind::Endpoints, name));
+        self.secrets.retain(|name, _| wanted.has(Kind::Secret, name));
         let mut snapshot = Snapshot { version, faults: self.faults.in_force(), ..Snapshot::default() };
         for (name, kept) in &self.clusters {
             let ready = match &kept.compiled.discovery {
                 Discovery::Eds(eds) => {
-                    self.endpoints.contains_key(eds) || self.is_given_up(Kind::Endpoints, eds)
+                    self.endpoints.contains_key(eds) || self.references.is_given_up(Kind::Endpoints, eds)
                 }
                 Discovery::Dns { .. } => {
-                    self.resolved.contains_key(name) || self.is_given_up(Kind::Cluster, name)
+                    self.resolved.contains_key(name) || self.references.is_given_up(Kind::Cluster, name)
                 }
                 Discovery::Static(_) | Discovery::OriginalDst => true,
             };
@@ -290,29 +288,16 @@ impl Store {
             snapshot.clusters.insert(Arc::clone(name), entry);
         }
         for (name, kept) in &self.listeners {
-            let listener = if self.are_ready(&kept.compiled.chains) {
-                Some(&kept.compiled)
-            } else {
-                self.current.listeners.get(name)
-            };
+            let complete = self.is_complete(&kept.compiled.chains);
+            let listener = if complete { Some(&kept.compiled) } else { self.current.listeners.get(name) };
             if let Some(listener) = listener {
                 snapshot.listeners.insert(Arc::clone(name), Arc::clone(listener));
             }
         }
-        for (name, kept) in &self.routes {
-            let table = self.table_in_force(name, &kept.compiled);
-            snapshot.route_tables.insert(Arc::clone(name), Arc::clone(table));
-        }
         snapshot.destinations = self.destinations();
-        // A listener that stays as it was may still need routes that its successor does not.
         let told = snapshot.destinations.values().filter_map(|told| Some(&told.destination.as_ref()?.chains));
-        for chains in snapshot.listeners.values().map(|listener| &listener.chains).chain(told) {
-            for name in chains.named_routes().filter(|name| !self.lapsed_routes.contains(*name)) {
-                if let Some(table) = self.current.route_tables.get(name) {
-                    snapshot.route_tables.entry(Arc::clone(name)).or_insert_with(|| Arc::clone(table));
-                }
-            }
-        }
+        let chains = snapshot.listeners.values().map(|listener| &listener.chains).chain(told);
+        snapshot.route_tables = self.tables_of(chains);
         self.current = Arc::new(Snapshot {
             version,
             listeners: snapshot.listeners.clone(),
@@ -321,6 +306,8 @@ impl Store {
             destinations: snapshot.destinations.clone(),
             faults: None,
         });
+        // What has stayed until now for the sake of what was in force before is not wanted any longer.
+        self.let_clusters_go();
         snapshot
     }
 
@@ -340,10 +327,35 @@ impl Store {
         found.unwrap_or_default()
     }
 
-    /// Whether there is a listener of this name, published or not.
+    /// Whether nothing that is referred to is still waited for.
     #[must_use]
-    pub fn has_listener(&self, name: &str) -> bool {
-        self.listeners.contains_key(name)
+    pub fn is_settled(&self) -> bool {
+        self.references.is_settled()
+    }
+
+    /// The listeners as they came last, and as they were published last; one that is the same comes twice.
+    pub fn placed(&self) -> impl Iterator<Item = &Arc<Listener>> {
+        self.listeners.values().map(|kept| &kept.compiled).chain(self.current.listeners.values())
+    }
+
+    /// The same without those that go with the next publication.
+    pub fn staying(&self) -> impl Iterator<Item = &Listener> {
+        self.placed().filter(|placed| self.listeners.contains_key(&placed.name)).map(|placed| &**placed)
+    }
+
+    /// Whether a listener or a cluster of this name came over xDS.
+    #[must_use]
+    pub fn is_over_xds(&self, kind: Kind, name: &str) -> bool {
+        match kind {
+            Kind::Listener => self.listeners.get(name).is_some_and(|kept| !kept.from_file),
+            Kind::Cluster => self.clusters.get(name).is_some_and(|kept| !kept.from_file),
+            Kind::Endpoints
+            | Kind::Routes
+            | Kind::Secret
+            | Kind::Revocations
+            | Kind::Faults
+            | Kind::Destination => false,
+        }
     }
 
     /// Whether there is a cluster of this name.
@@ -376,6 +388,14 @@ impl Store {
     /// The load assignments as they came.
     pub fn endpoints(&self) -> impl Iterator<Item = pb_endpoint::ClusterLoadAssignment> {
         self.endpoints.values().filter_map(Kept::message)
+    }
+}
+
+/// What cuts somebody off has no TTL: when the server is lost, it would let them in again.
+fn stays(expires: Option<Instant>) -> Result<(), Vec<Fault>> {
+    match expires {
+        None => Ok(()),
+        Some(_) => Err(vec![Fault::new("ttl", "a list of who is cut off must not run out")]),
     }
 }
 

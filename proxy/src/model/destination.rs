@@ -11,7 +11,7 @@ use outrider_proto::{Fault, Path};
 use tokio::time::{Duration, Instant};
 
 use super::filter_chain::{ChainProtocol, FilterChains};
-use super::http_chain::RouteSource;
+use super::http_chain::{HttpChain, RouteSource};
 use super::parse;
 
 /// What handles connections to one address and port.
@@ -51,9 +51,14 @@ impl Destination {
 impl FilterChains {
     /// The names of the route configurations that the chains want.
     pub fn named_routes(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.named_chains().map(|(name, _)| name)
+    }
+
+    /// The chains that want a route configuration, with its name.
+    pub fn named_chains(&self) -> impl Iterator<Item = (&Arc<str>, &HttpChain)> {
         self.all().filter_map(|chain| match &chain.protocol {
             ChainProtocol::Http(http) => match &http.routes {
-                RouteSource::Named(name) => Some(name),
+                RouteSource::Named(name) => Some((name, &**http)),
                 RouteSource::Inline(_) => None,
             },
             ChainProtocol::Tcp(_) => None,

@@ -172,7 +172,10 @@ impl FilterChains {
     /// Whether there is a chain for what is not TLS on this port.
     #[must_use]
     pub fn takes_plaintext(&self, port: u16) -> bool {
-        self.default.is_some() || self.of_port(port).any(|(rule, _)| rule.transport_protocol != "tls")
+        let may_be_plain =
+            |rule: &ChainMatch| rule.transport_protocol != "tls" && rule.server_names.is_empty();
+        let chosen = self.of_port(port).filter(|(rule, _)| may_be_plain(rule)).map(|(_, chain)| chain);
+        chosen.chain(&self.default).any(|chain| chain.tls.is_none())
     }
 
     /// All chains, the default one included.

@@ -9,7 +9,8 @@ use outrider_proto::envoy::extensions::filters::network::http_connection_manager
 use pb::http_connection_manager::{CodecType, PathWithEscapedSlashesAction, RouteSpecifier, StripPortMode};
 
 use super::access_log::{self, AccessLog};
-use super::http_filters::{check_overrides, filters};
+use super::http_filters::filters;
+use super::overrides::FilterKind;
 use super::parse;
 use super::rate_limit::HttpLimit;
 use super::rbac::HttpPolicies;
@@ -216,9 +217,6 @@ impl HttpChain {
         let stat_prefix = parse::required(&value.stat_prefix, "stat_prefix", path);
         let routes = routes(value, path);
         let filters = filters(&value.http_filters, path);
-        if let Some(RouteSource::Inline(table)) = &routes {
-            check_overrides(table, &filters, path);
-        }
         let default_options = core::HttpProtocolOptions::default();
         let common = value.common_http_protocol_options.as_ref().unwrap_or(&default_options);
         let timeouts = Timeouts::from_proto(value, common, path);
@@ -232,7 +230,7 @@ impl HttpChain {
         let http2 = path.field("http2_protocol_options", |path| {
             Http2Settings::from_proto(value.http2_protocol_options.as_ref(), path)
         });
-        Some(Self {
+        let chain = Self {
             codec: match value.codec_type() {
                 CodecType::Auto => Codec::Auto,
                 CodecType::Http1 => Codec::Http1,
@@ -277,7 +275,32 @@ impl HttpChain {
             faults: filters.faults,
             limits: filters.limits,
             concurrency: filters.concurrency.map(Arc::new),
-        })
+        };
+        chain.check_own_routes(path);
+        Some(chain)
+    }
+
+    /// What the listener's own routes say to filters must be heard by one.
+    fn check_own_routes(&self, path: &mut Path) {
+        if let RouteSource::Inline(table) = &self.routes
+            && let Some(filter) = self.unheard(table)
+        {
+            let reason = format!(
+                "typed_per_filter_config names \"{filter}\", which is none of http_filters that hears it"
+            );
+            path.fault_at("route_config", reason);
+        }
+    }
+
+    /// The name of a filter that routes say something to and that this chain does not have, or one of another kind.
+    #[must_use]
+    pub fn unheard<'a>(&self, routes: &'a RouteTable) -> Option<&'a str> {
+        let hears = |name: &str, kind: FilterKind| match kind {
+            FilterKind::Policies => self.policies.iter().any(|filter| &*filter.name == name),
+            FilterKind::Faults => self.faults.iter().any(|filter| &*filter.name == name),
+            FilterKind::Limit => self.limits.iter().any(|filter| &*filter.name == name),
+        };
+        routes.filter_names().find(|(name, kind)| !hears(name, *kind)).map(|(name, _)| name)
     }
 
     /// Whether an upgrade to this protocol is allowed; what a route says comes first.

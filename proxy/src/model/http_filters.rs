@@ -8,10 +8,8 @@ use outrider_proto::envoy::extensions::filters::http::router::v3::Router;
 use outrider_proto::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
 use outrider_proto::{Path, unpack};
 
-use super::overrides::FilterKind;
 use super::rate_limit::{self, HttpLimit};
 use super::rbac::{self, HttpPolicies};
-use super::route_table::RouteTable;
 use super::{concurrency, fault, parse};
 use crate::fault::HttpFaults;
 use crate::limit::gradient::Gradient;
@@ -75,24 +73,4 @@ pub(super) fn filters(filters: &[pb::HttpFilter], path: &mut Path) -> Filters {
         path.fault_at("http_filters", "missing; the last filter must be the router");
     }
     found
-}
-
-/// What the listener's own routes say to filters must be heard by one.
-pub(super) fn check_overrides(table: &RouteTable, filters: &Filters, path: &mut Path) {
-    for (name, kind) in table.filter_names() {
-        let (heard, about) = match kind {
-            FilterKind::Policies => (filters.policies.iter().any(|filter| &*filter.name == name), ""),
-            FilterKind::Faults => {
-                (filters.faults.iter().any(|filter| &*filter.name == name), " about faults")
-            }
-            FilterKind::Limit => {
-                (filters.limits.iter().any(|filter| &*filter.name == name), " about rate limits")
-            }
-        };
-        if !heard {
-            let reason =
-                format!("typed_per_filter_config names \"{name}\", which is none of http_filters{about}");
-            path.fault_at("route_config", reason);
-        }
-    }
 }

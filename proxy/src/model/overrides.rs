@@ -28,7 +28,7 @@ pub enum Override {
 }
 
 /// What kind of filter something is said to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FilterKind {
     /// One that authorizes.
     Policies,

@@ -1,6 +1,6 @@
 //! A route configuration: virtual hosts by name, and their routes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use outrider_proto::envoy::config::route::v3 as pb;
@@ -37,6 +37,8 @@ pub struct RouteTable {
     /// Whether all clusters must exist before the table is used. Not so by default, even where Envoy's default differs
     /// (in a listener): a route to a missing cluster is answered with its `cluster_not_found_response_code`.
     validate_clusters: bool,
+    /// Whom the filters' settings are for. It is looked at with every publication, so it is put together once.
+    said_to: Box<[(Box<str>, FilterKind)]>,
 }
 
 /// The routes of a set of host names.
@@ -132,14 +134,16 @@ impl RouteTable {
             "response",
             path,
         );
+        let filters = FilterOverrides::from_proto(&value.typed_per_filter_config, path);
         Self {
             name: value.name.as_str().into(),
+            said_to: said_to(&filters, &hosts),
             hosts,
             by_name,
             ignore_port: value.ignore_port_in_host_matching,
             request_headers,
             response_headers,
-            filters: FilterOverrides::from_proto(&value.typed_per_filter_config, path),
+            filters,
             most_specific_wins: value.most_specific_header_mutations_wins,
             validate_clusters: value.validate_clusters.unwrap_or(false),
         }
@@ -157,14 +161,9 @@ impl RouteTable {
         self.clusters().filter(|_| self.validate_clusters).find(|name| !exists(name))
     }
 
-    /// The names of the filters that something is said to, at any level, and which kind hears it; one may come several
-    /// times.
+    /// The names of the filters that something is said to, at any level, and which kind hears it; each once.
     pub fn filter_names(&self) -> impl Iterator<Item = (&str, FilterKind)> {
-        let hosts = self.hosts.iter().flat_map(|host| {
-            let routes = host.routes.iter().flat_map(|route| route.filter_names());
-            host.filters.names().chain(routes)
-        });
-        self.filters.names().chain(hosts)
+        self.said_to.iter().map(|(name, kind)| (&**name, *kind))
     }
 
     /// The names of all clusters that requests may go to.
@@ -180,6 +179,15 @@ impl RouteTable {
                 action.cluster.names().chain(action.mirrors.iter().map(|mirror| &mirror.cluster))
             })
     }
+}
+
+fn said_to(filters: &FilterOverrides, hosts: &[VirtualHost]) -> Box<[(Box<str>, FilterKind)]> {
+    let in_hosts = hosts.iter().flat_map(|host| {
+        let routes = host.routes.iter().flat_map(|route| route.filter_names());
+        host.filters.names().chain(routes)
+    });
+    let all: BTreeSet<(&str, FilterKind)> = filters.names().chain(in_hosts).collect();
+    all.into_iter().map(|(name, kind)| (name.into(), kind)).collect()
 }
 
 impl VirtualHost {

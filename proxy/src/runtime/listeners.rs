@@ -29,8 +29,7 @@ pub struct Listeners {
     worker: Rc<Worker>,
     index: usize,
     open: HashMap<Arc<str>, Open>,
-    connections: Rc<Cell<usize>>,
-    max_connections: usize,
+    entrance: Rc<Entrance>,
     drain_timeout: Duration,
     /// Connections of listeners that changed or are gone.
     draining: Vec<Rc<Generation>>,
@@ -77,15 +76,9 @@ impl Listeners {
     /// No listener yet.
     #[must_use]
     pub fn new(worker: Rc<Worker>, index: usize, max_connections: usize, drain_timeout: Duration) -> Self {
-        Self {
-            worker,
-            index,
-            open: HashMap::new(),
-            connections: Rc::default(),
-            max_connections,
-            drain_timeout,
-            draining: Vec::new(),
-        }
+        let entrance =
+            Rc::new(Entrance { worker: Rc::clone(&worker), connections: Rc::default(), max_connections });
+        Self { worker, index, open: HashMap::new(), entrance, drain_timeout, draining: Vec::new() }
     }
 
     /// Follows a publication.
@@ -95,14 +88,14 @@ impl Listeners {
             self.open.keys().filter(|name| !snapshot.listeners.contains_key(*name)).cloned().collect();
         for name in gone {
             if let Some(open) = self.open.remove(&name) {
-                open.accepting.abort();
-                let generation = Rc::clone(&open.current.borrow());
-                self.drain(generation);
+                self.close(&open);
             }
         }
         for (name, listener) in &snapshot.listeners {
-            if let Some(bound) = published.sockets.get(name) {
-                self.follow(listener, bound);
+            match published.sockets.get(name) {
+                Some(bound) => self.follow(listener, bound),
+                // The proxy is ending, and the connections that are left still follow what is said of them.
+                None => self.hold_to(listener),
             }
         }
     }
@@ -128,19 +121,27 @@ impl Listeners {
             }
         };
         let current = Rc::new(RefCell::new(Generation::new(listener, &self.worker)));
-        let accepting = tokio::task::spawn_local(accept(
-            socket,
-            Rc::clone(&current),
-            Rc::clone(&self.worker),
-            (Rc::clone(&self.connections), self.max_connections),
-        ));
+        let accepting =
+            tokio::task::spawn_local(accept(socket, Rc::clone(&current), Rc::clone(&self.entrance)));
         let open = Open { bound: Arc::clone(bound), current, accepting: accepting.abort_handle() };
         if let Some(old) = self.open.insert(Arc::clone(&listener.name), open) {
-            old.accepting.abort();
-            let generation = Rc::clone(&old.current.borrow());
-            self.drain(generation);
+            self.close(&old);
             self.hold_to(listener);
         }
+    }
+
+    /// Stops accepting at an address. Who was waiting to be accepted there is served as the last.
+    fn close(&mut self, open: &Open) {
+        open.accepting.abort();
+        let generation = Rc::clone(&open.current.borrow());
+        for stream in open.bound.close(self.index) {
+            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+            match stream {
+                Ok(stream) => self.entrance.let_in(stream, &generation),
+                Err(error) => tracing::warn!(%error, "a connection is lost"),
+            }
+        }
+        self.drain(generation);
     }
 
     /// Holds connections that an earlier version of a listener let in to what it says now.
@@ -171,35 +172,23 @@ impl Listeners {
     }
 
     /// Stops accepting and lets all connections end.
-    pub fn drain_all(&mut self) {
+    pub fn close_all(&mut self) {
         let all: Vec<Open> = self.open.drain().map(|(_, open)| open).collect();
         for open in all {
-            open.accepting.abort();
-            let generation = Rc::clone(&open.current.borrow());
-            self.drain(generation);
+            self.close(&open);
         }
     }
 }
 
-async fn accept(
-    socket: TcpListener,
-    current: Rc<RefCell<Rc<Generation>>>,
-    worker: Rc<Worker>,
-    (connections, limit): (Rc<Cell<usize>>, usize),
-) {
+async fn accept(socket: TcpListener, current: Rc<RefCell<Rc<Generation>>>, entrance: Rc<Entrance>) {
     loop {
-        while worker.pressure.is_full(Stage::StopAccepting) {
+        while entrance.worker.pressure.is_full(Stage::StopAccepting) {
             sleep(EXHAUSTED_PAUSE).await;
         }
         match socket.accept().await {
-            Ok((stream, _)) if connections.get() >= limit || worker.pressure.rejects(|| worker.draw()) => {
-                // Closing it at once tells the client more than letting it wait.
-                metrics::counter!("outrider_downstream_connections_refused_total").increment(1);
-                drop(stream);
-            }
             Ok((stream, _)) => {
                 let generation = Rc::clone(&current.borrow());
-                serve(stream, &generation, &worker, Rc::clone(&connections));
+                entrance.let_in(stream, &generation);
             }
             Err(error) => {
                 tracing::warn!(%error, "accepting failed");
@@ -209,17 +198,33 @@ async fn accept(
     }
 }
 
-fn serve(stream: TcpStream, generation: &Rc<Generation>, worker: &Rc<Worker>, connections: Rc<Cell<usize>>) {
-    generation.reap(worker);
-    generation.series.opened.add(1);
-    let active = generation.series.active.hold();
-    let place = (ConnectionPlace::new(connections), worker.pressure.connect());
-    let (listener, drain) = (Arc::clone(&generation.listener), generation.drain.clone());
-    let worker = Rc::clone(worker);
-    generation.tasks.borrow_mut().spawn_local(async move {
-        let _counted = (active, place);
-        connection::serve(stream, listener, worker, drain).await;
-    });
+/// Where connections come in, from whatever listener.
+struct Entrance {
+    worker: Rc<Worker>,
+    connections: Rc<Cell<usize>>,
+    max_connections: usize,
+}
+
+impl Entrance {
+    /// Serves a connection, or closes it where there is no place for it.
+    fn let_in(&self, stream: TcpStream, generation: &Rc<Generation>) {
+        let worker = &self.worker;
+        if self.connections.get() >= self.max_connections || worker.pressure.rejects(|| worker.draw()) {
+            // Closing it at once tells the client more than letting it wait.
+            metrics::counter!("outrider_downstream_connections_refused_total").increment(1);
+            return;
+        }
+        generation.reap(worker);
+        generation.series.opened.add(1);
+        let active = generation.series.active.hold();
+        let place = (ConnectionPlace::new(Rc::clone(&self.connections)), worker.pressure.connect());
+        let (listener, drain) = (Arc::clone(&generation.listener), generation.drain.clone());
+        let worker = Rc::clone(worker);
+        generation.tasks.borrow_mut().spawn_local(async move {
+            let _counted = (active, place);
+            connection::serve(stream, listener, worker, drain).await;
+        });
+    }
 }
 
 /// One of the worker's connections.

@@ -36,7 +36,7 @@ const SWEEP_TICKS: u32 = 10;
 pub struct Published {
     /// The configuration.
     pub snapshot: Arc<Snapshot>,
-    /// The sockets of its listeners.
+    /// The sockets of its listeners; there are none when the proxy is ending.
     pub sockets: HashMap<Arc<str>, Arc<BoundListener>>,
     /// Who is cut off.
     pub revoked: Arc<Revoked>,
@@ -142,7 +142,13 @@ impl Workers {
         self.publish.send_replace(published);
     }
 
-    /// Waits until all have ended, which they do once they were told to drain.
+    /// Completes when all have ended, which they do once they were told to drain. Cancel-safe.
+    pub async fn ended(&self) {
+        // Each listens as long as it lives.
+        self.publish.closed().await;
+    }
+
+    /// Waits for the threads, which shall have been told to drain.
     pub fn join(self) {
         drop(self.publish);
         for thread in self.threads.into_iter().chain([self.log_writer]) {
@@ -163,14 +169,18 @@ async fn run(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut ticks = 0_u32;
     let mut end: Option<Instant> = None;
+    let mut fed = true;
     loop {
         tokio::select! {
-            changed = news.changed(), if end.is_none() => {
+            changed = news.changed(), if fed => {
+                fed = changed.is_ok();
                 let published = news.borrow_and_update().clone();
-                if changed.is_err() || published.draining {
+                if end.is_none() && (published.draining || !fed) {
                     end = Some(Instant::now() + drain_timeout);
-                    listeners.drain_all();
-                } else {
+                    listeners.close_all();
+                }
+                // What is under way goes on under what holds now, in a drain too.
+                if fed {
                     worker.publish(Arc::clone(&published.snapshot));
                     listeners.update(&published);
                     worker.revoke(&published.revoked);

@@ -1,27 +1,22 @@
 //! Keeps the ADS stream open: connects, talks, and connects again.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Uri;
-use hyper_util::rt::TokioIo;
 use outrider_proto::envoy::service::discovery::v3 as pb;
 use outrider_proto::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_rustls::TlsConnector;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::decode;
 use super::session::Session;
-use crate::control::{Applied, Message, Wanted};
+use crate::control::Message;
+use crate::control::store::Wanted;
+use crate::grpc::{self, ConnectError, Link, Server};
 use crate::identity::Refusal;
 use crate::model::endpoint::Health;
-use crate::model::tls::UpstreamTls;
 use crate::model::{Cluster, Discovery};
 
 /// Requests that may wait to be sent.
@@ -47,7 +42,7 @@ enum StreamError {
     #[error("no TLS with the control server: {0}")]
     Tls(#[from] Refusal),
     #[error("cannot connect: {0}")]
-    Connect(#[from] tonic::transport::Error),
+    Connect(#[from] ConnectError),
     #[error("stream ended: {0}")]
     Status(#[from] tonic::Status),
     #[error("the stream broke before a response was answered")]
@@ -57,18 +52,16 @@ enum StreamError {
 }
 
 /// Talks to the control server, which is a static cluster, until the proxy ends.
-///
-/// `notify`, where there is one, says that something else is wanted than before.
 pub async fn run(
     server: String,
     mut session: Session,
-    (mut wanted, notify): (Wanted, Option<Arc<Notify>>),
+    mut wanted: watch::Receiver<Wanted>,
     control: mpsc::Sender<Message>,
 ) {
     let mut pause = FIRST_PAUSE;
     loop {
         let opened = Instant::now();
-        match stream(&server, &mut session, (&mut wanted, notify.as_deref()), &control).await {
+        match stream(&server, &mut session, &mut wanted, &control).await {
             Ok(()) => tracing::info!("control server closed the stream"),
             Err(StreamError::Ending) => return,
             Err(error) => {
@@ -88,28 +81,31 @@ pub async fn run(
 async fn stream(
     server: &str,
     session: &mut Session,
-    (wanted, notify): (&mut Wanted, Option<&Notify>),
+    wanted: &mut watch::Receiver<Wanted>,
     control: &mpsc::Sender<Message>,
 ) -> Result<(), StreamError> {
     let channel = connect(cluster(server, control).await?).await?;
     let mut client =
         AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
     let (send, requests) = mpsc::channel(QUEUED_REQUESTS);
-    if notify.is_some() {
-        *wanted = what_is_wanted(control).await?;
-    }
-    for request in session.open(wanted, Instant::now()) {
-        send.send(request).await.map_err(|_| StreamError::Broken)?;
-    }
+    let first = session.open(&wanted.borrow_and_update(), Instant::now());
+    say(&send, first).await?;
     let mut responses = client.delta_aggregated_resources(ReceiverStream::new(requests)).await?.into_inner();
     tracing::info!("configuration stream is open");
     metrics::gauge!("outrider_xds_connected").set(1.0);
     let mut quiet = None;
     loop {
         tokio::select! {
+            // What an answer makes wanted is asked for before the next one.
+            biased;
+            changed = wanted.changed() => {
+                changed.map_err(|_| StreamError::Ending)?;
+                let requests = session.follow(&wanted.borrow_and_update());
+                say(&send, requests).await?;
+            }
             response = responses.message() => match response? {
                 Some(response) => {
-                    handle(response, session, wanted, (&send, control)).await?;
+                    say(&send, [handle(response, session, control).await?]).await?;
                     quiet = Some(Instant::now() + QUIET);
                 }
                 None => return Ok(()),
@@ -119,14 +115,18 @@ async fn stream(
                 outrider_proto::release_descriptors();
                 crate::sys::release_free_memory();
             }
-            () = told(notify) => {
-                *wanted = what_is_wanted(control).await?;
-                for request in session.follow(wanted) {
-                    send.send(request).await.map_err(|_| StreamError::Broken)?;
-                }
-            }
         }
     }
+}
+
+async fn say(
+    send: &mpsc::Sender<pb::DeltaDiscoveryRequest>,
+    requests: impl IntoIterator<Item = pb::DeltaDiscoveryRequest>,
+) -> Result<(), StreamError> {
+    for request in requests {
+        send.send(request).await.map_err(|_| StreamError::Broken)?;
+    }
+    Ok(())
 }
 
 async fn until(moment: Option<Instant>) {
@@ -136,46 +136,26 @@ async fn until(moment: Option<Instant>) {
     }
 }
 
-/// Until something else is wanted.
-async fn told(notify: Option<&Notify>) {
-    match notify {
-        Some(notify) => notify.notified().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn what_is_wanted(control: &mpsc::Sender<Message>) -> Result<Wanted, StreamError> {
-    let (answer, answered) = oneshot::channel();
-    control.send(Message::Wanted(answer)).await.map_err(|_| StreamError::Ending)?;
-    answered.await.map_err(|_| StreamError::Ending)
-}
-
+/// Applies a response and says what to answer.
 async fn handle(
     response: pb::DeltaDiscoveryResponse,
     session: &mut Session,
-    wanted: &mut Wanted,
-    (send, control): (&mpsc::Sender<pb::DeltaDiscoveryRequest>, &mpsc::Sender<Message>),
-) -> Result<(), StreamError> {
+    control: &mpsc::Sender<Message>,
+) -> Result<pb::DeltaDiscoveryRequest, StreamError> {
     // What the control server makes up does not make series.
     let kind = decode::kind(&response.type_url).map_or("other", decode::url);
     let mut update = session.receive(response, Instant::now());
     let (answer, applied) = oneshot::channel();
     let changes = std::mem::take(&mut update.changes);
     control.send(Message::Apply(changes, answer)).await.map_err(|_| StreamError::Ending)?;
-    let Applied { refused, wanted: now } = applied.await.map_err(|_| StreamError::Ending)?;
-    let request = session.answer(update, refused);
+    let request = session.answer(update, applied.await.map_err(|_| StreamError::Ending)?);
     let labels = [("type", kind)];
     metrics::counter!("outrider_xds_updates_total", &labels).increment(1);
     if let Some(error) = &request.error_detail {
         metrics::counter!("outrider_xds_rejects_total", &labels).increment(1);
         tracing::warn!(reason = error.message, "configuration refused");
     }
-    send.send(request).await.map_err(|_| StreamError::Broken)?;
-    *wanted = now;
-    for request in session.follow(wanted) {
-        send.send(request).await.map_err(|_| StreamError::Broken)?;
-    }
-    Ok(())
+    Ok(request)
 }
 
 /// The control server as it is configured now, with the certificates that there are now.
@@ -187,49 +167,31 @@ async fn cluster(name: &str, control: &mpsc::Sender<Message>) -> Result<Arc<Clus
 }
 
 async fn connect(cluster: Arc<Cluster>) -> Result<Channel, StreamError> {
-    let addresses: Vec<String> = match &cluster.discovery {
+    let addresses: Vec<(String, u16)> = match &cluster.discovery {
         Discovery::Static(set) => set
             .endpoints
             .iter()
             .filter(|endpoint| endpoint.health == Health::Well)
-            .map(|endpoint| endpoint.address.to_string())
+            .map(|endpoint| (endpoint.address.ip().to_string(), endpoint.address.port()))
             .collect(),
-        Discovery::Dns { hosts, .. } => {
-            hosts.iter().map(|host| format!("{}:{}", host.host, host.port)).collect()
-        }
+        Discovery::Dns { hosts, .. } => hosts.iter().map(|host| (host.host.clone(), host.port)).collect(),
         Discovery::Eds(_) | Discovery::OriginalDst => Vec::new(),
     };
     let choice = fastrand::usize(..addresses.len().max(1));
-    let address = addresses.get(choice).ok_or(StreamError::NoEndpoint)?;
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))?
-        .connect_timeout(cluster.connect_timeout)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true);
-    match &cluster.tls {
-        None => Ok(endpoint.connect().await?),
-        Some(tls) => secured(endpoint, address, tls).await,
-    }
-}
-
-/// A connection over TLS, as the cluster's transport socket says.
-async fn secured(endpoint: Endpoint, address: &str, tls: &UpstreamTls) -> Result<Channel, StreamError> {
-    let mut config = rustls::ClientConfig::clone(&*tls.current()?.config);
-    // Whatever else the cluster may offer, gRPC is HTTP/2.
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']).to_owned();
-    let name = match &tls.server_name {
-        Some(name) => name.clone(),
-        None => ServerName::try_from(host).map_err(|_| StreamError::NoEndpoint)?,
-    };
-    let origin = Uri::try_from(format!("https://{address}")).map_err(|_| StreamError::NoEndpoint)?;
-    let (connector, address) = (TlsConnector::from(Arc::new(config)), address.to_owned());
-    let connector = tower::service_fn(move |_: Uri| {
-        let (connector, name, address) = (connector.clone(), name.clone(), address.clone());
-        async move {
-            let stream = TcpStream::connect(address).await?;
-            Ok::<_, io::Error>(TokioIo::new(connector.connect(name, stream).await?))
+    let (host, port) = addresses.get(choice).ok_or(StreamError::NoEndpoint)?;
+    let server = Server { host, port: *port, connect_timeout: cluster.connect_timeout };
+    let link = match &cluster.tls {
+        None => Link::Plaintext,
+        Some(tls) => {
+            let config = rustls::ClientConfig::clone(&*tls.current()?.config);
+            Link::Tls(Box::new(config), tls.server_name.clone())
         }
+    };
+    let channel = grpc::connect(server, link, |endpoint| {
+        endpoint
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
     });
-    Ok(endpoint.origin(origin).connect_with_connector(connector).await?)
+    Ok(channel.await?)
 }

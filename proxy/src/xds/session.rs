@@ -1,7 +1,7 @@
 //! The delta protocol without I/O: what to send when a stream opens, when a response comes, and when other
 //! resources are wanted.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use outrider_proto::{Fault, google};
 use tokio::time::Instant;
 
 use super::decode;
-use crate::control::Wanted;
-use crate::control::store::{Change, Kind};
+use crate::control::Refused;
+use crate::control::store::{Change, Kind, Wanted};
 use crate::model::bootstrap::AdsSource;
 
 /// The kinds in the order in which they are asked for: make before break.
@@ -39,8 +39,8 @@ pub struct Session {
     source: AdsSource,
     /// The resources that were accepted.
     versions: BTreeMap<Kind, BTreeMap<String, Known>>,
-    /// Names asked for on the present stream.
-    subscribed: HashMap<Kind, BTreeSet<Arc<str>>>,
+    /// Names asked for, each with the turn in which it was wanted.
+    subscribed: BTreeMap<Kind, BTreeMap<Arc<str>, u64>>,
     node_sent: bool,
 }
 
@@ -66,7 +66,7 @@ pub struct Update {
     /// What is to be applied.
     pub changes: Vec<Change>,
     /// What was refused before it could be applied.
-    pub refused: Vec<(String, Vec<Fault>)>,
+    pub refused: Refused,
     versions: Vec<(String, Known)>,
     removed: Vec<String>,
     nonce: String,
@@ -77,14 +77,14 @@ impl Session {
     /// Nothing known yet.
     #[must_use]
     pub fn new(node: Node, source: AdsSource) -> Self {
-        Self { node, source, versions: BTreeMap::new(), subscribed: HashMap::new(), node_sent: false }
+        Self { node, source, versions: BTreeMap::new(), subscribed: BTreeMap::new(), node_sent: false }
     }
 
     /// What to send on a new stream.
     #[must_use]
     pub fn open(&mut self, wanted: &Wanted, now: Instant) -> Vec<pb::DeltaDiscoveryRequest> {
-        self.subscribed.clear();
         self.node_sent = false;
+        let mut before = std::mem::take(&mut self.subscribed);
         let mut requests = Vec::new();
         for kind in KINDS {
             let names = names(kind, wanted);
@@ -94,23 +94,23 @@ impl Session {
                 Kind::Revocations | Kind::Faults => true,
                 Kind::Endpoints | Kind::Routes | Kind::Secret | Kind::Destination => false,
             };
+            self.forget(kind, &before.remove(&kind).unwrap_or_default(), &names);
             if wildcard || !names.is_empty() {
-                self.subscribed.insert(kind, names.clone());
                 let known = self.versions.get(&kind).cloned().unwrap_or_default();
-                let known = known
-                    .into_iter()
-                    .filter(|(name, known)| known.lives(now) && (wildcard || names.contains(name.as_str())));
+                let known = known.into_iter().filter(|(_, known)| known.lives(now));
                 requests.push(pb::DeltaDiscoveryRequest {
                     initial_resource_versions: known.map(|(name, known)| (name, known.version)).collect(),
-                    resource_names_subscribe: names.iter().map(ToString::to_string).collect(),
+                    resource_names_subscribe: names.keys().map(ToString::to_string).collect(),
                     ..self.request(kind)
                 });
+                self.subscribed.insert(kind, names);
             }
         }
         requests
     }
 
-    /// What to send when other resources are wanted than before.
+    /// What to send when other resources are wanted than before. What is wanted in another turn is asked for again: the
+    /// server has to send it then, whatever it thinks that we have.
     #[must_use]
     pub fn follow(&mut self, wanted: &Wanted) -> Vec<pb::DeltaDiscoveryRequest> {
         let mut requests = Vec::new();
@@ -120,18 +120,28 @@ impl Session {
             if now == before {
                 continue;
             }
-            let gone: Vec<String> = before.difference(&now).map(ToString::to_string).collect();
-            for name in &gone {
-                self.versions.entry(kind).or_default().remove(name);
-            }
+            self.forget(kind, &before, &now);
+            let asked = now.iter().filter(|(name, turn)| before.get(*name) != Some(*turn));
+            let gone = before.keys().filter(|name| !now.contains_key(*name));
             requests.push(pb::DeltaDiscoveryRequest {
-                resource_names_subscribe: now.difference(&before).map(ToString::to_string).collect(),
-                resource_names_unsubscribe: gone,
+                resource_names_subscribe: asked.map(|(name, _)| name.to_string()).collect(),
+                resource_names_unsubscribe: gone.map(ToString::to_string).collect(),
                 ..self.request(kind)
             });
             self.subscribed.insert(kind, now);
         }
         requests
+    }
+
+    /// What is not wanted any longer, or was not for a while, is not kept.
+    fn forget(&mut self, kind: Kind, before: &BTreeMap<Arc<str>, u64>, now: &BTreeMap<Arc<str>, u64>) {
+        if let Some(versions) = self.versions.get_mut(&kind) {
+            for (name, turn) in before {
+                if now.get(name) != Some(turn) {
+                    versions.remove(&**name);
+                }
+            }
+        }
     }
 
     /// Takes a response apart. Good resources are taken although others of the same response are refused.
@@ -141,7 +151,7 @@ impl Session {
         let mut update = Update {
             kind,
             changes: Vec::new(),
-            refused: Vec::new(),
+            refused: Refused::new(),
             versions: Vec::new(),
             removed: Vec::new(),
             nonce: response.nonce,
@@ -152,6 +162,11 @@ impl Session {
             update.refused.push((String::new(), vec![Fault::new("type_url", reason)]));
             return update;
         };
+        // Removals first: a listener may come under another name at the address of one that goes.
+        for name in response.removed_resources {
+            update.changes.push(Change::Remove(kind, name.as_str().into()));
+            update.removed.push(name);
+        }
         let mut counts: HashMap<&str, usize> = HashMap::new();
         for wrapped in &response.resources {
             *counts.entry(&wrapped.name).or_default() += 1;
@@ -163,10 +178,6 @@ impl Session {
                 self.receive_one(kind, wrapped, now, &mut update);
             }
         }
-        for name in response.removed_resources {
-            update.changes.push(Change::Remove(kind, name.as_str().into()));
-            update.removed.push(name);
-        }
         update
     }
 
@@ -175,7 +186,7 @@ impl Session {
             Kind::Cluster if !self.source.on_demand => self.subscribed.contains_key(&kind),
             Kind::Listener | Kind::Revocations | Kind::Faults => self.subscribed.contains_key(&kind),
             Kind::Cluster | Kind::Endpoints | Kind::Routes | Kind::Secret | Kind::Destination => {
-                self.subscribed.get(&kind).is_some_and(|names| names.contains(wrapped.name.as_str()))
+                self.subscribed.get(&kind).is_some_and(|names| names.contains_key(wrapped.name.as_str()))
             }
         };
         if !asked_for {
@@ -210,11 +221,7 @@ impl Session {
 
     /// The answer to a response, once its changes were applied and some of them perhaps refused.
     #[must_use]
-    pub fn answer(
-        &mut self,
-        mut update: Update,
-        refused: Vec<(String, Vec<Fault>)>,
-    ) -> pb::DeltaDiscoveryRequest {
+    pub fn answer(&mut self, mut update: Update, refused: Refused) -> pb::DeltaDiscoveryRequest {
         update.refused.extend(refused);
         if let Some(kind) = update.kind {
             let versions = self.versions.entry(kind).or_default();
@@ -262,15 +269,8 @@ fn expiry(wrapped: &pb::Resource, now: Instant) -> Result<Option<Instant>, Fault
     now.checked_add(ttl).map(Some).ok_or_else(|| Fault::new("ttl", "is too long"))
 }
 
-fn names(kind: Kind, wanted: &Wanted) -> BTreeSet<Arc<str>> {
-    match kind {
-        Kind::Endpoints => wanted.endpoints.clone(),
-        Kind::Routes => wanted.routes.clone(),
-        Kind::Secret => wanted.secrets.clone(),
-        Kind::Cluster => wanted.clusters.clone(),
-        Kind::Destination => wanted.destinations.clone(),
-        Kind::Listener | Kind::Revocations | Kind::Faults => BTreeSet::new(),
-    }
+fn names(kind: Kind, wanted: &Wanted) -> BTreeMap<Arc<str>, u64> {
+    wanted.of(kind).cloned().unwrap_or_default()
 }
 
 /// `name: path: reason; ...`

@@ -9,7 +9,7 @@ use outrider_control::object::{Key, ObjectKind};
 use outrider_control::proxy_info::{Dialect, ProxyInfo};
 
 use super::check::Judge;
-use super::golden::{case, objects, proxy, routes};
+use super::golden::{case, directory, objects, proxy, routes};
 
 #[test]
 fn a_shop_with_a_canary_and_a_policy() {
@@ -22,6 +22,14 @@ fn policies_of_every_kind() {
     let envoy = ProxyInfo { id: "data/api-1 as Envoy".into(), dialect: Dialect::Envoy, ..ours.clone() };
     let asking = ProxyInfo { id: "data/api-1 on demand".into(), on_demand: true, ..ours.clone() };
     case("policies", &[proxy("data/db-1", "db"), ours, envoy, asking]);
+}
+
+#[test]
+fn policies_that_are_not_good() {
+    directory(
+        "denials",
+        &[proxy("data/db-1", "db"), proxy("data/api-1", "api"), proxy("shop/front-1", "front")],
+    );
 }
 
 #[test]

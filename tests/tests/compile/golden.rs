@@ -9,6 +9,7 @@ use outrider_control::compile::Mesh;
 use outrider_control::object::{AnyObject, Objects, Place};
 use outrider_control::proxy_info::{Dialect, Identity, ProxyInfo};
 use outrider_control::snapshot::{Kind, Snapshot};
+use outrider_control::source::files::Directory;
 use outrider_proto::envoy::config::cluster::v3::Cluster;
 use outrider_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use outrider_proto::envoy::config::listener::v3::Listener;
@@ -60,8 +61,22 @@ fn root() -> PathBuf {
 /// Compiles a case and compares all that comes out with what is written beside it.
 pub fn case(name: &str, proxies: &[ProxyInfo]) {
     let text = fs::read_to_string(root().join(format!("{name}.yaml"))).unwrap();
-    let mesh = Mesh::new(&objects(&text));
-    let mut shown = statuses(&mesh);
+    compiled(name, &objects(&text), String::new(), proxies);
+}
+
+/// A case of which not all is good: its objects are in a directory, read as the server does.
+pub fn directory(name: &str, proxies: &[ProxyInfo]) {
+    let view = Directory::new(&root().join(name)).scan().unwrap();
+    let mut shown = "# what is wrong\n".to_owned();
+    for diagnostic in view.diagnostics.iter() {
+        writeln!(shown, "{diagnostic}").unwrap();
+    }
+    compiled(name, &view.objects, shown, proxies);
+}
+
+fn compiled(name: &str, objects: &Objects, mut shown: String, proxies: &[ProxyInfo]) {
+    let mesh = Mesh::new(objects);
+    shown.push_str(&statuses(&mesh));
     let mut blocks: Vec<String> = Vec::new();
     for proxy in proxies {
         let snapshot = mesh.snapshot(proxy);

@@ -1,7 +1,7 @@
 //! One question to the control server's HTTP API.
 
 use std::io::{self, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -17,7 +17,7 @@ const MAX_ANSWER_BYTES: u64 = 1 << 30;
 ///
 /// # Errors
 /// When there is none, or none that is JSON.
-pub(in crate::cli) fn ask(address: SocketAddr, path: &str) -> io::Result<Value> {
+pub(in crate::cli) fn ask(address: &str, path: &str) -> io::Result<Value> {
     exchange(address, &format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n"))
 }
 
@@ -26,7 +26,7 @@ pub(in crate::cli) fn ask(address: SocketAddr, path: &str) -> io::Result<Value> 
 /// # Errors
 /// When there is none, or none that is JSON.
 pub(in crate::cli) fn tell(
-    address: SocketAddr,
+    address: &str,
     path: &str,
     (token, body): (Option<&str>, &str),
 ) -> io::Result<Value> {
@@ -36,11 +36,11 @@ pub(in crate::cli) fn tell(
     exchange(address, &(head + body))
 }
 
-fn exchange(address: SocketAddr, request: &str) -> io::Result<Value> {
+fn exchange(address: &str, request: &str) -> io::Result<Value> {
     let failed = |error: io::Error| {
         io::Error::new(error.kind(), format!("control server {address}: {error}; is --control right?"))
     };
-    let mut stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).map_err(failed)?;
+    let mut stream = connect(address).map_err(failed)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.write_all(request.as_bytes()).map_err(failed)?;
     let mut answer = Vec::new();
@@ -52,6 +52,28 @@ fn exchange(address: SocketAddr, request: &str) -> io::Result<Value> {
         return Err(io::Error::other(format!("control server {address}: {status}: {}", body.trim_end())));
     }
     serde_json::from_str(body).map_err(|error| io::Error::other(format!("control server {address}: {error}")))
+}
+
+/// The first of the addresses of a name that answers.
+fn connect(address: &str) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for one in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&one, CONNECT_TIMEOUT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// What can be connected to, as it is written; whether there is such a host shows itself later.
+pub(super) fn host_and_port(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>())) {
+        Some((host, Ok(_))) if !host.is_empty() && (!host.contains(':') || host.starts_with('[')) => {
+            Ok(text.to_owned())
+        }
+        Some(_) | None => Err("HOST:PORT is needed, for example localhost:15080 or [::1]:15080".to_owned()),
+    }
 }
 
 /// Percent-encoded, as a part of a path or a parameter.

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use serde_json::Value;
 
 use super::text;
+use crate::source::InForce;
 
 /// Rows under a head; all cells of a column are equally wide.
 #[derive(Debug)]
@@ -40,10 +41,12 @@ impl Table {
 /// Something that is wrong in a file, on one line.
 pub(in crate::cli) fn problem(problem: &Value) -> String {
     let object = problem["object"].as_str().map(|object| format!("{object}: ")).unwrap_or_default();
-    let kept = if problem["kept"] == true { " (the last good version stays in force)" } else { "" };
+    let in_force = [("kept", InForce::LastGood), ("denied", InForce::Denial)];
+    let in_force = in_force.into_iter().find(|(name, _)| problem[*name] == true);
+    let in_force = in_force.map(|(_, one)| format!(" ({})", one.said())).unwrap_or_default();
     let (file, severity) = (text(&problem["file"]), text(&problem["severity"]));
     let (reason, rule) = (text(&problem["reason"]), text(&problem["rule"]));
-    printable(&format!("{file}:{}: {severity}: {object}{reason} [{rule}]{kept}", problem["line"]))
+    printable(&format!("{file}:{}: {severity}: {object}{reason} [{rule}]{in_force}", problem["line"]))
 }
 
 /// What others say may not move the cursor.

@@ -6,7 +6,8 @@ use crate::cli;
 /// What the command says to a server that answers like this, and what the server is asked.
 fn command(words: &[&str], status: &str, answer: &str) -> (u8, String, String, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap().to_string();
+    // By its name, of which the first address may be another one.
+    let address = format!("localhost:{}", listener.local_addr().unwrap().port());
     let response = format!("HTTP/1.0 {status}\r\n\r\n{answer}");
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
@@ -76,6 +77,26 @@ fn proxies_endpoints_and_configuration_are_shown() {
     let (code, out, _, asked) = command(&words, "200 OK", "{\"resources\": []}");
     assert_eq!((code, out.as_str()), (0, "{\n  \"resources\": []\n}\n"));
     assert_eq!(asked, "/api/v1/proxies/a%2Fb/config?kind=route&name=outbound%7C80%7C%7Cx");
+}
+
+#[test]
+fn names_of_a_wrong_form_are_not_asked_for() {
+    for (words, reason) in [
+        (["describe", "HTTPRoute/x"], "KIND/NAMESPACE/NAME is needed"),
+        (["describe", "/shop/x"], "KIND/NAMESPACE/NAME is needed"),
+        (["endpoints", "web"], "NAMESPACE/NAME is needed"),
+        (["endpoints", "shop/web/80"], "NAMESPACE/NAME is needed"),
+        (["proxies", "--control=localhost"], "HOST:PORT is needed"),
+        (["proxies", "--control=::1"], "HOST:PORT is needed"),
+    ] {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let words = ["outrider"].into_iter().chain(words).map(Into::into);
+        assert_eq!(cli::run(words.collect::<Vec<_>>(), &mut out, &mut err), 2);
+        let err = String::from_utf8(err).unwrap();
+        assert!(err.contains(reason), "{err}");
+    }
+    let (code, _, _, asked) = command(&["describe", "Namespace//shop"], "200 OK", r#"{"key": "x"}"#);
+    assert_eq!((code, asked.as_str()), (0, "/api/v1/status/Namespace//shop"));
 }
 
 #[test]

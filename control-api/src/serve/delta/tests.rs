@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use outrider_proto::google::rpc::Status;
 
-use super::super::order::{ANSWER_WAIT, ASK_WAIT};
+use super::super::order::{ANSWER_WAIT, ASK_WAIT, REMOVAL_WAIT};
 use super::super::subscription::MAX_UNANSWERED;
 use super::super::testing::{One, plain, snapshot};
 use super::*;
@@ -250,6 +250,39 @@ fn a_client_that_does_not_answer_is_not_waited_for_longer_than_said() {
     assert_eq!(stream.session.wake(stream.now), Some(stream.now + ASK_WAIT));
     stream.now += ASK_WAIT;
     assert_eq!(stream.talk(), [short(L, &["l"], &[])]);
+}
+
+/// A client that always answers, and always has something still to answer.
+#[test]
+fn with_changes_in_quick_succession_nothing_waits_longer_than_said() {
+    const STEP: Duration = Duration::from_millis(500);
+    let mut stream = Stream::new(&[(C, "a", "0"), (C, "old", "1"), (R, "r", "0")]);
+    stream.ask(C, &["*"], &[]);
+    stream.ask(R, &["r"], &[]);
+    stream.talk();
+    let (began, mut unanswered) = (stream.now, Vec::new());
+    let (mut route_after, mut removal_after) = (None, None);
+    for version in 1..40 {
+        let version = version.to_string();
+        // The route is another one each time, and `old` is gone from the first time on.
+        stream.change(&[(C, "a", &version), (R, "r", &version)]);
+        let before: Vec<(Kind, Arc<str>)> = std::mem::take(&mut unanswered);
+        while let Some(out) = stream.next() {
+            let after = Some(stream.now - began);
+            match brief(&out) {
+                (Kind::Route, _, _) => route_after = route_after.or(after),
+                (_, _, removed) if !removed.is_empty() => removal_after = removal_after.or(after),
+                _ => {}
+            }
+            unanswered.push((out.kind, out.nonce));
+        }
+        // The answers to the responses of the step before.
+        for (kind, nonce) in before {
+            stream.answer(kind, &nonce, None).unwrap();
+        }
+        stream.now += STEP;
+    }
+    assert_eq!((route_after, removal_after), (Some(ANSWER_WAIT), Some(REMOVAL_WAIT)));
 }
 
 #[test]

@@ -19,8 +19,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Diagnostic, Severity, View};
-use crate::object::{Key, ObjectKind, Objects, Place};
+use super::{Diagnostic, InForce, Severity, View};
+use crate::object::{AnyObject, Key, ObjectKind, Objects, Place};
 use follow::{Follower, Update};
 use read::Read;
 
@@ -89,12 +89,20 @@ async fn gather(mut incoming: mpsc::Receiver<Update>, views: watch::Sender<View>
     }
 }
 
+/// An object as it should not be.
+#[derive(Debug)]
+struct Bad {
+    faults: Vec<Fault>,
+    /// What holds in its place when there is no good version.
+    closed: Option<AnyObject>,
+}
+
 /// What is known of all kinds.
 #[derive(Debug, Default)]
 struct Gathered {
     /// The good ones; of one that is bad now, its last good version.
     objects: Objects,
-    bad: BTreeMap<Key, Vec<Fault>>,
+    bad: BTreeMap<Key, Bad>,
     /// The kinds of which it is known what there is, and why that may be old.
     kinds: BTreeMap<ObjectKind, Option<String>>,
     /// Why a kind is not known yet.
@@ -153,9 +161,11 @@ impl Gathered {
                 self.objects.insert(object);
                 true
             }
-            Read::Bad(key, faults) => {
-                let differs = self.bad.get(&key) != Some(&faults);
-                self.bad.insert(key, faults);
+            Read::Bad(key, closed, faults) => {
+                let digest = |one: &Option<AnyObject>| one.as_ref().map(|one| *one.digest());
+                let same = |bad: &Bad| bad.faults == faults && digest(&bad.closed) == digest(&closed);
+                let differs = !self.bad.get(&key).is_some_and(same);
+                self.bad.insert(key, Bad { faults, closed });
                 differs
             }
             Read::Over(key) => self.gone(&key),
@@ -178,25 +188,35 @@ impl Gathered {
                 object: None,
                 fault: Fault::new(kind.plural(), reason.clone()),
                 severity: Severity::Error,
-                kept,
+                in_force: if kept { InForce::LastGood } else { InForce::Nothing },
                 rule: "unreadable",
             });
         }
-        for (key, faults) in &self.bad {
-            let kept = self.objects.object(key).is_some();
-            diagnostics.extend(faults.iter().map(|fault| Diagnostic {
+        let (mut objects, mut denials) = (self.objects.clone(), 0);
+        for (key, bad) in &self.bad {
+            let in_force = match (self.objects.object(key), &bad.closed) {
+                (Some(_), _) => InForce::LastGood,
+                (None, Some(closed)) => {
+                    objects.insert(closed.clone());
+                    denials += 1;
+                    InForce::Denial
+                }
+                (None, None) => InForce::Nothing,
+            };
+            diagnostics.extend(bad.faults.iter().map(|fault| Diagnostic {
                 place: place.clone(),
                 object: Some(key.clone()),
                 fault: fault.clone(),
                 severity: Severity::Error,
-                kept,
+                in_force,
                 rule: "invalid-object",
             }));
         }
         View {
-            objects: Arc::new(self.objects.clone()),
+            objects: Arc::new(objects),
             diagnostics: Arc::new(diagnostics),
             complete: self.kinds.len() == ObjectKind::ALL.len(),
+            denials,
         }
     }
 }

@@ -4,13 +4,15 @@ use kube::api::{ApiResource, DynamicObject};
 use outrider_proto::Fault;
 use serde_json::{Map, Value};
 
+use super::super::closed;
 use crate::object::{AnyObject, Key, ObjectKind, Place, any};
 
 /// An object as it was read.
 #[derive(Clone, Debug)]
 pub(super) enum Read {
     Good(AnyObject),
-    Bad(Key, Vec<Fault>),
+    /// What holds in its place when it was never good, and what is wrong with it.
+    Bad(Key, Option<AnyObject>, Vec<Fault>),
     /// It is still shown, but it is over: a pod that has ended, whose address may be another's already.
     Over(Key),
 }
@@ -33,9 +35,10 @@ pub(super) fn read(
     if over {
         return Some(Read::Over(key));
     }
+    let closed = closed::in_place_of(&value, place);
     Some(match AnyObject::from_value(value, place) {
         Ok(object) => Read::Good(object),
-        Err(faults) => Read::Bad(key, faults),
+        Err(faults) => Read::Bad(key, closed, faults),
     })
 }
 
@@ -68,7 +71,7 @@ impl Read {
     pub(super) fn key(&self) -> &Key {
         match self {
             Self::Good(object) => object.key(),
-            Self::Bad(key, _) | Self::Over(key) => key,
+            Self::Bad(key, ..) | Self::Over(key) => key,
         }
     }
 }

@@ -132,7 +132,8 @@ async fn a_broken_watch_goes_on_where_it_was() {
     eventually("a watch", || server.requests(&[SERVICES, "watch=true"]) > 0).await;
     server.stop().await;
     // What is known stays, and it is said that it may be old.
-    let is_services = |one: &Diagnostic| one.kept && one.fault.to_string().contains("services");
+    let is_services =
+        |one: &Diagnostic| one.in_force == InForce::LastGood && one.fault.to_string().contains("services");
     let view = until(&mut views, "stale", |view| view.diagnostics.iter().any(is_services)).await;
     assert_eq!((port(&view, "web"), view.complete), (Some(80), true));
     server.put(WEB, service("web", 81));
@@ -207,13 +208,46 @@ async fn a_bad_object_keeps_its_last_good_version_and_harms_no_other() {
     assert!(has(&view, "Workload/shop/a") && !has(&view, "Workload/shop/b"));
     assert!(view.diagnostics[0].to_string().starts_with("kubernetes: error: Workload/shop/b: spec"));
     workload("a", json!({"address": "nowhere"}));
-    let bad = |view: &View| view.diagnostics.iter().any(|one| one.kept);
+    let bad = |view: &View| view.diagnostics.iter().any(|one| one.in_force == InForce::LastGood);
     let view = until(&mut views, "its fault", bad).await;
     assert!(has(&view, "Workload/shop/a"), "the last good version");
     workload("a", json!({"address": "10.0.0.3"}));
     workload("b", json!({"address": "10.0.0.2"}));
     let healed = |view: &View| view.diagnostics.is_empty() && has(view, "Workload/shop/b");
     until(&mut views, "healed", healed).await;
+}
+
+#[tokio::test]
+async fn a_policy_that_was_never_good_denies_everything_until_it_is() {
+    let server = StandIn::start().await;
+    let own = format!("{OWN_GROUP}/{OWN_VERSION}");
+    server.store(|store| store.served.insert(own.clone(), ["authorizationpolicies".to_owned()].into()));
+    let policy = |spec: Value| {
+        let path = format!("/apis/{own}/namespaces/shop/authorizationpolicies/p");
+        server.put(&path, json!({"metadata": {"name": "p", "namespace": "shop"}, "spec": spec}));
+    };
+    let selected = |view: &View| {
+        let policy = view.objects.authorization.values().next()?;
+        let denies = policy.spec.action == crate::object::authorization::Action::Deny;
+        let labels = policy.spec.selector.as_ref()?.match_labels.values().next().cloned()?;
+        Some((denies, view.denials, labels, view.diagnostics.first().map(|one| one.in_force)))
+    };
+    let is = |denies: bool, label: &str, in_force: Option<InForce>| {
+        Some((denies, usize::from(denies), label.to_owned(), in_force))
+    };
+    policy(json!({"selector": {"matchLabels": {"app": "a"}}, "ruls": []}));
+    let (mut views, _task) = watch(&server.client(), PACE);
+    let view = until(&mut views, "all kinds", |view| view.complete).await;
+    assert_eq!(selected(&view), is(true, "a", Some(InForce::Denial)));
+    // What it would be about is another thing now, and its fault the same.
+    policy(json!({"selector": {"matchLabels": {"app": "b"}}, "ruls": []}));
+    until(&mut views, "another selector", |view| selected(view) == is(true, "b", Some(InForce::Denial)))
+        .await;
+    policy(json!({"selector": {"matchLabels": {"app": "c"}}, "rules": [{}]}));
+    until(&mut views, "a good one", |view| selected(view) == is(false, "c", None)).await;
+    policy(json!({"selector": {"matchLabels": {"app": "d"}}, "ruls": []}));
+    until(&mut views, "the last good", |view| selected(view) == is(false, "c", Some(InForce::LastGood)))
+        .await;
 }
 
 #[tokio::test]

@@ -12,7 +12,6 @@ use tokio::time::Instant;
 
 use super::kept::{Kept, Resources, lapsed, put};
 use super::{Kind, Store};
-use crate::control::Wanted;
 use crate::model::destination::{Destination, DestinationUse, Told};
 use crate::model::{Discovery, FilterChains, RouteTable};
 
@@ -48,7 +47,12 @@ impl Demand {
 
     /// The chains of all destinations that were told.
     pub(super) fn chains(&self) -> impl Iterator<Item = &FilterChains> {
-        self.told.values().map(|kept| &kept.compiled.chains)
+        self.named().map(|(_, chains)| chains)
+    }
+
+    /// The same, with the names of the destinations.
+    pub(super) fn named(&self) -> impl Iterator<Item = (&Arc<str>, &FilterChains)> {
+        self.told.values().map(|kept| (&kept.compiled.name, &kept.compiled.chains))
     }
 
     /// Takes a destination that was asked for; others are passed over.
@@ -150,38 +154,43 @@ impl Store {
     }
 
     /// Forgets the clusters that nothing sends to any more.
-    pub(super) fn forget_clusters(&mut self, wanted: &Wanted) {
+    pub(super) fn forget_clusters(&mut self) {
         if self.demand.idle_timeout.is_some() {
-            self.clusters.retain(|name, kept| kept.from_file || wanted.clusters.contains(name));
-            self.demand.absent_clusters.retain(|name| wanted.clusters.contains(name));
+            let wanted = self.demanded_clusters(&self.named_routes());
+            self.clusters.retain(|name, kept| kept.from_file || wanted.contains(name));
+            self.demand.absent_clusters.retain(|name| wanted.contains(name));
         }
     }
 
-    /// The clusters that are wanted, and of which nothing was said yet.
-    pub(super) fn missing_clusters<'a>(&'a self, wanted: &'a Wanted) -> impl Iterator<Item = &'a Arc<str>> {
-        let known =
-            |name: &Arc<str>| self.clusters.contains_key(name) || self.demand.absent_clusters.contains(name);
-        wanted.clusters.iter().filter(move |name| !known(name))
+    /// On demand, clusters that only what was in force before has sent to are not asked for any longer.
+    pub(super) fn let_clusters_go(&mut self) {
+        if self.demand.idle_timeout.is_some() {
+            self.follow_references();
+        }
     }
 
-    /// Whether connections can be handled by these chains: their routes are there, and on demand the clusters of those.
-    pub(super) fn are_ready(&self, chains: &FilterChains) -> bool {
-        let routed = |name: &Arc<str>| match self.routes.get(name) {
-            Some(kept) => self.are_there(kept.compiled.clusters()),
-            None => self.is_given_up(Kind::Routes, name),
-        };
-        chains.named_routes().all(routed) && self.are_there(chains.clusters())
+    /// The clusters of these of which nothing was said yet.
+    pub(super) fn missing_clusters<'a>(
+        &'a self,
+        wanted: &'a BTreeSet<Arc<str>>,
+    ) -> impl Iterator<Item = &'a Arc<str>> {
+        let known =
+            |name: &Arc<str>| self.clusters.contains_key(name) || self.demand.absent_clusters.contains(name);
+        wanted.iter().filter(move |name| !known(name))
     }
 
     /// Whether requests can be sent to these clusters, or never will be.
-    fn are_there<'a>(&self, mut names: impl Iterator<Item = &'a Arc<str>>) -> bool {
+    pub(super) fn are_there<'a>(&self, mut names: impl Iterator<Item = &'a Arc<str>>) -> bool {
         self.demand.idle_timeout.is_none()
             || names.all(|name| match self.clusters.get(name).map(|kept| &kept.compiled.discovery) {
                 Some(Discovery::Eds(eds)) => {
-                    self.endpoints.contains_key(eds) || self.is_given_up(Kind::Endpoints, eds)
+                    self.endpoints.contains_key(eds) || self.references.is_given_up(Kind::Endpoints, eds)
                 }
                 Some(Discovery::Static(_) | Discovery::Dns { .. } | Discovery::OriginalDst) => true,
-                None => self.demand.absent_clusters.contains(name) || self.is_given_up(Kind::Cluster, name),
+                None => {
+                    self.demand.absent_clusters.contains(name)
+                        || self.references.is_given_up(Kind::Cluster, name)
+                }
             })
     }
 
@@ -197,7 +206,7 @@ impl Store {
     pub(super) fn destinations(&self) -> FxHashMap<SocketAddr, Told> {
         let each = self.demand.asked.iter().filter_map(|(address, asked)| {
             let destination = match self.demand.told.get(&asked.name) {
-                Some(kept) if self.are_ready(&kept.compiled.chains) => Some(Arc::clone(&kept.compiled)),
+                Some(kept) if self.is_complete(&kept.compiled.chains) => Some(Arc::clone(&kept.compiled)),
                 Some(_) => return Some((*address, self.current.destinations.get(address)?.clone())),
                 None if asked.absent => None,
                 None => return None,

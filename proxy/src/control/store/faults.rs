@@ -37,15 +37,8 @@ impl Faults {
     ) -> Result<(), Vec<Fault>> {
         let name: Arc<str> = message.name.as_str().into();
         let refused = |at: &str, reason: String| Err(vec![Fault::new(at, reason)]);
+        check_lease(&compiled, expires)?;
         if let Injection::Fault(_) = &compiled {
-            let now = Instant::now();
-            match expires {
-                None => return refused("ttl", "missing; a fault needs a lease".into()),
-                Some(expires) if expires > now + MAX_LEASE => {
-                    return refused("ttl", format!("longer than {} s", MAX_LEASE.as_secs()));
-                }
-                Some(_) => {}
-            }
             if self.opted_out {
                 return refused("", "the workload has opted out of faults (OUTRIDER_FAULTS=off)".into());
             }
@@ -74,11 +67,14 @@ impl Faults {
         Ok(())
     }
 
-    /// A heartbeat: the lease goes on without a new configuration.
-    pub(super) fn extend(&mut self, name: &str, expires: Option<Instant>) -> Option<&mut Option<Instant>> {
-        let kept = self.all.get_mut(name)?;
-        kept.compiled.extend(expires);
-        Some(&mut kept.expires)
+    /// A heartbeat: the lease goes on without a new configuration. One that is too long changes nothing.
+    pub(super) fn extend(&mut self, name: &str, expires: Option<Instant>) -> Result<(), Vec<Fault>> {
+        if let Some(kept) = self.all.get_mut(name) {
+            check_lease(&kept.compiled, expires)?;
+            kept.compiled.extend(expires);
+            kept.expires = expires;
+        }
+        Ok(())
     }
 
     /// Ends one.
@@ -119,6 +115,19 @@ impl Faults {
     }
 }
 
+/// A fault has a lease, and not too long a one; what holds faults back needs none.
+fn check_lease(injection: &Injection, expires: Option<Instant>) -> Result<(), Vec<Fault>> {
+    let reason = match (injection, expires) {
+        (Injection::Guard(_), _) => return Ok(()),
+        (Injection::Fault(_), None) => "missing; a fault needs a lease".to_owned(),
+        (Injection::Fault(_), Some(expires)) if expires > Instant::now() + MAX_LEASE => {
+            format!("longer than {} s", MAX_LEASE.as_secs())
+        }
+        (Injection::Fault(_), Some(_)) => return Ok(()),
+    };
+    Err(vec![Fault::new("ttl", reason)])
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -154,8 +163,13 @@ mod tests {
         assert!(fault.lease.is_live() && faults.in_force().is_some());
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(faults.lapsed(Instant::now()).is_empty());
-        *faults.extend("a", Some(Instant::now() + Duration::from_secs(2))).unwrap() =
-            Some(Instant::now() + Duration::from_secs(2));
+        let beat = |faults: &mut Faults, ttl_s: Option<u64>| {
+            faults.extend("a", ttl_s.map(|ttl| Instant::now() + Duration::from_secs(ttl)))
+        };
+        beat(&mut faults, Some(2)).unwrap();
+        for refused in [None, Some(601)] {
+            assert_eq!(beat(&mut faults, refused).unwrap_err()[0].path, "ttl", "and the lease is as it was");
+        }
         tokio::time::advance(Duration::from_millis(1999)).await;
         assert!(fault.lease.is_live());
         tokio::time::advance(Duration::from_millis(1)).await;
@@ -184,7 +198,8 @@ mod tests {
             assert!(set(&mut faults, A, Some(60)).is_err());
             faults.remove("g");
             assert!(faults.in_force().is_none());
-            assert!(faults.extend("a", Some(Instant::now() + Duration::from_secs(9))).is_none());
+            faults.extend("a", Some(Instant::now() + Duration::from_secs(9))).unwrap();
+            assert!(faults.in_force().is_none(), "a heartbeat brings nothing back");
             set(&mut faults, A, Some(60)).unwrap();
             assert!(!fault.lease.is_live() && one(&faults, "a").lease.is_live());
         }

@@ -9,7 +9,11 @@ const LISTENER: &str = "{name: l, address: {socket_address: {address: 127.0.0.1,
     http_filters: [{name: r, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}]}}]}]}";
 
 fn listener() -> Resource {
-    let message: pb_listener::Listener = json::from_yaml(LISTENER).unwrap();
+    listener_of(LISTENER)
+}
+
+fn listener_of(yaml: &str) -> Resource {
+    let message: pb_listener::Listener = json::from_yaml(yaml).unwrap();
     let compiled = Listener::from_proto(&message).unwrap();
     Resource::Listener(message, compiled)
 }
@@ -88,8 +92,9 @@ async fn a_resource_that_is_missing_is_waited_for_and_taken_when_it_comes_late()
     assert!(snapshot.listeners.is_empty(), "a listener without its routes is held back");
     assert!(!store.is_settled());
 
-    advance(MISSING_AFTER).await;
-    assert!(store.expire(Instant::now()), "what is waited for in vain is given up");
+    advance(MISSING_AFTER * 3).await;
+    assert!(store.expire(Instant::now()), "what is waited for in vain is given up, however late it is seen");
+    assert!(!store.expire(Instant::now()), "once");
     assert!(store.is_settled());
     assert!(store.assemble(2).listeners.contains_key("l"), "it answers, if only with 404");
 
@@ -124,7 +129,7 @@ async fn names_are_resolved_once_before_a_cluster_counts_as_there() {
     set(&mut silent, cluster(DNS), None);
     let _ = silent.assemble(1);
     advance(UNRESOLVED_AFTER).await;
-    assert!(silent.is_settled(), "nobody waits for ever");
+    assert!(silent.expire(Instant::now()) && silent.is_settled(), "nobody waits for ever");
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,4 +142,116 @@ async fn a_cluster_that_becomes_one_of_names_keeps_its_endpoints_until_they_are_
     assert_eq!(store.assemble(2).clusters["c"].endpoints.endpoints.len(), 1);
     assert!(store.resolved(Resolved { cluster: "c".into(), endpoints: None }));
     assert!(store.assemble(3).clusters["c"].endpoints.endpoints.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_of_who_is_cut_off_does_not_run_out() {
+    let mut store = Store::default();
+    let list = || {
+        let message = pb_identity::RevocationList {
+            name: "cut".into(),
+            spiffe_ids: vec!["spiffe://a/b".into()],
+            ..pb_identity::RevocationList::default()
+        };
+        let compiled = crate::model::revocation::compile(&message).unwrap();
+        Box::new(Resource::Revocations(message, compiled))
+    };
+    let soon = Some(Instant::now() + Duration::from_secs(5));
+    let refused = store.apply(Change::Set(list(), soon)).unwrap_err();
+    assert_eq!(refused[0].path, "ttl");
+    store.apply(Change::Set(list(), None)).unwrap();
+    let refused = store.apply(Change::Extend(Kind::Revocations, "cut".into(), soon)).unwrap_err();
+    assert_eq!(refused[0].path, "ttl");
+    advance(Duration::from_secs(10)).await;
+    assert!(!store.expire(Instant::now()) && store.revoked().identities.len() == 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_let_go_of_is_wanted_in_another_turn() {
+    let mut store = Store::default();
+    set(&mut store, cluster(EDS), None);
+    set(&mut store, endpoints(), None);
+    let _ = store.assemble(1);
+    let first = store.wanted().clone();
+    let _ = store.assemble(2);
+    assert_eq!(*store.wanted(), first, "nothing has changed");
+    store.apply(Change::Remove(Kind::Cluster, "c".into())).unwrap();
+    let _ = store.assemble(3);
+    assert!(!store.wanted().has(Kind::Endpoints, "c"));
+    set(&mut store, cluster(EDS), None);
+    let _ = store.assemble(4);
+    assert!(store.wanted().has(Kind::Endpoints, "c"));
+    assert_ne!(*store.wanted(), first, "the endpoints are gone, and must be asked for again");
+}
+
+const DENY: &str = "{'@type': type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBACPerRoute, rbac: {rules: {action: ALLOW}}}";
+
+/// The listener with an authorization filter of this name.
+fn guarded(name: &str) -> Resource {
+    let filter = format!(
+        "http_filters: [{{name: {name}, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC}}}}, "
+    );
+    listener_of(&LISTENER.replace("http_filters: [", &filter))
+}
+
+/// Routes that say something to an authorization filter of this name.
+fn routes_for(name: &str) -> Resource {
+    let message: pb_route::RouteConfiguration = json::from_yaml(&format!(
+        "{{name: r, virtual_hosts: [{{name: v, domains: ['*'], routes: [{{match: {{prefix: /}}, route: {{cluster: c}}, \
+         typed_per_filter_config: {{{name}: {DENY}}}}}]}}]}}"
+    ))
+    .unwrap();
+    let compiled = RouteTable::from_proto(&message).unwrap();
+    Resource::Routes(message, compiled)
+}
+
+fn heard(snapshot: &Snapshot) -> Option<(String, String)> {
+    let filter = snapshot.route_tables.get("r")?.filter_names().next()?.0.to_owned();
+    let (_, chain) = snapshot.listeners.get("l")?.chains.named_chains().next()?;
+    Some((filter, chain.policies.first()?.name.to_string()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_routes_say_to_a_filter_is_heard_by_one() {
+    let mut store = Store::default();
+    set(&mut store, guarded("authz"), None);
+    let refused = store.apply(Change::Set(Box::new(routes_for("rbac")), None)).unwrap_err();
+    assert_eq!(refused[0].path, "typed_per_filter_config");
+    assert!(refused[0].reason.contains("\"rbac\"") && refused[0].reason.contains("\"l\""), "{refused:?}");
+    assert!(store.assemble(1).listeners.is_empty(), "it waits for routes as if none had come");
+
+    set(&mut store, routes_for("authz"), None);
+    let both = |name: &str| Some((name.to_owned(), name.to_owned()));
+    assert_eq!(heard(&store.assemble(2)), both("authz"));
+
+    // The filter has another name now, and the routes are not there yet.
+    set(&mut store, guarded("rbac"), None);
+    assert_eq!(heard(&store.assemble(3)), both("authz"), "held back");
+    advance(MISSING_AFTER * 2).await;
+    let _ = store.expire(Instant::now());
+    assert_eq!(heard(&store.assemble(4)), both("authz"), "and never opened");
+    set(&mut store, routes_for("rbac"), None);
+    assert_eq!(heard(&store.assemble(5)), both("rbac"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn routes_go_into_force_with_the_listener_that_hears_them() {
+    let mut store = Store::default();
+    set(&mut store, guarded("authz"), None);
+    set(&mut store, routes_for("authz"), None);
+    let _ = store.assemble(1);
+    // The successor has another chain besides, which waits for routes of its own.
+    let Resource::Listener(mut message, _) = guarded("rbac") else { panic!("a listener") };
+    let other = json::from_yaml::<pb_listener::Listener>(
+        &LISTENER.replace("route_config_name: r", "route_config_name: s"),
+    );
+    message.default_filter_chain = other.unwrap().filter_chains.pop();
+    let compiled = Listener::from_proto(&message).unwrap();
+    set(&mut store, Resource::Listener(message, compiled), None);
+    set(&mut store, routes_for("rbac"), None);
+    let both = |name: &str| Some((name.to_owned(), name.to_owned()));
+    assert_eq!(heard(&store.assemble(2)), both("authz"), "the listener waits, and its routes with it");
+    advance(MISSING_AFTER).await;
+    assert!(store.expire(Instant::now()));
+    assert_eq!(heard(&store.assemble(3)), both("rbac"));
 }

@@ -1,35 +1,55 @@
-//! What resources refer to: what is wanted of the control server, what of it is missing, and since when.
+//! What all resources together refer to: gathered from them, to be asked for and waited for.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::Instant;
-
-use super::{Kind, MISSING_AFTER, Store, UNRESOLVED_AFTER};
-use crate::control::Wanted;
+use super::{Kind, Store, Wanted};
+use crate::model::Discovery;
+use crate::model::filter_chain::FilterChains;
 use crate::model::tls::{CertificateSource, TlsSettings, TrustSource};
-use crate::model::{Discovery, FilterChains};
 
 impl Store {
     /// What others refer to.
     #[must_use]
-    pub fn wanted(&self) -> Wanted {
+    pub const fn wanted(&self) -> &Wanted {
+        self.references.wanted()
+    }
+
+    /// Takes note of what is referred to and not there.
+    pub fn follow_references(&mut self) {
         let endpoints = self.clusters.values().filter_map(|kept| match &kept.compiled.discovery {
-            Discovery::Eds(name) => Some(Arc::clone(name)),
+            Discovery::Eds(name) => Some((Kind::Endpoints, Arc::clone(name))),
             Discovery::Static(_) | Discovery::Dns { .. } | Discovery::OriginalDst => None,
         });
-        let listeners = self.listeners.values().flat_map(|kept| kept.compiled.chains.named_routes());
-        let routes = listeners.chain(self.demand.chains().flat_map(FilterChains::named_routes));
-        let routes: BTreeSet<Arc<str>> = routes.cloned().collect();
-        let contexts = self.contexts();
-        Wanted {
-            endpoints: endpoints.collect(),
-            secrets: contexts.flat_map(secrets_of).collect(),
-            clusters: self.demanded_clusters(&routes),
-            destinations: self.demand.names().cloned().collect(),
-            routes,
-        }
+        let routes = self.named_routes();
+        let clusters = self.demanded_clusters(&routes);
+        let addresses = self.by_name().map(|cluster| Arc::clone(&cluster.name));
+        let unresolved = addresses.filter(|name| !self.resolved.contains_key(name));
+        let unresolved = unresolved.chain(self.missing_clusters(&clusters).cloned()).collect();
+        let of = |kind: Kind| move |name: Arc<str>| (kind, name);
+        let names = endpoints
+            .chain(routes.into_iter().map(of(Kind::Routes)))
+            .chain(clusters.into_iter().map(of(Kind::Cluster)))
+            .chain(self.demand.names().cloned().map(of(Kind::Destination)))
+            .chain(self.contexts().flat_map(secrets_of).map(of(Kind::Secret)))
+            .collect();
+        let (routes, endpoints) = (&self.routes, &self.endpoints);
+        self.references.follow(names, unresolved, |kind, name| match kind {
+            Kind::Routes => routes.contains_key(name),
+            Kind::Endpoints => endpoints.contains_key(name),
+            Kind::Cluster
+            | Kind::Listener
+            | Kind::Secret
+            | Kind::Revocations
+            | Kind::Faults
+            | Kind::Destination => true,
+        });
+    }
+
+    /// The route configurations that listeners and destinations name.
+    pub(super) fn named_routes(&self) -> BTreeSet<Arc<str>> {
+        let listeners = self.listeners.values().map(|kept| &kept.compiled.chains);
+        listeners.chain(self.demand.chains()).flat_map(FilterChains::named_routes).cloned().collect()
     }
 
     fn contexts(&self) -> impl Iterator<Item = &TlsSettings> {
@@ -37,45 +57,6 @@ impl Store {
         let down = listeners.filter_map(|chain| chain.tls.as_ref().map(|tls| &tls.settings));
         let clusters = self.clusters.values();
         down.chain(clusters.filter_map(|kept| kept.compiled.tls.as_ref().map(|tls| &tls.settings)))
-    }
-
-    /// Takes note of what is referred to and not there, and since when.
-    pub fn note_missing(&mut self, wanted: &Wanted) {
-        let (routes, endpoints) = (&self.routes, &self.endpoints);
-        let resolved = &self.resolved;
-        let unresolved: BTreeSet<Arc<str>> = self
-            .by_name()
-            .map(|cluster| Arc::clone(&cluster.name))
-            .filter(|name| !resolved.contains_key(name))
-            .chain(self.missing_clusters(wanted).cloned())
-            .collect();
-        let needed = |kind: Kind, name: &Arc<str>| match kind {
-            Kind::Routes => wanted.routes.contains(name) && !routes.contains_key(name),
-            Kind::Endpoints => wanted.endpoints.contains(name) && !endpoints.contains_key(name),
-            Kind::Cluster => unresolved.contains(name),
-            Kind::Listener | Kind::Secret | Kind::Revocations | Kind::Faults | Kind::Destination => false,
-        };
-        self.missing.retain(|(kind, name), _| needed(*kind, name));
-        let now = Instant::now();
-        for name in wanted.routes.iter().filter(|name| needed(Kind::Routes, name)) {
-            self.missing.entry((Kind::Routes, Arc::clone(name))).or_insert(now);
-        }
-        for name in wanted.endpoints.iter().filter(|name| needed(Kind::Endpoints, name)) {
-            self.missing.entry((Kind::Endpoints, Arc::clone(name))).or_insert(now);
-        }
-        for name in &unresolved {
-            self.missing.entry((Kind::Cluster, Arc::clone(name))).or_insert(now);
-        }
-    }
-
-    pub(super) fn is_given_up(&self, kind: Kind, name: &Arc<str>) -> bool {
-        self.missing.get(&(kind, Arc::clone(name))).is_some_and(|since| since.elapsed() >= patience(kind))
-    }
-
-    /// Whether nothing that is referred to is still waited for.
-    #[must_use]
-    pub fn is_settled(&self) -> bool {
-        self.missing.iter().all(|((kind, _), since)| since.elapsed() >= patience(*kind))
     }
 }
 
@@ -90,18 +71,4 @@ fn secrets_of(settings: &TlsSettings) -> impl Iterator<Item = Arc<str>> + use<> 
         _ => None,
     };
     certificate.into_iter().chain(trust)
-}
-
-/// How long something of this kind is waited for.
-pub(super) const fn patience(kind: Kind) -> Duration {
-    match kind {
-        Kind::Cluster => UNRESOLVED_AFTER,
-        Kind::Endpoints
-        | Kind::Listener
-        | Kind::Routes
-        | Kind::Secret
-        | Kind::Revocations
-        | Kind::Faults
-        | Kind::Destination => MISSING_AFTER,
-    }
 }

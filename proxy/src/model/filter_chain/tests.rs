@@ -244,3 +244,25 @@ fn a_prefix_covers_its_first_bits() {
         assert_eq!(masked(ip.parse().unwrap(), length), expected.parse::<IpAddr>().unwrap(), "{ip}/{length}");
     }
 }
+
+#[test]
+fn plaintext_is_taken_where_a_chain_without_tls_may_get_it() {
+    for (rules, default, ports) in [
+        (&[("a", "{transport_protocol: tls}")][..], false, &[][..]),
+        (&[("a", "{transport_protocol: tls}")], true, &[1, 2]),
+        (&[("a", "{server_names: [a.test]}")], false, &[]),
+        (&[("a", "{transport_protocol: raw_buffer}")], false, &[1, 2]),
+        (
+            &[("a", "{destination_port: 1, transport_protocol: tls}"), ("b", "{destination_port: 2}")],
+            false,
+            &[2],
+        ),
+        (&[("a", "{destination_port: 1, transport_protocol: tls}"), ("b", "{}")], false, &[2]),
+    ] {
+        let mut path = Path::root();
+        let chains = FilterChains::from_proto(&listener(rules, default), false, &mut path);
+        let chains = path.finish(Some(chains)).unwrap();
+        let taken: Vec<_> = [1, 2].into_iter().filter(|port| chains.takes_plaintext(*port)).collect();
+        assert_eq!(taken, ports, "{rules:?} {default}");
+    }
+}

@@ -11,7 +11,13 @@ fn session() -> Session {
 }
 
 fn wanted(endpoints: &[&str]) -> Wanted {
-    Wanted { endpoints: endpoints.iter().map(|name| Arc::from(*name)).collect(), ..Wanted::default() }
+    wanted_in(1, endpoints)
+}
+
+fn wanted_in(turn: u64, endpoints: &[&str]) -> Wanted {
+    let mut wanted = Wanted::default();
+    wanted.set(endpoints.iter().map(|name| (Kind::Endpoints, Arc::from(*name))).collect(), turn);
+    wanted
 }
 
 fn cluster(name: &str, version: &str, message: &Cluster) -> pb::Resource {
@@ -101,13 +107,10 @@ async fn subscriptions_follow_what_is_wanted() {
     assert_eq!(requests[0].resource_names_unsubscribe, ["a"]);
 }
 
-#[tokio::test]
-async fn what_was_not_asked_for_is_left_alone() {
-    let mut session = session();
-    let _ = session.open(&wanted(&["a"]), Instant::now());
-    let message = ClusterLoadAssignment { cluster_name: "z".into(), ..ClusterLoadAssignment::default() };
+fn assignment(name: &str) -> pb::DeltaDiscoveryResponse {
+    let message = ClusterLoadAssignment { cluster_name: name.into(), ..ClusterLoadAssignment::default() };
     let wrapped = pb::Resource {
-        name: "z".into(),
+        name: name.into(),
         version: "1".into(),
         resource: Some(prost_types::Any {
             type_url: type_url::ENDPOINTS.into(),
@@ -115,12 +118,39 @@ async fn what_was_not_asked_for_is_left_alone() {
         }),
         ttl: None,
     };
-    let response = pb::DeltaDiscoveryResponse {
+    pb::DeltaDiscoveryResponse {
         resources: vec![wrapped],
         type_url: type_url::ENDPOINTS.into(),
         ..pb::DeltaDiscoveryResponse::default()
+    }
+}
+
+#[tokio::test]
+async fn what_was_let_go_of_is_asked_for_again_although_nobody_saw_it_go() {
+    let mut session = session();
+    let now = Instant::now();
+    let claimed = |requests: &[pb::DeltaDiscoveryRequest]| {
+        let all = requests.iter().filter(|request| request.type_url == type_url::ENDPOINTS);
+        all.map(|request| request.initial_resource_versions.len()).sum::<usize>()
     };
-    let update = session.receive(response, Instant::now());
+    let _ = session.open(&wanted_in(1, &["a"]), now);
+    let update = session.receive(assignment("a"), now);
+    let _ = session.answer(update, Vec::new());
+    let requests = session.follow(&wanted_in(2, &["a"]));
+    assert_eq!(requests[0].resource_names_subscribe, ["a"]);
+    assert!(requests[0].resource_names_unsubscribe.is_empty());
+
+    let update = session.receive(assignment("a"), now);
+    let _ = session.answer(update, Vec::new());
+    assert_eq!(claimed(&session.open(&wanted_in(2, &["a"]), now)), 1);
+    assert_eq!(claimed(&session.open(&wanted_in(3, &["a"]), now)), 0, "between two streams too");
+}
+
+#[tokio::test]
+async fn what_was_not_asked_for_is_left_alone() {
+    let mut session = session();
+    let _ = session.open(&wanted(&["a"]), Instant::now());
+    let update = session.receive(assignment("z"), Instant::now());
     assert!(update.changes.is_empty() && update.refused.is_empty());
     let unknown =
         pb::DeltaDiscoveryResponse { type_url: "t/x".into(), ..pb::DeltaDiscoveryResponse::default() };

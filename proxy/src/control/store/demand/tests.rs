@@ -1,7 +1,7 @@
 use outrider_proto::envoy::config::{cluster::v3::Cluster as PbCluster, route::v3::RouteConfiguration};
 use outrider_proto::json;
 
-use super::super::{Change, Resource};
+use super::super::{Change, Resource, Wanted};
 use super::*;
 use crate::model::Cluster;
 use crate::model::destination::InUse;
@@ -53,19 +53,20 @@ fn asked() -> (Store, SocketAddr, Instant) {
     (store, address, now)
 }
 
-fn names(all: &BTreeSet<Arc<str>>) -> Vec<&str> {
-    all.iter().map(AsRef::as_ref).collect()
+fn wanted(store: &mut Store, kind: Kind) -> Vec<String> {
+    store.follow_references();
+    store.wanted().of(kind).into_iter().flatten().map(|(name, _)| name.to_string()).collect()
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_destination_is_published_with_all_that_it_needs_and_let_go_of_when_it_is_idle() {
     let (mut store, address, now) = asked();
-    assert_eq!(names(&store.wanted().destinations), [AT]);
+    assert_eq!(wanted(&mut store, Kind::Destination), [AT]);
     destination(&mut store);
-    assert_eq!(names(&store.wanted().routes), ["r"]);
+    assert_eq!(wanted(&mut store, Kind::Routes), ["r"]);
     assert!(store.assemble(1).destinations.is_empty(), "its routes are missing");
     routes(&mut store, "c");
-    assert_eq!(names(&store.wanted().clusters), ["c"]);
+    assert_eq!(wanted(&mut store, Kind::Cluster), ["c"]);
     assert!(store.assemble(2).destinations.is_empty(), "its cluster is missing");
     cluster(&mut store, "c");
     let snapshot = store.assemble(3);
@@ -80,7 +81,7 @@ async fn a_destination_is_published_with_all_that_it_needs_and_let_go_of_when_it
     let snapshot = store.assemble(4);
     assert!(snapshot.destinations.is_empty() && snapshot.route_tables.is_empty());
     let snapshot = store.assemble(5);
-    assert!(snapshot.clusters.is_empty() && store.wanted() == Wanted::default());
+    assert!(snapshot.clusters.is_empty() && *store.wanted() == Wanted::default());
 }
 
 #[tokio::test(start_paused = true)]
@@ -96,7 +97,7 @@ async fn routes_wait_for_their_clusters_but_not_for_such_as_there_are_not() {
     };
     routes(&mut store, "d");
     assert_eq!(sends_to(&mut store), ["c"]);
-    assert_eq!(names(&store.wanted().clusters), ["c", "d"]);
+    assert_eq!(wanted(&mut store, Kind::Cluster), ["c", "d"]);
     cluster(&mut store, "d");
     assert_eq!(sends_to(&mut store), ["d"]);
     routes(&mut store, "nowhere");
@@ -125,8 +126,8 @@ async fn where_there_is_no_room_the_one_goes_that_was_not_used_for_longest() {
         let port = u16::try_from(port).unwrap();
         assert!(store.ask(SocketAddr::from(([10, 0, 0, 2], port)), now + Duration::from_secs(1)));
     }
-    assert_eq!(store.wanted().destinations.len(), MAX_DESTINATIONS);
+    assert_eq!(wanted(&mut store, Kind::Destination).len(), MAX_DESTINATIONS);
     assert!(store.ask(SocketAddr::from(([10, 0, 0, 3], 1)), now + Duration::from_secs(2)));
-    let wanted = store.wanted().destinations;
-    assert!(wanted.len() == MAX_DESTINATIONS && !wanted.contains(&*first.to_string()));
+    let wanted = wanted(&mut store, Kind::Destination);
+    assert!(wanted.len() == MAX_DESTINATIONS && !wanted.contains(&first.to_string()));
 }
