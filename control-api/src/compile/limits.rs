@@ -103,7 +103,6 @@ fn rate_limit(limit: RateLimit, name: &str) -> LocalRateLimit {
             numerator: 100,
             denominator: kinds::fractional_percent::DenominatorType::Hundred.into(),
         }),
-        ..Default::default()
     };
     LocalRateLimit {
         stat_prefix: name.to_owned(),
@@ -112,7 +111,7 @@ fn rate_limit(limit: RateLimit, name: &str) -> LocalRateLimit {
             tokens_per_fill: Some(limit.requests),
             fill_interval: Some(wire::duration(limit.per.map_or(PER, |per| per.0))),
         }),
-        filter_enabled: Some(always.clone()),
+        filter_enabled: Some(always),
         filter_enforced: Some(always),
         rate_limited_as_resource_exhausted: true,
         enable_retry_after_header: true,

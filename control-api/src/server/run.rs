@@ -125,11 +125,7 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
     };
     let reviews = client.clone().map(|client| Reviews::new(client, &serve.common.trust_domain));
     let tokens: Arc<dyn Authenticator> = Arc::new(Tokens { join: Arc::clone(&base.join), reviews });
-    let access = Access {
-        tokens: Some(Arc::clone(&tokens)),
-        trust_plaintext: serve.plaintext,
-        trust_addresses: serve.trust_workload_addresses,
-    };
+    let access = access(&serve, Arc::clone(&tokens));
     let status = ClientStatus::service(Arc::clone(&shared.registry), access.clone(), &serve.root_namespace);
     let mut services = Routes::new(Ads::service(shared, access)).add_service(status);
     services = services.add_service(Identities::service(Arc::clone(&base.authority), tokens));
@@ -162,6 +158,15 @@ async fn known(base: &Base, serve: &Serve, client: Option<&Client>) -> Result<In
         known.extend(shared.map_err(|error| StartError::of("--kubernetes")(&error))?);
     }
     Ok(known)
+}
+
+/// Who is let in, and how far it is believed.
+fn access(serve: &Serve, tokens: Arc<dyn Authenticator>) -> Access {
+    Access {
+        tokens: Some(tokens),
+        trust_plaintext: serve.plaintext,
+        trust_addresses: serve.trust_workload_addresses,
+    }
 }
 
 fn settings(serve: &Serve) -> Settings {
