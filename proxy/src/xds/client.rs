@@ -113,9 +113,8 @@ async fn stream(
             () = until(quiet), if quiet.is_some() => {
                 quiet = None;
                 outrider_proto::release_descriptors();
-                let given_back_bytes = crate::sys::release_startup_code();
+                crate::sys::release_code();
                 crate::sys::release_free_memory();
-                tracing::debug!(given_back_bytes, "code that reads configuration given back");
             }
         }
     }
