@@ -64,7 +64,8 @@ impl Handshakes {
         config: &Arc<ServerConfig>,
     ) -> io::Result<TlsStream<TcpStream>> {
         let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no hello in time");
-        timeout(self.hello, stream.readable()).await.map_err(late)??;
+        // Looked at, because a stream may be called readable when it is not.
+        timeout(self.hello, stream.peek(&mut [0])).await.map_err(late)??;
         let _of_source = self.sources.place(from).await;
         let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
         let hello = timeout(self.hello, hello).await.map_err(late)??;

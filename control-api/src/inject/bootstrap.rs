@@ -44,7 +44,7 @@ pub(super) fn bootstrap(settings: &Settings, probes: &Probes) -> Value {
             "cds_config": {"ads": {}, "resource_api_version": "V3"},
         },
         "static_resources": {"listeners": listeners(settings, probes), "clusters": clusters},
-        "outrider": {"identity": {"control": {
+        "outrider": {"on_demand": {}, "identity": {"control": {
             "address": format!("https://{host}:{port}"),
             "server_name": host,
             "token_file": format!("{MOUNT}/token"),
