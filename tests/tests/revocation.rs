@@ -98,17 +98,7 @@ impl Pair {
         };
         let client = config(client_admin, &chain(port, ""), &cluster("be", inner, &more), &client_ads);
         let client = Process::outrider(&client, client_admin);
-        Self {
-            server_ads,
-            client_ads,
-            mesh,
-            server,
-            client,
-            server_admin,
-            client_admin,
-            port,
-            backend,
-        }
+        Self { server_ads, client_ads, mesh, server, client, server_admin, client_admin, port, backend }
     }
 }
 

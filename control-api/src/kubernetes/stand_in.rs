@@ -337,9 +337,10 @@ fn patched(mut object: Value, patch: &Value) -> Value {
         object["status"] = patch["status"].clone();
     }
     for (name, value) in patch["data"].as_object().into_iter().flatten() {
-        match value {
-            Value::Null => drop(object["data"].as_object_mut().and_then(|data| data.remove(name))),
-            value => object["data"][name] = value.clone(),
+        if value.is_null() {
+            object["data"].as_object_mut().and_then(|data| data.remove(name));
+        } else {
+            object["data"][name] = value.clone();
         }
     }
     object
