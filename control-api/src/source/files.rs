@@ -3,7 +3,7 @@
 //! The directory is looked at again and again rather than watched: that works on every file system, and with the
 //! symbolic links that Kubernetes swaps under a mounted `ConfigMap`. A change is taken when two looks in a row agree, so
 //! that a file that is being written is not read half. What cannot be read keeps what was last good in force; at the
-//! start there is nothing to keep, and nobody knows which policies are missing: then it is an error.
+//! start there is nothing to keep, and where a policy may be missing that is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -32,6 +32,8 @@ const MAX_FILE_BYTES: u64 = 32 << 20;
 const MAX_FILES: usize = 20_000;
 /// Deepest directory.
 const MAX_DEPTH: usize = 16;
+/// What a file that holds a policy says somewhere.
+const POLICY: &str = "AuthorizationPolicy";
 /// How often a look is begun anew because something went away meanwhile.
 const MAX_LOOKS: usize = 5;
 /// A file as young as this may change without a trace in its times, so it is read again.
@@ -87,7 +89,7 @@ struct Stamp {
 /// Looks at a directory until every receiver is gone. The first look has been taken when this returns.
 ///
 /// # Errors
-/// When the directory, or a file in it, cannot be read; later that is a diagnostic.
+/// When the directory cannot be read, or a file in it that may hold a policy; later that is a diagnostic.
 pub async fn watch(root: &Path, interval: Duration) -> io::Result<(watch::Receiver<View>, JoinHandle<()>)> {
     let mut directory = Directory::new(root);
     let (view, mut directory) = blocking(move || {
@@ -225,11 +227,16 @@ impl Directory {
         (files, gone)
     }
 
-    /// A document of which nobody knows what it is.
+    /// A document of which nobody knows what it is, in a file that may hold a policy: without it, everything that it
+    /// forbids would be allowed.
     fn unclear(&self) -> Option<(&Place, &Fault)> {
-        self.files.values().flat_map(|file| &*file.documents).find_map(|document| match document {
-            Read::Unclear(place, fault) => Some((place, fault)),
-            Read::Good(_) | Read::Bad(_) => None,
+        let may_hold_a_policy = |path: &Path| text(path).map_or(true, |text| text.contains(POLICY));
+        self.files.iter().find_map(|(path, file)| {
+            let unclear = file.documents.iter().find_map(|document| match document {
+                Read::Unclear(place, fault) => Some((place, fault)),
+                Read::Good(_) | Read::Bad(_) => None,
+            });
+            unclear.filter(|_| may_hold_a_policy(path))
         })
     }
 

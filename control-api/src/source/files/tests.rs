@@ -150,10 +150,14 @@ fn what_cannot_all_be_seen_is_not_taken_for_empty() {
 }
 
 #[tokio::test]
-async fn a_start_wants_everything_read() {
+async fn a_start_wants_everything_read_that_may_be_a_policy() {
     let folder = Folder::new("start");
     let refused = async || watch(&folder.0, INTERVAL).await.unwrap_err().to_string();
     folder.write("a.yaml", &(workload("a", "10.0.0.1") + "{{{\n"));
+    let (view, _) = watch(&folder.0, INTERVAL).await.unwrap();
+    assert_eq!(addresses(&view.borrow()), ["a=10.0.0.1"], "no file hides another, nor a document");
+    assert_eq!(view.borrow().diagnostics.len(), 1);
+    folder.write("a.yaml", &(workload("a", "10.0.0.1") + "{{{\n---\nkind: AuthorizationPolicy\n"));
     let error = refused().await;
     assert!(
         error.starts_with("a.yaml:6: not valid YAML: ") && error.ends_with("would be missing"),
