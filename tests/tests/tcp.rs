@@ -2,7 +2,7 @@
 
 use outrider_tests::backend::Backend;
 use outrider_tests::client::{self, Ask, PATIENCE, connect};
-use outrider_tests::config::{HCM, ROUTER};
+use outrider_tests::config::{self, HCM, ROUTER};
 use outrider_tests::process::{Process, admin_get, free_port};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -165,6 +165,25 @@ async fn a_websocket_passes_bytes_both_ways() {
     let mut rest = Vec::new();
     timeout(PATIENCE, stream.read_to_end(&mut rest)).await.unwrap().unwrap();
     assert_eq!(rest, b"later");
+}
+
+#[tokio::test]
+async fn a_websocket_goes_over_http2_between_proxies() {
+    let (web, inner, outer) = (Backend::start().await, free_port(), free_port());
+    let consents = http_chain("{}", "web")
+        .replace("upgrade_configs", "http2_protocol_options: {allow_connect: true}, upgrade_configs");
+    let _inner = start(&listener(inner, &[], &[consents]), &cluster("web", web.port));
+    let over_h2 = format!("  - {}\n", config::cluster("web", inner, config::HTTP2));
+    let _outer = start(&listener(outer, &[], &[http_chain("{}", "web")]), &over_h2);
+    // The first one comes before the settings of the connection are known.
+    for word in [b"first".as_slice(), b"second"] {
+        let mut stream = client::websocket(outer).await;
+        assert!(client::echoes(&mut stream, word).await);
+        stream.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        timeout(PATIENCE, stream.read_to_end(&mut rest)).await.unwrap().unwrap();
+        assert!(rest.is_empty());
+    }
 }
 
 #[tokio::test]

@@ -253,6 +253,9 @@ impl<'a> Attempts<'a> {
         let at = endpoint.address();
         let mut plan = inject::attempt::choose(self.origin, request, (self.routed, self.cluster), at, report);
         let mut link = self.connect(endpoint, down, request, (timers, plan.as_deref())).await?;
+        if !request.upgrade.is_empty() {
+            Box::pin(link.ready_for_tunnel()).await;
+        }
         if let Err(error) = link.send_head(request) {
             return Err(failed(error));
         }

@@ -1,18 +1,22 @@
 //! Connections to an endpoint while they are kept: one request at a time on HTTP/1, many on HTTP/2.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use tokio::sync::Notify;
-use tokio::time::Instant;
+use h2::{Ping, PingPong};
+use tokio::sync::{Notify, OnceCell};
+use tokio::time::{Instant, timeout};
 
 use super::clusters::Place;
 use crate::http::h1::link::H1Link;
 use crate::transport::Cutoff;
+
+/// How long the settings of a peer of HTTP/2 may take.
+const SETTINGS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An HTTP/1 connection to an endpoint.
 #[derive(Debug)]
@@ -97,6 +101,8 @@ pub struct H2Connection {
     room: Rc<Notify>,
     sought: Cell<bool>,
     cutoff: Option<Rc<Cutoff>>,
+    ping: RefCell<Option<PingPong>>,
+    settled: OnceCell<()>,
 }
 
 impl H2Connection {
@@ -120,7 +126,27 @@ impl H2Connection {
             room,
             sought: Cell::new(false),
             cutoff,
+            ping: RefCell::default(),
+            settled: OnceCell::new(),
         }
+    }
+
+    /// What the peer's settings are waited for with.
+    #[must_use]
+    pub fn asking(self, ping: Option<PingPong>) -> Self {
+        *self.ping.borrow_mut() = ping;
+        self
+    }
+
+    /// Waits until the peer's settings are known: they come before its answer to a ping. A connection that ends, or whose
+    /// peer does not answer in time, is not waited for.
+    async fn settings(&self) {
+        let known = async {
+            if let Some(mut ping) = self.ping.take() {
+                let _ = timeout(SETTINGS_TIMEOUT, ping.ping(Ping::opaque())).await;
+            }
+        };
+        self.settled.get_or_init(|| known).await;
     }
 
     /// Whether one more stream may be started.
@@ -184,6 +210,11 @@ impl StreamGuard {
     #[must_use]
     pub const fn was_idle(&self) -> bool {
         self.was_idle
+    }
+
+    /// Waits until the peer's settings are known, for [`SETTINGS_TIMEOUT`] at the most.
+    pub async fn settings(&self) {
+        self.connection.settings().await;
     }
 
     /// Takes note that the peer has answered.

@@ -107,6 +107,16 @@ impl UpstreamLink {
         }))
     }
 
+    /// Waits until it is known whether a tunnel can be asked for: over HTTP/2 the upstream has to allow it (RFC 8441
+    /// section 3).
+    pub async fn ready_for_tunnel(&self) {
+        if let Self::H2(exchange) = self
+            && !exchange.sender.is_extended_connect_protocol_enabled()
+        {
+            exchange.stream.settings().await;
+        }
+    }
+
     /// Puts the head on its way. On HTTP/1 it is written together with the first bytes of the body.
     ///
     /// # Errors
@@ -219,7 +229,8 @@ impl H2Exchange {
         }
         let request = convert::request_out(head)
             .ok_or(UpstreamError::Unsayable("the authority or the path is not a legal URI"))?;
-        let ended = head.body == BodyLength::Empty;
+        // What opens a tunnel has no body, and ends with the tunnel.
+        let ended = head.body == BodyLength::Empty && head.upgrade.is_empty();
         let (response, send) =
             self.sender.send_request(request, ended).map_err(|error| lost(error, &self.stream))?;
         self.response = Some(response);

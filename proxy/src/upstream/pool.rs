@@ -207,10 +207,11 @@ pub(super) async fn share(
         .handshake(Fair::new(transport));
     let handshake = tokio::time::timeout(config.connect_timeout, handshake);
     let failed = |message: String| ConnectError::Handshake { address, message };
-    let (sender, connection) = handshake
+    let (sender, mut connection) = handshake
         .await
         .map_err(|_| ConnectError::TimedOut { address, limit: config.connect_timeout })?
         .map_err(|error| failed(error.to_string()))?;
+    let ping = connection.ping_pong();
     let alive = Rc::new(Cell::new(true));
     let ended = Rc::clone(&alive);
     let weak = Rc::downgrade(endpoint);
@@ -227,7 +228,8 @@ pub(super) async fn share(
     });
     let max_requests = config.max_requests_per_connection;
     let told = (alive, Rc::clone(endpoint.room()), cutoff);
-    let connection = Rc::new(H2Connection::new(sender, max_requests, told, Instant::now()));
+    let connection = H2Connection::new(sender, max_requests, told, Instant::now()).asking(ping);
+    let connection = Rc::new(connection);
     endpoint.add_shared(Rc::clone(&connection));
     Ok(connection)
 }
