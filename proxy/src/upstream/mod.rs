@@ -3,7 +3,6 @@
 //! [`clusters`] finds a cluster's state, [`pool`] lends a connection of one of its endpoints, [`link`] is the
 //! one form of an exchange's upstream side, and [`usage`] holds the limits that all workers share.
 
-mod agreed;
 pub mod budget;
 pub mod client;
 pub mod clusters;
@@ -17,6 +16,7 @@ pub mod members;
 pub mod outlier;
 pub mod pool;
 pub mod probe;
+mod shared;
 pub mod usage;
 
 pub use clusters::{ClusterState, Clusters};

@@ -5,6 +5,7 @@ use outrider_proto::json;
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 
+use super::super::pool::{self, UpstreamProtocol};
 use super::*;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::model::Cluster;
@@ -50,7 +51,7 @@ async fn lend(
     cluster: &Rc<ClusterState>,
     endpoint: &Rc<EndpointState>,
 ) -> Result<UpstreamLink, AcquireError> {
-    acquire(cluster, endpoint, UpstreamProtocol::Http2, Priority::Default).await
+    pool::acquire(cluster, endpoint, UpstreamProtocol::Http2, Priority::Default).await
 }
 
 #[tokio::test]
