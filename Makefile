@@ -18,7 +18,7 @@ tools: ## what tests and benchmarks need: Debian packages (as root) and a Python
 test: tools ## all tests: unit, property, end to end, against Envoy
 	$(CARGO) build --locked --profile fast -p outrider-proxy -p outrider-control
 	$(CARGO) test --locked --workspace --exclude outrider-tests
-	. scripts/env.sh && $(CARGO) test --locked -p outrider-tests -- --test-threads=4
+	. scripts/env.sh && $(CARGO) test --locked -p outrider-tests --no-fail-fast -- --test-threads=4
 
 test-kube: tools ## the control server in Kubernetes: a real API server, found or built with Go
 	$(CARGO) build --locked --profile fast -p outrider-proxy -p outrider-control
