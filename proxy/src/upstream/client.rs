@@ -212,7 +212,7 @@ impl StreamGuard {
         self.was_idle
     }
 
-    /// Waits until the peer's settings are known, for [`SETTINGS_TIMEOUT`] at the most.
+    /// Waits until the peer's settings are known, for five seconds at the most.
     pub async fn settings(&self) {
         self.connection.settings().await;
     }
