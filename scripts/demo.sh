@@ -58,6 +58,8 @@ python3 scripts/demo/page.py 20000 $api front-1=127.0.0.1:20090 reviews-1=127.0.
 for port in 20090 20091 20092 20093; do until_answers http://127.0.0.1:$port/ready; done
 until_answers http://127.0.0.1:20001/
 until_answers http://127.0.0.1:20000/
+# All of the way: reviews answers before ratings does.
+for _ in $(seq 100); do [[ $(curl -s http://127.0.0.1:20001/) == *'<- ratings' ]] && break; sleep 0.1; done
 
 show() { echo; echo "\$ curl $*"; curl -s "$@"; }
 split() { for _ in $(seq 200); do curl -s http://127.0.0.1:20001/; done | sed 's/ .*//' | sort | uniq -c; }
