@@ -8,12 +8,28 @@ use serde_json::Value;
 
 use crate::config;
 use crate::control::control_binary;
-use crate::pods::{Network, PROXY_ID, Pod, until};
+use crate::pods::{self, Network, PROXY_ID, Pod, until};
 use crate::process::{Process, scratch};
 
 /// Where the control server is in the pod, and where its HTTP API.
 const CONTROL: u16 = 15012;
 const API: u16 = 15080;
+
+/// Whether there can be no pods here; says why.
+///
+/// # Panics
+/// In CI, which must have what they need.
+#[must_use]
+pub fn skipped() -> bool {
+    if !*pods::NAMESPACES {
+        println!("SKIPPED: network namespaces need root and iproute2");
+        return true;
+    }
+    let Some(why) = pods::missing(&["nginx", "openssl"]) else { return false };
+    assert!(std::env::var_os("CI").is_none(), "CI must have the lab: {why}");
+    println!("SKIPPED: {why}");
+    true
+}
 
 /// The pod `client` with its control server. Processes go first when it is dropped.
 #[derive(Debug)]

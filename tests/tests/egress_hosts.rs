@@ -1,20 +1,8 @@
 //! Hosts outside the mesh by name, through a redirected sidecar that the real control server configures: what is allowed
 //! is reached, and no name leads anywhere else.
 
-use outrider_tests::meshed::{Meshed, nginx};
-use outrider_tests::pods::{self, until};
-
-/// Whether there can be no pods here; says why.
-fn skipped() -> bool {
-    if !*pods::NAMESPACES {
-        println!("SKIPPED: network namespaces need root and iproute2");
-        return true;
-    }
-    let Some(why) = pods::missing(&["nginx", "openssl"]) else { return false };
-    assert!(std::env::var_os("CI").is_none(), "CI must have the lab: {why}");
-    println!("SKIPPED: {why}");
-    true
-}
+use outrider_tests::meshed::{Meshed, nginx, skipped};
+use outrider_tests::pods::until;
 
 const POLICY: &str = "
 apiVersion: mesh.outrider.dev/v1alpha1

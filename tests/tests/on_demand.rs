@@ -1,20 +1,8 @@
 //! A sidecar that asks for what its workload calls, in a network namespace with the redirection, against the real
 //! control server.
 
-use outrider_tests::meshed::{Meshed, nginx};
-use outrider_tests::pods::{self, until};
-
-/// Whether there can be no pods here; says why.
-fn skipped() -> bool {
-    if !*pods::NAMESPACES {
-        println!("SKIPPED: network namespaces need root and iproute2");
-        return true;
-    }
-    let Some(why) = pods::missing(&["nginx", "openssl"]) else { return false };
-    assert!(std::env::var_os("CI").is_none(), "CI must have the lab: {why}");
-    println!("SKIPPED: {why}");
-    true
-}
+use outrider_tests::meshed::{Meshed, nginx, skipped};
+use outrider_tests::pods::until;
 
 /// A service with one endpoint, which has no sidecar.
 fn service(name: &str, address: &str, endpoint: &str, protocol: &str) -> String {
