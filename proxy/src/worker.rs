@@ -5,6 +5,7 @@ mod egress;
 mod peers;
 mod refusals;
 mod rooms;
+mod throttle;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -32,8 +33,8 @@ use crate::policy::{Decision, Standing};
 use crate::transport::{BufferPool, Registry};
 use crate::upstream::Clusters;
 use crate::upstream::usage::UsageRegistry;
-use egress::Throttle;
 use rooms::Rooms;
+use throttle::Throttle;
 
 /// The state of one worker thread.
 #[derive(Debug)]
@@ -82,7 +83,6 @@ pub struct Worker {
     asks: mpsc::Sender<SocketAddr>,
     /// Wakes who waits for another configuration.
     news: Notify,
-    refusals: Throttle,
 }
 
 /// What all workers have in common.
@@ -133,7 +133,6 @@ impl Worker {
             events: Throttle::default(),
             asks,
             news: Notify::new(),
-            refusals: Throttle::default(),
         }
     }
 

@@ -115,9 +115,12 @@ async fn an_outbound_listener_refuses_what_a_breakout_goes_to_unless_told_otherw
     assert!(lab.backend.seen().is_empty());
     lab.until("counted", async || lab.counted("refused", "api_server") && lab.counted("refused", "metadata"))
         .await;
-    let log = lab.proxy.log();
-    let event = log.lines().find(|line| line.contains("security") && line.contains("metadata"));
-    let event = event.unwrap_or_else(|| panic!("no event in\n{log}"));
+    let event = || {
+        let log = lab.proxy.log();
+        log.lines().find(|line| line.contains("security") && line.contains("metadata")).map(str::to_owned)
+    };
+    lab.until("told of", async || event().is_some()).await;
+    let event = event().unwrap();
     for part in ["shop/cart-1", "169.254.169.254:80", "outcome=\"refused\"", "rule=\"metadata\"", "WARN"] {
         assert!(event.contains(part), "{part} in {event}");
     }
@@ -134,7 +137,7 @@ async fn an_outbound_listener_refuses_what_a_breakout_goes_to_unless_told_otherw
     lab.change("protected: RECORD, unknown: REFUSE");
     lab.until("recorded", async || lab.get("/").await.0 == 200 && lab.counted("recorded", "api_server"))
         .await;
-    assert!(lab.proxy.log().contains("outcome=\"recorded\""));
+    lab.until("told of", async || lab.proxy.log().contains("outcome=\"recorded\"")).await;
 }
 
 #[tokio::test]
@@ -283,9 +286,6 @@ async fn a_workload_whose_traffic_is_redirected_meets_the_guard_wherever_it_goes
     std::fs::write(file, anywhere(transparent("unknown: REFUSE", 15_000, 15_001))).unwrap();
     proxy.signal("HUP");
     until("what is unknown is refused", &|| island.ask("http://10.99.0.1/") == "403").await;
-    let log = proxy.log();
-    assert!(
-        log.lines().any(|line| line.contains("rule=\"unknown\"") && line.contains("10.99.0.1:80")),
-        "{log}"
-    );
+    let told = |line: &str| line.contains("rule=\"unknown\"") && line.contains("10.99.0.1:80");
+    until("told of", &|| proxy.log().lines().any(told)).await;
 }

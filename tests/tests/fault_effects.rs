@@ -383,7 +383,7 @@ async fn opaque_connections_have_faults() {
         assert_eq!(opaque(lab.tcp, ask).await.0.len(), whole.len());
         assert!((400..600).contains(&begun.elapsed().as_millis()));
     }
-    assert!(lab.proxy.log().contains("FI"));
+    lab.until("its flag is logged", || lab.proxy.log().contains("FI")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

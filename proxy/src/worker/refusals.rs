@@ -19,7 +19,9 @@ impl Worker {
             tracing::debug!(side, name, %peer, %refusal, "handshake refused");
             return;
         }
-        let Some(left_out) = self.refusals.admit(Instant::now()) else { return };
+        let Some(left_out) = self.events.admit(["handshake", side, refusal.code()], Instant::now()) else {
+            return;
+        };
         tracing::warn!(
             target: "outrider_proxy::security",
             event = "handshake",
