@@ -13,6 +13,7 @@ use tokio::time::{Instant, interval, sleep_until};
 use crate::admin::{self, Admin, SharedState, State};
 use crate::bootstrap::{self, Settings, StartError};
 use crate::control::secrets::Own;
+use crate::control::starting::First;
 use crate::control::{Control, Message, QUEUED_MESSAGES, TICK, overload};
 use crate::limit::pressure::Pressure;
 use crate::lockin::{self, Access, LockInError, Report, access};
@@ -88,6 +89,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
             tracing::info!(address = %bound, "admin endpoints listen");
         }
         if let Some(source) = settings.identity.clone().or(bootstrap.identity.clone()) {
+            control.await_first(First::Identity);
             tokio::spawn(follow_identity(svid::start(source), messages.clone()));
         }
         start_xds(bootstrap, own_cluster, &mut control, messages);
@@ -145,6 +147,10 @@ fn start_xds(
     if let Some(idle_timeout) = on_demand {
         control.on_demand(idle_timeout, own_cluster);
     }
+    // On demand nobody says what clusters there are.
+    let told =
+        [(First::Listeners, source.listeners), (First::Clusters, source.clusters && on_demand.is_none())];
+    told.into_iter().filter(|(_, is_told)| *is_told).for_each(|(first, _)| control.await_first(first));
     node.user_agent_name = "outrider".to_owned();
     node.user_agent_version_type =
         Some(outrider_proto::envoy::config::core::v3::node::UserAgentVersionType::UserAgentVersion(
