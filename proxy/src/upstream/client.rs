@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Ping, PingPong};
 use tokio::sync::{Notify, OnceCell};
@@ -13,6 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::clusters::Place;
 use crate::http::h1::link::H1Link;
+use crate::http::h2::{Queue, Queued};
 use crate::transport::Cutoff;
 
 /// How long the settings of a peer of HTTP/2 may take.
@@ -88,7 +88,8 @@ impl H1Client {
 /// An HTTP/2 connection to an endpoint.
 #[derive(Debug)]
 pub struct H2Connection {
-    sender: SendRequest<Bytes>,
+    sender: SendRequest<Queued>,
+    queue: Rc<Queue>,
     streams: Cell<u32>,
     started: Cell<u32>,
     max_requests: Option<u32>,
@@ -110,13 +111,14 @@ impl H2Connection {
     /// ends on it while it is full.
     #[must_use]
     pub fn new(
-        sender: SendRequest<Bytes>,
+        sender: SendRequest<Queued>,
         max_requests: Option<u32>,
         (alive, room, cutoff): (Rc<Cell<bool>>, Rc<Notify>, Option<Rc<Cutoff>>),
         now: Instant,
     ) -> Self {
         Self {
             sender,
+            queue: Rc::default(),
             streams: Cell::new(0),
             started: Cell::new(0),
             max_requests,
@@ -183,7 +185,7 @@ impl H2Connection {
 
     /// A handle to send one request with.
     #[must_use]
-    pub fn sender(&self) -> SendRequest<Bytes> {
+    pub fn sender(&self) -> SendRequest<Queued> {
         self.sender.clone()
     }
 
@@ -205,6 +207,12 @@ pub struct StreamGuard {
 }
 
 impl StreamGuard {
+    /// What waits to be written on the connection.
+    #[must_use]
+    pub fn queue(&self) -> &Rc<Queue> {
+        &self.connection.queue
+    }
+
     /// Whether the connection had answered before and then waited for this request: its peer may have closed it for
     /// idleness at the same moment.
     #[must_use]
