@@ -150,7 +150,12 @@ async fn answer<D: Downstream>(
     {
         authorize::stop(request, origin, routed.as_ref(), report)
     } else {
-        Box::pin(inject::pass(down, request, (&mut *timer, origin), (routed.as_ref(), leased), report)).await
+        let passed =
+            Box::pin(inject::pass(down, request, (&mut *timer, origin), (routed.as_ref(), leased), report))
+                .await;
+        // A delay before the route is no part of the time that the route allows, as in Envoy.
+        report.routed = Instant::now();
+        passed
     };
     if let Some(stop) = stopped {
         return Box::pin(inject::stop(down, request, response, (stop, None), report)).await;
@@ -204,7 +209,7 @@ async fn forward<D: Downstream>(
     let oversight = Oversight::new(request, origin, routed, report);
     prepare::upstream_request(request, routed, weighted, action, report);
     let mirrors = mirror::start(action, request, origin);
-    let mut timers = Timers::new(timer, action, &origin.chain, request, (report.started, oversight));
+    let mut timers = Timers::new(timer, action, &origin.chain, request, (report.routed, oversight));
     let sticky = Sticky::new(action, &cluster, request, report, || origin.worker.draw());
     let subset = weighted.and_then(|entry| entry.subset.as_ref()).or(action.subset.as_ref());
     let mut attempts = Attempts::new(&cluster, routed, action, (mirrors, sticky, subset), origin);

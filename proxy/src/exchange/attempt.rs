@@ -323,6 +323,7 @@ impl<'a> Attempts<'a> {
         // Boxed: most requests find a connection, and should not hold the room for making one.
         let mut acquiring = Box::pin(inject::attempt::acquire(plan, ours, endpoint, protocol));
         let bodiless = request.body == BodyLength::Empty;
+        timers.connecting();
         let acquired = poll_fn(|cx| {
             if let Poll::Ready(acquired) = acquiring.as_mut().poll(cx) {
                 return Poll::Ready(acquired.map_err(|error| self.not_acquired(&error)));
@@ -334,8 +335,10 @@ impl<'a> Attempts<'a> {
                 return Poll::Ready(Err(Failed::Gone(Reason::DownstreamGone)));
             }
             timers.poll(cx, request).map(|reason| Err(late(reason)))
-        });
-        acquired.await
+        })
+        .await;
+        timers.connected();
+        acquired
     }
 
     fn not_acquired(&self, error: &AcquireError) -> Failed {
