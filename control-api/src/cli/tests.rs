@@ -117,7 +117,7 @@ fn definitions_are_structural() {
         .filter(|text| !text.is_empty())
         .map(|text| serde_json::from_str(text).unwrap())
         .collect();
-    assert_eq!(all.len(), 5);
+    assert_eq!(all.len(), 6);
     for definition in &all {
         let version = &definition["spec"]["versions"][0];
         let mut wrong = Vec::new();
@@ -146,6 +146,12 @@ fn definitions_know_words_bounds_and_what_is_needed() {
     assert_eq!(authorization["properties"]["mtls"]["enum"], serde_json::json!(["Strict", "Permissive"]));
     let from = &authorization["properties"]["rules"]["items"]["properties"]["from"]["items"];
     assert_eq!(from["properties"]["ipBlocks"]["items"]["type"], "string");
+    // The API server itself turns away what would cut nobody off, and only who may write for all namespaces writes it.
+    let scopes: Vec<_> = all.iter().map(|one| one["spec"]["scope"].clone()).collect();
+    assert_eq!((&scopes[0], &scopes[5]), (&"Namespaced".into(), &"Cluster".into()));
+    let identities = &spec(5)["properties"]["identities"];
+    assert_eq!(identities["maxItems"], 1000);
+    assert_eq!(identities["items"]["pattern"], "^spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+$");
 }
 
 /// What a node may hold in a structural schema.
