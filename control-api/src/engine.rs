@@ -152,7 +152,9 @@ impl Engine {
         let before = self.compiled();
         let settings = before.mesh.settings();
         // First of all, and before anything takes its time: nobody who is cut off is given anything more.
-        let revoked = Arc::new(settings.revoked(&view.objects));
+        let same = Revoked::is_of_the_same(&before.source, &view.objects);
+        let known = || Arc::clone(&self.revoked.borrow());
+        let revoked = if same { known() } else { Arc::new(settings.revoked(&view.objects)) };
         let cut = self.revoked.send_if_modified(|now| {
             let differs = **now != *revoked;
             now.clone_from(&revoked);

@@ -161,6 +161,23 @@ async fn an_identity_is_cut_off_everywhere_and_let_in_again() {
     assert_eq!(lab.status().await, 503);
     assert!(!lab.certificate().0);
 
+    // A sidecar that is new is told before it has a listener.
+    lab.web.signal("KILL");
+    assert!(lab.web.wait(PATIENCE).is_some());
+    lab.web_admin = free_port();
+    lab.web = Process::outrider(&lab.control.outrider("web-1", "web", lab.web_admin), lab.web_admin);
+    let refused = async {
+        loop {
+            assert_eq!(lab.status().await, 503);
+            let metrics = admin_get(lab.web_admin, "/metrics").unwrap_or_default();
+            if metrics.contains("outcome=\"tls_revoked\"}") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    assert!(timeout(PATIENCE, refused).await.is_ok(), "{}", lab.web.log());
+
     lab.restore();
     lab.becomes(200).await;
     lab.connected(&["client-1", "web-1"]);

@@ -53,6 +53,22 @@ impl Drop for Dir {
 }
 
 #[test]
+fn who_is_revoked_of_another_trust_domain_may_be_a_mistake() {
+    let revocation = "apiVersion: mesh.outrider.dev/v1alpha1\nkind: Revocation\nmetadata: {name: r}\n\
+                      spec: {identities: [\"spiffe://partner.example/vm/7\"]}\n";
+    let dir = Dir::new("revocation", &[("a.yaml", revocation)]);
+    let folder = dir.0.to_str().unwrap();
+    let (code, out, _) = outrider(&["validate", folder]);
+    assert_eq!(code, 0, "{out}");
+    assert!(
+        out.starts_with("a.yaml:1: warning: Revocation//r: OtherTrustDomain: spiffe://partner.example/vm/7")
+    );
+    assert_eq!(outrider(&["validate", "--strict", folder]).0, 1);
+    let known = outrider(&["validate", "--strict", "--trust-domain", "partner.example", folder]);
+    assert_eq!(known.0, 0, "{}", known.1);
+}
+
+#[test]
 fn good_objects_pass() {
     let dir = Dir::new("good", &[("a.yaml", GOOD)]);
     let (code, out, err) = outrider(&["validate", dir.0.to_str().unwrap()]);

@@ -224,7 +224,7 @@ impl Mesh {
         });
         report((&objects, &settings), &compiled, &mut statuses);
         let faults = faults::compile((&objects, &services), &mut statuses);
-        let before = old.map(|old| &old.revocations);
+        let before = old.map(|old| (&*old.objects, &old.revocations));
         let revocations = revocations::lists((&objects, &settings), before, &mut statuses);
         let consumers = compiled.values().flat_map(|service| service.consumers.keys().cloned()).collect();
         let ours = compiled.values().any(|service| !service.ours.is_empty());

@@ -13,6 +13,10 @@ use crate::object::{Object, Objects};
 use crate::revoked::Revoked;
 use crate::snapshot::{Origin, Resource, Resources};
 
+/// The reason where entries are of another trust domain: in force, and perhaps a mistake.
+pub const OTHER_TRUST_DOMAIN: &str = "OtherTrustDomain";
+/// The service account of the control server.
+pub const SERVICE_ACCOUNT: &str = "outrider-control";
 /// Entries that a message about them names.
 const NAMED: usize = 3;
 
@@ -30,20 +34,22 @@ impl Settings {
     }
 }
 
-/// The service account of the control server.
-pub const SERVICE_ACCOUNT: &str = "outrider-control";
-
-/// A list for each object; the ones before, if they are the same.
+/// A list for each object; the ones before, made of which objects, if they are the same.
 pub(super) fn lists(
     (objects, settings): (&Objects, &Settings),
-    old: Option<&Arc<Resources>>,
+    old: Option<(&Objects, &Arc<Resources>)>,
     statuses: &mut Statuses,
 ) -> Arc<Resources> {
+    let again = |object: &Arc<Object<Revocation>>| {
+        let (before, lists) = old?;
+        let same = before.revocations.get(&object.key).is_some_and(|before| Arc::ptr_eq(before, object));
+        lists.get(&object.key.name).filter(|_| same).cloned()
+    };
     let own = settings.own_identity();
     let mut all = Resources::new();
     for object in objects.revocations.values() {
         report(object, (&settings.trust_domain, &own), statuses);
-        match list(object, &own) {
+        match again(object).map_or_else(|| list(object, &own), Ok) {
             Ok(resource) => {
                 statuses.accept(&object.key, "");
                 all.insert(Arc::clone(&object.key.name), resource);
@@ -53,7 +59,7 @@ pub(super) fn lists(
             }
         }
     }
-    let same = old.filter(|old| ***old == all).cloned();
+    let same = old.map(|(_, lists)| lists).filter(|lists| ***lists == all).cloned();
     same.unwrap_or_else(|| Arc::new(all))
 }
 
@@ -91,7 +97,7 @@ fn report(object: &Object<Revocation>, (mesh, own): (&str, &str), statuses: &mut
         let message = format!(
             "{named}{more}: not of the mesh's trust domain {mesh}; it only means something to proxies that trust the other one"
         );
-        say("OtherTrustDomain", message);
+        say(OTHER_TRUST_DOMAIN, message);
     }
 }
 

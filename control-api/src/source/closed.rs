@@ -7,11 +7,12 @@
 use serde_json::{Map, Value, json};
 
 use crate::auth::trust_domain_of;
+use crate::digest;
 use crate::object::{AnyObject, ObjectKind, Place, revocation};
 
 /// The name of a stand-in for a policy whose own name cannot be used.
 const UNNAMED: &str = "policy-without-a-good-name";
-/// The same, for a revocation.
+/// What that of a revocation begins with.
 const UNNAMED_REVOCATION: &str = "revocation-without-a-good-name";
 
 /// What closes in place of this; `None` for what closes nothing.
@@ -44,7 +45,9 @@ fn readable(value: &Value, place: &Place) -> Option<AnyObject> {
     });
     let name = value.get("metadata").and_then(|metadata| metadata.get("name")).and_then(Value::as_str);
     let made = |name: &str| made(ObjectKind::Revocation, &json!({"name": name}), &spec, place);
-    name.and_then(made).or_else(|| made(UNNAMED_REVOCATION))
+    // Each its own name: none of several may stand in another's place.
+    let unnamed = || format!("{UNNAMED_REVOCATION}-{}", digest::short(spec.to_string().as_bytes()));
+    name.and_then(made).or_else(|| made(&unnamed()))
 }
 
 /// An object of the version that is preferred.
@@ -111,9 +114,11 @@ mod tests {
         assert_eq!(closed(json!({"name": "r"}), mistaken.clone()), format!("Revocation//r {read}"));
         let elsewhere = json!({"name": "r", "namespace": "shop"});
         assert_eq!(closed(elsewhere, mistaken.clone()), format!("Revocation//r {read}"));
-        let unnamed = format!("Revocation//revocation-without-a-good-name {read}");
-        assert_eq!(closed(json!({"name": "a b"}), mistaken.clone()), unnamed);
-        assert_eq!(closed(Value::Null, mistaken), unnamed);
+        for unnamed in [json!({"name": "a b"}), Value::Null] {
+            let closed = closed(unnamed, mistaken.clone());
+            assert!(closed.starts_with("Revocation//revocation-without-a-good-name-"), "{closed}");
+            assert!(closed.ends_with(read), "{closed}");
+        }
         for nothing in
             [json!({"identities": ["d"]}), json!({"identity": ["spiffe://a/ns/b/sa/c"]}), json!([])]
         {
