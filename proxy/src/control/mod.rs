@@ -188,6 +188,7 @@ impl Control {
         self.secrets.replace_static(secrets);
         self.store.replace_static(listeners.chain(clusters).collect());
         self.publish();
+        self.sockets.started();
         Ok(())
     }
 
@@ -340,8 +341,20 @@ impl Control {
         self.was_ready |= self.starting.is_over()
             && self.due.is_none()
             && self.store.is_settled()
+            && self.has_certificates()
             && self.health.is_settled();
         self.was_ready
+    }
+
+    /// Whether every TLS context has what its files are to give it.
+    fn has_certificates(&self) -> bool {
+        let (listeners, mut clusters) = self.store.compiled();
+        let mut chains = listeners.flat_map(|listener| listener.chains.all());
+        chains.all(|chain| {
+            chain.tls.as_ref().is_none_or(|tls| tls.settings.is_brought() || tls.live.material().is_some())
+        }) && clusters.all(|cluster| {
+            cluster.tls.as_ref().is_none_or(|tls| tls.settings.is_brought() || tls.live.material().is_some())
+        })
     }
 
     /// Gives TLS contexts what they want. Whether the workers are to hold established connections to it, because

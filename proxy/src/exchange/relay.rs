@@ -70,12 +70,29 @@ pub async fn response<D: Downstream>(
             // Answered before the request was whole: the rest of it is not wanted.
             Relayed::Cut
         }
+        Err(reason @ Reason::UpstreamBodyFailed) if down.shows_a_cut() => {
+            report.ended(reason);
+            Box::pin(deliver(down, request, timers)).await;
+            down.cut_short();
+            Relayed::Cut
+        }
         Err(reason) => {
             report.ended(reason);
             down.abort();
             Relayed::Cut
         }
     }
+}
+
+/// Sends what there is of a response that goes no further.
+async fn deliver<D: Downstream>(down: &mut D, request: &RequestHead, timers: &mut Timers<'_>) {
+    poll_fn(|cx| match down.poll_flush(cx) {
+        Poll::Ready(_) => Poll::Ready(()),
+        Poll::Pending => timers.poll(cx, request).map(|_| ()),
+    })
+    .await;
+    // What is on an HTTP/2 connection is written by its own task, whose turn it is now.
+    tokio::task::yield_now().await;
 }
 
 /// Whether the upstream agreed to switch protocols: 101 in HTTP/1, success in HTTP/2.
