@@ -23,6 +23,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+mod uses;
 
 pub use diff::Differ;
 

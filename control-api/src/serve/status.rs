@@ -22,7 +22,9 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::auth::{Access, Caller, Peer};
+use super::listen::Client;
+use super::uses::Use;
+use crate::auth::{Access, Caller};
 use crate::proxy_info::ProxyInfo;
 use crate::registry::{ProxyReport, Registry, ResourceReport, ResourceState};
 use crate::snapshot::Kind;
@@ -57,9 +59,12 @@ impl ClientStatus {
             .max_encoding_message_size(MAX_RESPONSE_BYTES)
     }
 
-    async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-        Ok(self.access.caller(&peer, request.metadata()).await?)
+    /// Who asks, and that its connection is in use.
+    async fn caller<T>(&self, request: &Request<T>) -> Result<(Caller, Option<Use>), Status> {
+        let client = request.extensions().get::<Client>().cloned();
+        let peer = client.as_ref().map(|client| client.peer.clone()).unwrap_or_default();
+        let caller = self.access.caller(&peer, request.metadata()).await?;
+        Ok((caller, client.map(|client| client.uses.begin())))
     }
 
     async fn answer(
@@ -112,11 +117,12 @@ impl ClientStatusDiscoveryService for ClientStatus {
         &self,
         request: Request<Streaming<pb::ClientStatusRequest>>,
     ) -> Result<Response<Responses>, Status> {
-        let caller = self.caller(&request).await?;
+        let (caller, used) = self.caller(&request).await?;
         let (own, mut questions) = (self.clone(), request.into_inner());
         let (send, responses) = mpsc::channel(QUEUED_RESPONSES);
         // It ends with either direction of the stream.
         tokio::spawn(async move {
+            let _used = used;
             while let Ok(permit) = send.reserve().await {
                 let answer = match questions.message().await {
                     Ok(Some(question)) => own.answer(&caller, question).await,
@@ -137,7 +143,7 @@ impl ClientStatusDiscoveryService for ClientStatus {
         &self,
         request: Request<pb::ClientStatusRequest>,
     ) -> Result<Response<pb::ClientStatusResponse>, Status> {
-        let caller = self.caller(&request).await?;
+        let (caller, _used) = self.caller(&request).await?;
         self.answer(&caller, request.into_inner()).await.map(Response::new)
     }
 }
