@@ -202,7 +202,7 @@ fn config(proxy: &ProxyReport, one: &ResourceReport, contents: bool) -> GenericX
         ResourceState::Missing => (pb::ConfigStatus::NotSent, None),
         ResourceState::Sent => (pb::ConfigStatus::Stale, None),
         ResourceState::Accepted => (pb::ConfigStatus::Synced, None),
-        ResourceState::Refused(reason) => {
+        ResourceState::Refused(reason) | ResourceState::Lapsed(reason) => {
             let at = of_kind.and_then(|kind| kind.last_refused.as_ref()).map(|refusal| refusal.at.into());
             let (details, version_info) = (reason.to_string(), version.clone());
             let state = UpdateFailureState { last_update_attempt: at, details, version_info };
