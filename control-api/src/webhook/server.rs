@@ -1,7 +1,8 @@
 //! HTTPS for the API server: bounded in connections, bytes and time, under a certificate of the mesh's own authority
 //! that is made anew at half its life while connections go on.
 //!
-//! Whoever can connect can ask, because an API server shows no certificate unless it is told to. What that may cost is
+//! Whoever can connect can ask, unless the operator says whose certificates have to be shown: an API server shows none unless
+//! it is told to. What that may cost is
 //! bounded, for each source and in all, and keeps the control server's other work from nothing. A connection is for questions:
 //! one that asks none, or wrong ones, is closed.
 
@@ -23,10 +24,10 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 
 use super::Policy;
+use super::certificates::Certificates;
 use super::question::Question;
 use super::review::answer;
 use crate::accept::{self, Handshakes, Place, Proof, Sources};
-use crate::serve::listen::Tls;
 
 /// Connections at a time. An API server has one for each question that it asks at a time, and keeps a few.
 const MAX_CONNECTIONS: usize = 1024;
@@ -78,16 +79,16 @@ impl Default for Bounds {
 pub async fn run(
     listener: TcpListener,
     policy: watch::Receiver<Arc<Policy>>,
-    tls: watch::Receiver<Arc<Tls>>,
+    certificates: Certificates,
     ending: watch::Receiver<bool>,
 ) {
     let (bounds, end) = (Arc::new(Bounds::default()), accept::set(ending.clone()));
     let serve = move |stream, peer, mut place: Place| {
-        let (policy, tls, ending) = (policy.clone(), tls.clone(), ending.clone());
+        let (policy, certificates, ending) = (policy.clone(), certificates.clone(), ending.clone());
         let bounds = Arc::clone(&bounds);
         async move {
             let client = Client { peer, asked: Notify::new(), proof: place.proof() };
-            let serving = connection((stream, &client), policy, &tls, (&bounds, ending));
+            let serving = connection((stream, &client), policy, &certificates, (&bounds, ending));
             if let Some(Err(error)) = place.keep(serving).await {
                 told(peer, &error);
             }
@@ -101,7 +102,7 @@ struct Client {
     peer: SocketAddr,
     /// Told when a question has begun that can be one.
     asked: Notify,
-    /// Given when one was answered.
+    /// Given when one was answered, or whoever asks has shown a certificate.
     proof: Proof,
 }
 
@@ -113,13 +114,15 @@ fn told(peer: SocketAddr, error: &io::Error) {
 async fn connection(
     (stream, client): (TcpStream, &Client),
     policy: watch::Receiver<Arc<Policy>>,
-    tls: &watch::Receiver<Arc<Tls>>,
+    certificates: &Certificates,
     (bounds, ending): (&Bounds, watch::Receiver<bool>),
 ) -> io::Result<()> {
-    let mut config = rustls::ServerConfig::clone(&tls.borrow().config);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let config = certificates.config().map_err(io::Error::other)?;
     let _ = stream.set_nodelay(true);
-    let stream = bounds.handshakes.accept(stream, client.peer.ip(), &Arc::new(config)).await?;
+    let stream = bounds.handshakes.accept(stream, client.peer.ip(), &config).await?;
+    if certificates.are_asked_for() {
+        client.proof.give();
+    }
     let service = service_fn(|request: Request<Incoming>| {
         let policy = Arc::clone(&policy.borrow());
         async move { Ok::<_, Infallible>(respond(request, policy, (bounds, client)).await) }

@@ -59,7 +59,7 @@ impl Webhook {
         let (ending, ended) = watch::channel(false);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(run(listener, policies, keeper.watch(), ended));
+        tokio::spawn(run(listener, policies, Certificates::new(keeper.watch()), ended));
         let client = TlsConnector::from(Arc::new(config));
         Self { address, client, _ending: ending, _keeper: keeper, _scratch: scratch }
     }

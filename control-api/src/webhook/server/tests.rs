@@ -29,7 +29,7 @@ impl Lab {
         let ((end, ending), (policy, policies)) = (watch::channel(false), watch::channel(Arc::new(policy)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(run(listener, policies, tls, ending));
+        tokio::spawn(run(listener, policies, Certificates::new(tls), ending));
         Self { address, client: client.into(), _end: end, _policy: policy }
     }
 
