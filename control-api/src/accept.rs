@@ -53,6 +53,7 @@ pub(crate) async fn each<F: Future<Output = ()> + Send + 'static>(
             },
             Err(error) => {
                 tracing::warn!(%error, "{who} cannot accept a connection");
+                places.relieve();
                 tokio::time::sleep(BREATH).await;
             }
         }

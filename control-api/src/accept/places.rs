@@ -82,6 +82,14 @@ impl Places {
         Some(Place { proof: Proof { places: Arc::clone(self), source, number }, lost: Some(lost) })
     }
 
+    /// The system has no room for another one: as when all are taken.
+    pub(super) fn relieve(&self) {
+        let mut held = self.lock();
+        if let Some((of, number)) = held.dispensable(0, 0) {
+            held.free(of, number);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Held> {
         // No update leaves anything behind that the next one could not live with.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
@@ -238,6 +246,8 @@ mod tests {
         assert!(places.take(ip(3)).is_none(), "nobody has more than this one");
         assert!(!is_lost(&mut five) && lost(&mut three) == [false; 2] && lost(&mut four) == [false; 2]);
         assert_eq!(places.lock().all, BOUNDS.most);
+        places.relieve();
+        assert_eq!(places.lock().all, BOUNDS.most - 1, "one goes when the system has no room");
     }
 
     #[tokio::test]
