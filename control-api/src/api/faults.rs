@@ -37,6 +37,8 @@ struct Fault {
     proxies: usize,
     acknowledged: usize,
     refused: usize,
+    /// Those that did not hear in time that it goes on, and have ended it.
+    lapsed: usize,
 }
 
 pub(super) fn all(api: &Api) -> Answer {
@@ -60,6 +62,7 @@ pub(super) fn all(api: &Api) -> Answer {
             proxies: status.proxies,
             acknowledged: status.acknowledged,
             refused: status.refused,
+            lapsed: status.lapsed,
         }
     });
     Answer::json(&All { stopped: api.engine.experiments().is_stopped(), faults: faults.collect() })
