@@ -47,6 +47,7 @@ pub async fn response<D: Downstream>(
         response.body = BodyLength::Streamed;
     }
     report.status = response.status.as_u16();
+    super::limit::answered(&mut report.place, tunnel, &response.headers);
     super::limit::tell(report.quota.as_deref(), &mut response.headers);
     if down.send_head(response).is_err() {
         report.ended(Reason::DownstreamGone);
