@@ -1,6 +1,5 @@
 //! The proxy from start to end, on the control thread.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use outrider_proto::envoy::config::core::v3::Node;
@@ -12,6 +11,7 @@ use tokio::time::{Instant, interval, sleep_until};
 
 use crate::admin::{self, Admin, SharedState, State};
 use crate::bootstrap::{self, Settings, StartError};
+use crate::control::asks::{self, Asks};
 use crate::control::secrets::Own;
 use crate::control::starting::First;
 use crate::control::{Control, Message, QUEUED_MESSAGES, TICK, overload};
@@ -24,8 +24,6 @@ use crate::runtime::Workers;
 use crate::runtime::workers::WorkerSettings;
 use crate::{svid, xds};
 
-/// Destinations that may wait to be asked for.
-const QUEUED_ASKS: usize = 1024;
 /// How a control server knows that it need not tell everything.
 const ON_DEMAND: &str = "outrider.on-demand";
 
@@ -47,7 +45,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
     let locked = lock_in(settings, &bootstrap).map_err(|error| failed("lock-in", &error))?;
     locked.tell();
     let pressure = Arc::new(Pressure::default());
-    let (asks, asked) = mpsc::channel(QUEUED_ASKS);
+    let (asks, asked) = mpsc::channel(asks::QUEUED);
     let own_cluster = bootstrap.local_cluster.as_ref().map(|local| Arc::from(&*local.name));
     let workers = Workers::start(&WorkerSettings {
         count: settings.workers,
@@ -96,7 +94,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         outrider_proto::release_descriptors();
         crate::sys::release_code();
         crate::sys::release_free_memory();
-        serve(&mut control, settings, &state, (inbox, asked))
+        serve(&mut control, settings, &state, (inbox, Asks::new(asked)))
             .await
             .map_err(|error| failed("signals", &error))?;
         Ok::<_, StartError>(control)
@@ -171,7 +169,7 @@ async fn serve(
     control: &mut Control,
     settings: &Settings,
     state: &SharedState,
-    (mut inbox, mut asked): (mpsc::Receiver<Message>, mpsc::Receiver<SocketAddr>),
+    (mut inbox, mut asked): (mpsc::Receiver<Message>, Asks),
 ) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -185,7 +183,7 @@ async fn serve(
         });
         let message = tokio::select! {
             Some(message) = inbox.recv() => message,
-            Some(address) = asked.recv() => Message::Destination(address),
+            addresses = asked.next() => Message::Destinations(addresses),
             () = received(&mut terminate) => Message::Drain,
             () = received(&mut interrupt) => Message::Drain,
             () = received(&mut hangup) => Message::Reload,

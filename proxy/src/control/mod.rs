@@ -3,6 +3,7 @@
 //! Resources come from the start-up file and over xDS, endpoints of names from DNS; together they become a
 //! snapshot, which is published to the workers.
 
+pub mod asks;
 pub mod change;
 pub mod dns;
 pub mod health;
@@ -50,8 +51,8 @@ pub enum Message {
     Resolved(dns::Resolved),
     /// Somebody wants a cluster as it is now; `None` when there is none.
     Cluster(String, oneshot::Sender<Option<Arc<Cluster>>>),
-    /// The workload calls somebody of whom nothing is known yet.
-    Destination(SocketAddr),
+    /// The workload calls somebody of whom nothing may be known yet.
+    Destinations(Vec<SocketAddr>),
     /// The operator wants to know something.
     Ask(Question, oneshot::Sender<String>),
     /// The proxy shall end.
@@ -272,8 +273,9 @@ impl Control {
                 let found = self.store.compiled().1.find(|cluster| *cluster.name == *name).cloned();
                 let _ = answer.send(found);
             }
-            Message::Destination(address) => {
-                if self.store.ask(address, Instant::now()) {
+            Message::Destinations(addresses) => {
+                let now = Instant::now();
+                if addresses.into_iter().filter(|address| self.store.ask(*address, now)).count() > 0 {
                     self.store.follow_references();
                     self.tell_wanted();
                 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::time::{Duration, Instant, timeout_at};
+use tokio::time::{Duration, Instant, sleep_until};
 
 use super::Worker;
 use crate::model::destination::{Destination, InUse, Told};
@@ -21,7 +21,7 @@ impl Worker {
         // IPv4 may be written as IPv6 here.
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         let deadline = Instant::now() + ASK_TIMEOUT;
-        let mut asked = false;
+        let mut wait = None;
         loop {
             // Before the look, so that no publication is missed.
             let news = self.news.notified();
@@ -31,10 +31,12 @@ impl Worker {
             {
                 return Some((told.destination.clone(), in_use));
             }
-            if !std::mem::replace(&mut asked, true) {
-                self.asks.try_send(address).ok()?;
+            let wait = wait.get_or_insert_with(|| self.asks.wait_for(address));
+            tokio::select! {
+                () = news => {}
+                () = wait.ask() => return None,
+                () = sleep_until(deadline) => return None,
             }
-            timeout_at(deadline, news).await.ok()?;
         }
     }
 
