@@ -80,7 +80,7 @@ pub async fn response<D: Downstream>(
 }
 
 /// Whether the upstream agreed to switch protocols: 101 in HTTP/1, success in HTTP/2.
-fn opens_tunnel(request: &RequestHead, response: &ResponseHead) -> bool {
+pub(super) fn opens_tunnel(request: &RequestHead, response: &ResponseHead) -> bool {
     let h2_agreed = response.version == crate::http::message::Version::Http2 && response.status.is_success();
     !request.upgrade.is_empty() && (response.status == StatusCode::SWITCHING_PROTOCOLS || h2_agreed)
 }
