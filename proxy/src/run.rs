@@ -11,6 +11,7 @@ use tokio::time::{Instant, interval, sleep_until};
 
 use crate::admin::{self, Admin, SharedState, State};
 use crate::bootstrap::{self, Settings, StartError};
+use crate::control::asks::{self, Asks};
 use crate::control::secrets::Own;
 use crate::control::starting::First;
 use crate::control::{Control, Message, QUEUED_MESSAGES, TICK, overload};
@@ -24,8 +25,6 @@ use crate::runtime::signals::{Signals, Told};
 use crate::runtime::workers::WorkerSettings;
 use crate::{svid, xds};
 
-/// Destinations that may wait to be asked for.
-const QUEUED_ASKS: usize = 1024;
 /// How a control server knows that it need not tell everything.
 const ON_DEMAND: &str = "outrider.on-demand";
 
@@ -56,7 +55,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<End, StartEr
     let locked = lock_in(settings, &bootstrap).map_err(|error| failed("lock-in", &error))?;
     locked.tell();
     let pressure = Arc::new(Pressure::default());
-    let (asks, asked) = mpsc::channel(QUEUED_ASKS);
+    let (asks, asked) = mpsc::channel(asks::QUEUED);
     let own_cluster = bootstrap.local_cluster.as_ref().map(|local| Arc::from(&*local.name));
     let workers = Workers::start(&WorkerSettings {
         count: settings.workers,
@@ -103,7 +102,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<End, StartEr
         outrider_proto::release_descriptors();
         crate::sys::release_code();
         crate::sys::release_free_memory();
-        let end = serve(&mut control, (settings, &fixed), &state, (inbox, asked))
+        let end = serve(&mut control, (settings, &fixed), &state, (inbox, Asks::new(asked)))
             .await
             .map_err(|error| failed("signals", &error))?;
         Ok::<_, StartError>((control, end))
@@ -189,7 +188,7 @@ async fn serve(
     control: &mut Control,
     (settings, fixed): (&Settings, &Fixed),
     state: &SharedState,
-    (mut inbox, mut asked): (mpsc::Receiver<Message>, mpsc::Receiver<SocketAddr>),
+    (mut inbox, mut asked): (mpsc::Receiver<Message>, Asks),
 ) -> std::io::Result<End> {
     let mut signals = Signals::new()?;
     let mut tick = interval(TICK);
@@ -201,7 +200,7 @@ async fn serve(
         });
         let message = tokio::select! {
             Some(message) = inbox.recv() => message,
-            Some(address) = asked.recv() => Message::Destination(address),
+            addresses = asked.next() => Message::Destinations(addresses),
             told = signals.next() => match told {
                 Told::Drain => Message::Drain,
                 Told::Reload => Message::Reload,

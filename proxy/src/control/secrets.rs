@@ -110,6 +110,22 @@ pub fn check(resources: &StaticResources) -> Vec<Fault> {
     faults.collect()
 }
 
+/// Whether every TLS context has what its files are to give it.
+pub fn are_read<'a>(
+    (mut listeners, mut clusters): (
+        impl Iterator<Item = &'a Arc<Listener>>,
+        impl Iterator<Item = &'a Arc<Cluster>>,
+    ),
+) -> bool {
+    listeners.all(|listener| {
+        let mut contexts = listener.chains.all().filter_map(|chain| chain.tls.as_ref());
+        contexts.all(|tls| tls.settings.is_brought() || tls.live.material().is_some())
+    }) && clusters.all(|cluster| {
+        let tls = cluster.tls.as_ref();
+        tls.is_none_or(|tls| tls.settings.is_brought() || tls.live.material().is_some())
+    })
+}
+
 impl Secrets {
     /// Takes over the secrets of the start-up file.
     pub fn replace_static(&mut self, secrets: impl IntoIterator<Item = Secret>) {

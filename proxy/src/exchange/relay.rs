@@ -47,6 +47,7 @@ pub async fn response<D: Downstream>(
         response.body = BodyLength::Streamed;
     }
     report.status = response.status.as_u16();
+    super::limit::answered(&mut report.place, tunnel, &response.headers);
     super::limit::tell(report.quota.as_deref(), &mut response.headers);
     if down.send_head(response).is_err() {
         report.ended(Reason::DownstreamGone);
@@ -96,7 +97,7 @@ async fn deliver<D: Downstream>(down: &mut D, request: &RequestHead, timers: &mu
 }
 
 /// Whether the upstream agreed to switch protocols: 101 in HTTP/1, success in HTTP/2.
-fn opens_tunnel(request: &RequestHead, response: &ResponseHead) -> bool {
+pub(super) fn opens_tunnel(request: &RequestHead, response: &ResponseHead) -> bool {
     let h2_agreed = response.version == crate::http::message::Version::Http2 && response.status.is_success();
     !request.upgrade.is_empty() && (response.status == StatusCode::SWITCHING_PROTOCOLS || h2_agreed)
 }
