@@ -22,6 +22,7 @@ pub mod report;
 mod routed;
 pub mod sticky;
 pub mod timers;
+pub mod trace;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -104,6 +105,7 @@ pub async fn serve<D: Downstream>(
     request.secure = origin.standing.facts.secure;
     let snapshot = origin.worker.snapshot();
     let mut report = Report::begin(origin, prepare::client_address(request, origin));
+    report.trace = trace::Trace::of(request, origin);
     let outcome = answer(down, request, response, timer, origin, (&snapshot, &mut report)).await;
     let end = match outcome {
         Outcome::Complete(at) => at,

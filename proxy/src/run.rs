@@ -1,14 +1,16 @@
 //! The proxy from start to end, on the control thread.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrider_proto::envoy::config::core::v3::Node;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
-use tokio::time::{Instant, interval, sleep_until};
+use tokio::task::{JoinHandle, LocalSet};
+use tokio::time::{Instant, interval, sleep_until, timeout};
 
 use crate::admin::{self, Admin, SharedState, State};
 use crate::bootstrap::{self, Settings, StartError};
@@ -17,14 +19,17 @@ use crate::control::{Control, Message, QUEUED_MESSAGES, TICK, overload};
 use crate::limit::pressure::Pressure;
 use crate::lockin::{self, Access, LockInError, Report, access};
 use crate::model::bootstrap::Bootstrap;
+use crate::observe::trace::queue::SpanQueue;
 use crate::observe::{logging, series};
 use crate::policy::egress::Surroundings;
 use crate::runtime::Workers;
 use crate::runtime::workers::WorkerSettings;
-use crate::{svid, xds};
+use crate::{export, svid, xds};
 
 /// Destinations that may wait to be asked for.
 const QUEUED_ASKS: usize = 1024;
+/// How long the last spans may take to their collectors.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// How a control server knows that it need not tell everything.
 const ON_DEMAND: &str = "outrider.on-demand";
 
@@ -47,11 +52,13 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
     locked.tell();
     let pressure = Arc::new(Pressure::default());
     let (asks, asked) = mpsc::channel(QUEUED_ASKS);
+    let (spans, finished) = SpanQueue::new();
     let own_cluster = bootstrap.local_cluster.as_ref().map(|local| Arc::from(&*local.name));
     let workers = Workers::start(&WorkerSettings {
         count: settings.workers,
         max_connections: settings.max_connections,
         names_reason: settings.names_reason,
+        spans,
         surroundings: surroundings(settings, &bootstrap.node),
         pressure: Arc::clone(&pressure),
         local_cluster: bootstrap.local_cluster.take().map(Arc::new),
@@ -82,25 +89,32 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
                 lock_in: locked.to_json(),
                 changes: settings.admin_changes,
             };
-            let bound = admin::start(address, admin)
-                .await
-                .map_err(|error| failed(&format!("admin: cannot listen on {address}"), &error))?;
-            tracing::info!(address = %bound, "admin endpoints listen");
+            start_admin(address, admin).await?;
         }
         if let Some(source) = settings.identity.clone().or(bootstrap.identity.clone()) {
             tokio::spawn(follow_identity(svid::start(source), messages.clone()));
         }
+        let instance = Arc::from(bootstrap.node.id.as_str());
+        let exporting = tokio::spawn(export::run(finished, instance, messages.clone()));
         start_xds(bootstrap, own_cluster, &mut control, messages);
         outrider_proto::release_descriptors();
         crate::sys::release_code();
         crate::sys::release_free_memory();
-        serve(&mut control, settings, &state, (inbox, asked))
+        serve(&mut control, settings, &state, (inbox, asked, exporting))
             .await
             .map_err(|error| failed("signals", &error))?;
         Ok::<_, StartError>(control)
     })?;
     control.join();
     tracing::info!("ended");
+    Ok(())
+}
+
+async fn start_admin(address: SocketAddr, admin: Admin) -> Result<(), StartError> {
+    let bound = admin::start(address, admin).await;
+    let bound =
+        bound.map_err(|error| StartError(vec![format!("admin: cannot listen on {address}: {error}")]))?;
+    tracing::info!(address = %bound, "admin endpoints listen");
     Ok(())
 }
 
@@ -165,7 +179,7 @@ async fn serve(
     control: &mut Control,
     settings: &Settings,
     state: &SharedState,
-    (mut inbox, mut asked): (mpsc::Receiver<Message>, mpsc::Receiver<SocketAddr>),
+    (mut inbox, mut asked, exporting): (mpsc::Receiver<Message>, mpsc::Receiver<SocketAddr>, JoinHandle<()>),
 ) -> std::io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -185,7 +199,7 @@ async fn serve(
             () = received(&mut hangup) => Message::Reload,
             _ = tick.tick() => Message::Tick,
             () = until(control.due()) => Message::Publish,
-            () = control.ended() => return Ok(()),
+            () = control.ended() => break,
         };
         if matches!(message, Message::Reload) {
             reload(control, settings);
@@ -193,6 +207,20 @@ async fn serve(
             control.handle(message);
         }
     }
+    let flushed = timeout(FLUSH_TIMEOUT, async {
+        let mut exporting = pin!(exporting);
+        loop {
+            // Whoever exports may have to ask where to.
+            tokio::select! {
+                _ = exporting.as_mut() => return,
+                Some(message) = inbox.recv() => control.handle(message),
+            }
+        }
+    });
+    if flushed.await.is_err() {
+        tracing::warn!("spans are left that no collector has taken");
+    }
+    Ok(())
 }
 
 async fn until(due: Option<Instant>) {

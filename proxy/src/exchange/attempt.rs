@@ -35,13 +35,15 @@ use crate::upstream::endpoint::ActiveGuard;
 use crate::upstream::members::Choice;
 use crate::upstream::pool::{self, AcquireError, UpstreamProtocol};
 use crate::upstream::usage::{Permit, Resource};
-use crate::upstream::{ClusterState, EndpointState, UpstreamError, UpstreamLink};
+use crate::upstream::{ClusterState, EndpointState, UpstreamLink};
 
 /// An upstream that has begun to answer.
 #[derive(Debug)]
 pub struct Established {
     /// The connection or stream.
     pub link: UpstreamLink,
+    /// Which of the request's attempts it is, from 1.
+    pub number: u32,
     /// Whose it is.
     pub endpoint: Rc<EndpointState>,
     /// The request's body on its way.
@@ -155,6 +157,7 @@ impl<'a> Attempts<'a> {
                         return Ending::Response(established);
                     }
                     self.tried.extend(report.upstream);
+                    report.passed_over(established.number);
                     let pause = self.pause(Some(response));
                     established.shapers.give_back(report);
                     self.replay = Some(self.discard(established).await);
@@ -234,8 +237,10 @@ impl<'a> Attempts<'a> {
             return Err(Failed::Answer(reason, String::new()));
         }
         let begun = self.cluster.stamp();
+        report.attempt(request, endpoint.address(), worker);
         let ended = self.at(&endpoint, down, request, response, (timers, report)).await;
         report.refusal = self.refusal.take();
+        report.attempted(report.attempts, ended.as_ref().map(|_| &*response).map_err(Failed::code));
         self.observe(&endpoint, begun, request, ended.as_ref().map(|_| &*response));
         ended
     }
@@ -257,7 +262,7 @@ impl<'a> Attempts<'a> {
             Box::pin(link.ready_for_tunnel()).await;
         }
         if let Err(error) = link.send_head(request) {
-            return Err(failed(error));
+            return Err(Failed::of(error));
         }
         let mut replay = self.replay.take().unwrap_or_else(|| {
             Replay::new(false, Mirrors::default(), Rc::clone(&self.origin.worker.buffers))
@@ -273,6 +278,7 @@ impl<'a> Attempts<'a> {
         let shapers = Shapers::take(plan.as_deref_mut(), report);
         let mut established = Established {
             link,
+            number: report.attempts,
             endpoint: Rc::clone(endpoint),
             pump: Pump::default(),
             replay,
@@ -408,7 +414,7 @@ fn poll_head<D: Downstream>(
     }
     while let Poll::Ready(polled) = link.poll_response(cx, &request.method, response) {
         if polled.is_err() || !response.is_interim() {
-            return Poll::Ready(polled.map_err(failed));
+            return Poll::Ready(polled.map_err(Failed::of));
         }
         timers.active();
         down.send_interim(response);
@@ -441,19 +447,4 @@ fn bad_body(error: &SourceError) -> Failed {
             Failed::Gone(Reason::DownstreamGone)
         }
     }
-}
-
-fn failed(error: UpstreamError) -> Failed {
-    let detail = error.to_string();
-    let (failure, reason) = match error {
-        UpstreamError::ClosedBeforeResponse { reused: true } => {
-            (Failure::StaleConnection, Reason::UpstreamReset)
-        }
-        UpstreamError::ClosedBeforeResponse { reused: false } => (Failure::Reset, Reason::UpstreamReset),
-        UpstreamError::Refused => (Failure::Refused, Reason::UpstreamRefused),
-        UpstreamError::Reset(_) => (Failure::Reset, Reason::UpstreamRefused),
-        UpstreamError::Protocol(_) => (Failure::Invalid, Reason::UpstreamProtocolError),
-        UpstreamError::Unsayable(_) => return Failed::Answer(Reason::NotSayable, detail),
-    };
-    Failed::Attempt(failure, reason, detail)
 }
