@@ -20,8 +20,10 @@ use tonic::transport::Channel;
 
 use crate::control::Message;
 use crate::control::reach::{self, ReachError};
+use crate::identity::SpiffeId;
 use crate::model::tracing::Collector;
 use crate::observe::trace::queue::{Fate, Finished, Spans};
+use crate::svid;
 
 /// Spans of one call.
 const MAX_SPANS: usize = 512;
@@ -35,6 +37,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Collectors that are remembered; when there are more, all are forgotten and connected to again as they are needed.
 const MAX_COLLECTORS: usize = 16;
+/// As OpenTelemetry names a service of which no name is known.
+const UNKNOWN_SERVICE: &str = "unknown_service:outrider-proxy";
 /// What made the spans.
 const SCOPE: &str = "outrider-proxy";
 
@@ -53,9 +57,18 @@ enum ExportError {
     Ending,
 }
 
+/// Who sends the spans.
+#[derive(Debug)]
+pub struct Own {
+    /// The node's id; may be empty.
+    pub instance: String,
+    /// The workload's identity, where it has one.
+    pub identity: Option<svid::Published>,
+}
+
 /// Exports until the last worker has ended and what it left is gone.
-pub async fn run(mut spans: Spans, instance: Arc<str>, control: mpsc::Sender<Message>) {
-    let mut exporter = Exporter { instance, control, links: HashMap::new() };
+pub async fn run(mut spans: Spans, own: Own, control: mpsc::Sender<Message>) {
+    let mut exporter = Exporter { own, control, links: HashMap::new() };
     while let Some(mut waiting) = spans.recv().await {
         let end = Instant::now() + INTERVAL;
         while waiting.len() < MAX_SPANS {
@@ -74,8 +87,7 @@ pub async fn run(mut spans: Spans, instance: Arc<str>, control: mpsc::Sender<Mes
 }
 
 struct Exporter {
-    /// Which proxy it is.
-    instance: Arc<str>,
+    own: Own,
     control: mpsc::Sender<Message>,
     links: HashMap<Arc<Collector>, Link>,
 }
@@ -102,7 +114,7 @@ impl Exporter {
             Fate::Dropped.count(count);
             return;
         }
-        let request = request(collector, &self.instance, spans);
+        let request = request(collector, &self.own, spans);
         let called = timeout(collector.timeout, call(link, collector, &self.control, request)).await;
         let cluster = &*collector.cluster;
         match called.unwrap_or(Err(ExportError::Late)) {
@@ -183,8 +195,16 @@ fn parts(spans: Vec<Span>) -> Vec<Vec<Span>> {
     all
 }
 
-fn request(collector: &Collector, instance: &str, spans: Vec<Span>) -> pb::ExportTraceServiceRequest {
-    let named = [("service.name", &*collector.service), ("service.instance.id", instance)];
+/// Where no other name is configured, a service is called as its service account, in its namespace.
+fn request(collector: &Collector, own: &Own, spans: Vec<Span>) -> pb::ExportTraceServiceRequest {
+    let svid = own.identity.as_ref().and_then(|published| published.borrow().clone());
+    let id = svid.as_ref().map(|svid| &svid.spiffe_id);
+    let account = id.and_then(SpiffeId::service_account).unwrap_or(UNKNOWN_SERVICE);
+    let named = [
+        ("service.name", collector.service.as_deref().unwrap_or(account)),
+        ("service.namespace", id.and_then(SpiffeId::namespace).unwrap_or_default()),
+        ("service.instance.id", &own.instance),
+    ];
     let attributes = named.into_iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| KeyValue {
         key: key.to_owned(),
         value: Some(AnyValue { value: Some(Value::StringValue(value.to_owned())) }),
@@ -218,15 +238,18 @@ mod tests {
     fn spans_go_to_their_own_collectors() {
         let to = |cluster: &str| {
             let timeout = Duration::from_secs(1);
-            Arc::new(Collector { cluster: cluster.into(), service: "s".into(), timeout })
+            Arc::new(Collector { cluster: cluster.into(), service: None, timeout })
         };
         let span = |name: &str| Span { name: name.to_owned(), ..Span::default() };
         // The same settings compiled twice are one collector.
         let sorted = by_collector(vec![(to("a"), span("1")), (to("b"), span("2")), (to("a"), span("3"))]);
         assert_eq!(sorted.len(), 2);
         assert_eq!(sorted[&to("a")].iter().map(|span| &*span.name).collect::<Vec<_>>(), ["1", "3"]);
-        let request = request(&to("a"), "", vec![span("1")]);
+        let own = Own { instance: String::new(), identity: None };
+        let request = request(&to("a"), &own, vec![span("1")]);
         let resource = request.resource_spans[0].resource.as_ref().unwrap();
-        assert_eq!(resource.attributes.len(), 1, "an instance without a name is not named");
+        let [name] = resource.attributes.as_slice() else { panic!("what is not known is not said") };
+        let unknown = Value::StringValue(UNKNOWN_SERVICE.to_owned());
+        assert_eq!(name.value.as_ref().unwrap().value.as_ref(), Some(&unknown));
     }
 }

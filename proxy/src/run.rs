@@ -91,11 +91,12 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
             };
             start_admin(address, admin).await?;
         }
-        if let Some(source) = settings.identity.clone().or(bootstrap.identity.clone()) {
-            tokio::spawn(follow_identity(svid::start(source), messages.clone()));
+        let identity = settings.identity.clone().or(bootstrap.identity.clone()).map(svid::start);
+        if let Some(identity) = identity.clone() {
+            tokio::spawn(follow_identity(identity, messages.clone()));
         }
-        let instance = Arc::from(bootstrap.node.id.as_str());
-        let exporting = tokio::spawn(export::run(finished, instance, messages.clone()));
+        let own = export::Own { instance: bootstrap.node.id.clone(), identity };
+        let exporting = tokio::spawn(export::run(finished, own, messages.clone()));
         start_xds(bootstrap, own_cluster, &mut control, messages);
         outrider_proto::release_descriptors();
         crate::sys::release_code();

@@ -25,6 +25,7 @@ use crate::ca::{Authority, GivenFiles, Lives, Origin};
 use crate::compile::Settings;
 use crate::compile::faults::Caps;
 use crate::compile::model::InMesh;
+use crate::compile::spans::Tracing;
 use crate::engine::Engine;
 use crate::experiments::Experiments;
 use crate::proxy_info::Identity;
@@ -179,6 +180,10 @@ fn settings(serve: &Serve) -> Settings {
             max_share: serve.faults_max_share_percent,
             max_active: serve.faults_max_active,
         },
+        tracing: serve
+            .tracing_collector
+            .clone()
+            .map(|collector| Tracing { collector, sampling: serve.tracing_sampling_percent }),
     }
 }
 

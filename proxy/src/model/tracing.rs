@@ -25,8 +25,6 @@ const MAX_TAGS: usize = 64;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest `grpc_service.timeout`: what is queued meanwhile is lost.
 const MAX_TIMEOUT: Duration = Duration::from_secs(60);
-/// As OpenTelemetry names a service that was given no name.
-const UNKNOWN_SERVICE: &str = "unknown_service:outrider-proxy";
 
 /// A compiled `HttpConnectionManager.tracing`.
 #[derive(Debug)]
@@ -52,8 +50,8 @@ pub struct Tracing {
 pub struct Collector {
     /// The cluster.
     pub cluster: Arc<str>,
-    /// `service.name` of the resource.
-    pub service: Arc<str>,
+    /// `service.name` of the resource; `None` for the proxy's own.
+    pub service: Option<Arc<str>>,
     /// How long one call may take.
     pub timeout: Duration,
 }
@@ -158,7 +156,7 @@ fn provider(value: Option<&pb_trace::tracing::Http>, path: &mut Path) -> Option<
             return path.refuse(format!("\"{}\" is not OpenTelemetryConfig", any.type_url));
         };
         let named = Some(config.service_name.as_str()).filter(|name| !name.is_empty());
-        let service = Arc::from(named.unwrap_or(UNKNOWN_SERVICE));
+        let service = named.map(Arc::from);
         let (cluster, timeout) =
             path.field("grpc_service", |path| grpc_service(config.grpc_service.as_ref(), path))?;
         Some(Collector { cluster, service, timeout })
@@ -204,7 +202,7 @@ mod tests {
         assert_eq!((tracing.max_path_bytes, tracing.upstream_spans), (256, false));
         let collector = &*tracing.collector;
         assert_eq!((&*collector.cluster, collector.timeout), ("c", TIMEOUT));
-        assert_eq!(&*collector.service, UNKNOWN_SERVICE);
+        assert_eq!(collector.service, None, "the proxy knows its own name");
     }
 
     #[test]

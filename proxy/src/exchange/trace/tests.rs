@@ -16,7 +16,7 @@ fn tracing(random: f64, overall: f64) -> Tracing {
         max_path_bytes: 4,
         tags: Vec::new(),
         upstream_spans: true,
-        collector: Arc::new(Collector { cluster: "c".into(), service: "s".into(), timeout }),
+        collector: Arc::new(Collector { cluster: "c".into(), service: None, timeout }),
     }
 }
 

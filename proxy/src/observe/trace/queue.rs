@@ -115,7 +115,7 @@ mod tests {
     fn the_queue_is_bounded_and_whoever_adds_never_waits() {
         let (queue, mut spans) = SpanQueue::new();
         let timeout = Duration::from_secs(1);
-        let collector = Arc::new(Collector { cluster: "c".into(), service: "s".into(), timeout });
+        let collector = Arc::new(Collector { cluster: "c".into(), service: None, timeout });
         let tracer = Tracer::new(queue);
         for _ in 0..BATCH_SPANS * (QUEUED_BATCHES + 5) {
             tracer.add(&collector, Span::default());
@@ -134,7 +134,7 @@ mod tests {
     fn what_is_left_is_handed_over_at_the_end() {
         let (queue, mut spans) = SpanQueue::new();
         let timeout = Duration::from_secs(1);
-        let collector = Arc::new(Collector { cluster: "c".into(), service: "s".into(), timeout });
+        let collector = Arc::new(Collector { cluster: "c".into(), service: None, timeout });
         let tracer = Tracer::new(queue);
         tracer.flush();
         tracer.add(&collector, Span::default());
