@@ -7,6 +7,7 @@ use outrider_tests::beside::Beside;
 use outrider_tests::client::{self, Answer, Ask, PATIENCE};
 use outrider_tests::collector::{Collector, Received, hex};
 use outrider_tests::config::{HTTP2, TO_BE, cluster, tracing, web};
+use outrider_tests::control::{Control, Wire};
 use outrider_tests::faults::{Lab, Setup};
 use outrider_tests::process::{Process, admin_get, free_port};
 
@@ -346,4 +347,82 @@ async fn envoy_carries_traces_on_as_ours_does() {
             assert_eq!(shape, their_shape, "{name}, {share} %, spawn {spawn}");
         }
     }
+}
+
+/// The workload `web-1` of the service `web`, and `client-1`, who calls it at a local port.
+fn objects(web: u16, application: u16, local: u16) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: web, namespace: shop}}
+spec: {{clusterIP: 10.0.0.1, ports: [{{name: http, port: 80, targetPort: http}}]}}
+---
+apiVersion: mesh.outrider.dev/v1alpha1
+kind: Workload
+metadata: {{name: web-1, namespace: shop}}
+spec: {{address: 127.0.0.2, service: web, serviceAccount: web, ports: [{{name: http, port: {web}, appPort: {application}, protocol: HTTP}}]}}
+---
+apiVersion: mesh.outrider.dev/v1alpha1
+kind: Workload
+metadata: {{name: client-1, namespace: shop}}
+spec: {{address: 127.0.0.1, serviceAccount: client, upstreams: [{{service: web, port: 80, bind: '127.0.0.1:{local}'}}]}}
+---
+apiVersion: mesh.outrider.dev/v1alpha1
+kind: AuthorizationPolicy
+metadata: {{name: no-secrets, namespace: shop}}
+spec: {{action: Deny, rules: [{{to: [{{paths: [/secret*]}}]}}]}}
+"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_setting_of_the_control_server_traces_a_mesh() {
+    let (collector, backend) = (Collector::start().await, Backend::start().await);
+    let local = free_port();
+    let mut control = Control::stopped(Wire::Tls, &objects(free_port(), backend.port, local));
+    control.more = vec![format!("--tracing-collector=127.0.0.1:{}", collector.port)];
+    control.more.push("--tracing-sampling-percent=0".to_owned());
+    control.run();
+    let start = |workload: &str, account: &str| {
+        let admin = free_port();
+        // One of them asks for what it needs, the collector's cluster among it.
+        let asks = if account == "client" { "on_demand: {}, " } else { "" };
+        let config = control.outrider(workload, account, admin);
+        let config = config.replace("outrider: {identity", &format!("outrider: {{{asks}identity"));
+        Process::outrider(&config, admin)
+    };
+    let _sidecars = (start("web-1", "web"), start("client-1", "client"));
+    control.settled("web-1");
+    control.settled("client-1");
+    let answers = async |path: &str, number: usize| {
+        let trace = format!("{number}{}", &TRACE[1..]);
+        let answer = ask(local, path, &[("traceparent", &parent(&trace, "01"))], false).await;
+        (trace, answer.status)
+    };
+    let end = Instant::now() + PATIENCE;
+    while ask(local, "/", &[], false).await.status != 200 {
+        assert!(Instant::now() < end, "{}", control.log());
+    }
+    assert!(collector.spans().is_empty(), "of those without a decision none is recorded");
+
+    let (trace, status) = answers("/hello", 1).await;
+    assert_eq!(status, 200);
+    let spans = collector.of_trace(&trace, 3).await;
+    let (outside, inside) = (by_service(&spans, "client"), by_service(&spans, "web"));
+    assert_eq!((outside.len(), inside.len()), (2, 1), "services are called as their accounts: {spans:#?}");
+    assert!(outside.iter().any(|one| inside[0].is_below(one)));
+    assert_eq!(inside[0].says("outrider.peer").as_deref(), Some("spiffe://mesh.test/ns/shop/sa/client"));
+    assert_eq!(inside[0].says("outrider.direction").as_deref(), Some("inbound"));
+    assert_eq!(carried(&backend).1, hex(&inside[0].span.span_id));
+
+    let (trace, status) = answers("/secret", 2).await;
+    assert_eq!(status, 403);
+    let spans = collector.of_trace(&trace, 3).await;
+    let denied = by_service(&spans, "web")[0];
+    assert_eq!(denied.says("outrider.reason").as_deref(), Some("authorization_denied"));
+    assert!(
+        denied.says("outrider.policy").is_some_and(|policy| policy.contains("no-secrets")),
+        "{denied:#?}"
+    );
 }
