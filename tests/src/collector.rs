@@ -7,10 +7,11 @@ use outrider_proto::opentelemetry::proto::collector::trace::v1 as pb;
 use outrider_proto::opentelemetry::proto::common::v1::{AnyValue, KeyValue, any_value::Value};
 use outrider_proto::opentelemetry::proto::trace::v1::Span;
 use pb::trace_service_server::{TraceService, TraceServiceServer};
-use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
+use crate::authority::Credentials;
 use crate::client::PATIENCE;
 
 /// A span as it came.
@@ -58,7 +59,18 @@ impl Collector {
     /// # Panics
     /// When no port can be had.
     pub async fn start() -> Self {
-        Self::start_at(0).await
+        Self::start_with(0, Server::builder()).await
+    }
+
+    /// Starts one with mutual TLS.
+    ///
+    /// # Panics
+    /// When the credentials are of no use.
+    pub async fn start_over_tls(own: &Credentials, clients_root: &str) -> Self {
+        let tls = ServerTlsConfig::new()
+            .identity(Identity::from_pem(&own.chain_pem, &own.key_pem))
+            .client_ca_root(Certificate::from_pem(clients_root));
+        Self::start_with(0, Server::builder().tls_config(tls).expect("TLS")).await
     }
 
     /// Starts one on this port.
@@ -66,11 +78,15 @@ impl Collector {
     /// # Panics
     /// When the port cannot be had.
     pub async fn start_at(port: u16) -> Self {
+        Self::start_with(port, Server::builder()).await
+    }
+
+    async fn start_with(port: u16, mut server: Server) -> Self {
         let socket = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.expect("a port");
         let port = socket.local_addr().expect("its address").port();
         let spans = Spans::default();
         let service = TraceServiceServer::new(Service(Arc::clone(&spans)));
-        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(socket)));
+        tokio::spawn(server.add_service(service).serve_with_incoming(TcpIncoming::from(socket)));
         Self { port, spans }
     }
 

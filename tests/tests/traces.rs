@@ -9,6 +9,7 @@ use outrider_tests::collector::{Collector, Received, hex};
 use outrider_tests::config::{HTTP2, TO_BE, cluster, tracing, web};
 use outrider_tests::control::{Control, Wire};
 use outrider_tests::faults::{Lab, Setup};
+use outrider_tests::mesh::{self, DAY, Mesh};
 use outrider_tests::process::{Process, admin_get, free_port};
 
 /// OpenTelemetry's numbers.
@@ -279,6 +280,28 @@ async fn what_is_left_at_the_end_is_exported() {
     assert_eq!(collector.spans().len(), 100);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_with_tls_must_be_who_it_should_be() {
+    let (certificates, backend) = (Mesh::new("collector"), Backend::start().await);
+    let root = certificates.authority.root_pem();
+    let right = Collector::start_over_tls(&certificates.authority.svid(mesh::SERVER, DAY), &root).await;
+    let stranger = certificates.authority.svid("spiffe://mesh.test/ns/shop/sa/stranger", DAY);
+    let wrong = Collector::start_over_tls(&stranger, &root).await;
+    for (collector, is_right) in [(&right, true), (&wrong, false)] {
+        let more = format!("{HTTP2}, {}", certificates.upstream("h2"));
+        let clusters = [cluster("be", backend.port, ""), cluster("otel", collector.port, &more)];
+        let proxy = Beside::ours(&tracing("s", ""), &[TO_BE], &clusters, &[]);
+        assert_eq!(ask(proxy.port, "/", &[], false).await.status, 200);
+        let outcome = if is_right { "exported" } else { "failed" };
+        let end = Instant::now() + PATIENCE;
+        while spans_counted(proxy.admin, outcome) == 0.0 {
+            assert!(Instant::now() < end, "{outcome}: {}", proxy.process.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(collector.spans().len(), usize::from(is_right), "{}", proxy.process.log());
+    }
+}
+
 /// What a hop makes of what came in: whether the trace goes on, and the flags.
 async fn hop(proxy: &Beside, backend: &Backend, headers: &[(&str, &str)]) -> (bool, String, String) {
     assert_eq!(proxy.get("/", headers).await.status, 200, "{}", proxy.name);
@@ -425,4 +448,18 @@ async fn one_setting_of_the_control_server_traces_a_mesh() {
         denied.says("outrider.policy").is_some_and(|policy| policy.contains("no-secrets")),
         "{denied:#?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_ours_is_not_as_envoy_is_documented() {
+    let (collector, backend) = (Collector::start().await, Backend::start().await);
+    let clusters = [cluster("be", backend.port, ""), cluster("otel", collector.port, HTTP2)];
+    let sampled = parent(TRACE, "01");
+    for proxy in Beside::both(&tracing("s", "overall_sampling: {value: 0}"), &[TO_BE], &clusters) {
+        let limited = hop(&proxy, &backend, &[("traceparent", &sampled)]).await;
+        assert_eq!(limited.1, if proxy.name == "ours" { "00" } else { "01" }, "{}", proxy.name);
+        assert_eq!(proxy.get("/", &[("traceparent", "garbage")]).await.status, 200);
+        let seen = backend.seen().last().unwrap().headers["traceparent"].clone();
+        assert_eq!(seen == "garbage", proxy.name != "ours", "{}: {seen}", proxy.name);
+    }
 }

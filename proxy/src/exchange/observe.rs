@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::attempt::{Attempts, Failed};
+use super::trace::OVERTAKEN;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::observe::Reason;
 use crate::observe::metrics::Labels;
@@ -59,7 +60,7 @@ impl Failed {
     pub(super) const fn code(&self) -> &'static str {
         match self {
             Self::Attempt(_, reason, _) | Self::Answer(reason, _) | Self::Gone(reason) => reason.code(),
-            Self::Overtaken(_) => "overtaken",
+            Self::Overtaken(_) => OVERTAKEN,
         }
     }
 }

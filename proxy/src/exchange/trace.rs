@@ -23,6 +23,8 @@ use crate::worker::Worker;
 const MAX_ATTEMPT_SPANS: usize = 32;
 /// Longest value that is taken from a request, in bytes; paths have a bound of their own.
 const MAX_VALUE_BYTES: usize = 256;
+/// Why an attempt has no answer that another one was faster than; it has not failed.
+pub(super) const OVERTAKEN: &str = "overtaken";
 /// With it a client asks to be traced (Envoy's `client_sampling`).
 const CLIENT_TRACE_ID: &[u8] = b"x-client-trace-id";
 

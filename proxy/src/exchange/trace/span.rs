@@ -8,7 +8,7 @@ use outrider_proto::opentelemetry::proto::common::v1::{AnyValue, ArrayValue, Key
 use outrider_proto::opentelemetry::proto::trace::v1::{Span, Status, span::SpanKind, status::StatusCode};
 use tokio::time::Instant;
 
-use super::{Attempt, MAX_VALUE_BYTES, Told, Trace, cut};
+use super::{Attempt, MAX_VALUE_BYTES, OVERTAKEN, Told, Trace, cut};
 use crate::exchange::report::Report;
 use crate::exchange::{Origin, inject};
 use crate::http::message::{RequestHead, Version};
@@ -87,12 +87,15 @@ impl Trace {
         says.number("http.response.status_code", u64::from(attempt.status));
         says.text("outrider.reason", attempt.failure.unwrap_or_default());
         says.texts("outrider.fault", attempt.faults.iter().map(|name| &**name));
-        says.error(attempt.status, attempt.failure);
+        let overtaken = attempt.failure == Some(OVERTAKEN);
+        if !overtaken {
+            says.error(attempt.status, attempt.failure);
+        }
         Span {
             name: request.method.to_string(),
             kind: SpanKind::Client.into(),
             attributes: says.0,
-            status: failed(attempt.status, attempt.failure),
+            status: failed(attempt.status, attempt.failure).filter(|_| !overtaken),
             flags: SAMPLED | KNOWN_IF_REMOTE,
             ..self.span(
                 (attempt.span, Some(self.carried.span)),
