@@ -463,3 +463,33 @@ async fn where_ours_is_not_as_envoy_is_documented() {
         assert_eq!(seen == "garbage", proxy.name != "ours", "{}: {seen}", proxy.name);
     }
 }
+
+/// The example of the documentation, at these ports in place of its own.
+fn documented(ports: [(u16, u16); 4]) -> String {
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/tracing.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let mut yaml =
+        page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap().to_owned();
+    for (from, to) in ports {
+        let (from, to) = (format!("port_value: {from}}}"), format!("port_value: {to}}}"));
+        assert!(yaml.contains(&from), "{from}");
+        yaml = yaml.replace(&from, &to);
+    }
+    yaml
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_of_the_documentation_works() {
+    let (collector, backend) = (Collector::start().await, Backend::start().await);
+    let (admin, port) = (free_port(), free_port());
+    let config = documented([(9901, admin), (8080, port), (8000, backend.port), (4317, collector.port)]);
+    let _proxy = Process::outrider(&config, admin);
+    let traceparent = parent(TRACE, "01");
+    let headers = [("traceparent", &*traceparent), ("x-tenant", "blue")];
+    assert_eq!(ask(port, "/", &headers, false).await.status, 200);
+    let spans = collector.of_trace(TRACE, 2).await;
+    let whole = spans.iter().find(|one| one.span.kind == SERVER).unwrap();
+    assert_eq!((&*whole.service, &*whole.span.name), ("shop", "GET everything"));
+    assert_eq!(whole.says("tenant").as_deref(), Some("blue"));
+    assert_eq!(whole.says("deployment.environment.name").as_deref(), Some("production"));
+}

@@ -13,8 +13,8 @@ use crate::model::tracing::Collector;
 
 /// A batch is handed over when it holds this many spans.
 const BATCH_SPANS: usize = 64;
-/// Batches that may wait to be exported.
-const QUEUED_BATCHES: usize = 32;
+/// Batches that may wait to be exported: as many spans as Envoy's `max_cache_size` is by default, some 3 MB.
+const QUEUED_BATCHES: usize = 16;
 
 /// A span, and where it goes.
 pub type Finished = (Arc<Collector>, Span);
