@@ -9,6 +9,7 @@ mod again;
 pub mod attempt;
 mod authorize;
 mod client_cert;
+mod failed;
 mod hedge;
 pub mod inject;
 mod limit;
@@ -104,8 +105,7 @@ pub async fn serve<D: Downstream>(
     // The connection alone says so: what a client claims in `:scheme` would get it past redirects to HTTPS.
     request.secure = origin.standing.facts.secure;
     let snapshot = origin.worker.snapshot();
-    let mut report = Report::begin(origin, prepare::client_address(request, origin));
-    report.trace = trace::Trace::of(request, origin);
+    let mut report = Report::of(request, origin);
     let outcome = answer(down, request, response, timer, origin, (&snapshot, &mut report)).await;
     let end = match outcome {
         Outcome::Complete(at) => at,
@@ -206,7 +206,7 @@ async fn forward<D: Downstream>(
     let oversight = Oversight::new(request, origin, routed, report);
     prepare::upstream_request(request, routed, weighted, action, report);
     let mirrors = mirror::start(action, request, origin);
-    let mut timers = Timers::new(timer, action, &origin.chain, request, (report.started, oversight));
+    let mut timers = Timers::new(timer, action, &origin.chain, request, (report.routed, oversight));
     let sticky = Sticky::new(action, &cluster, request, report, || origin.worker.draw());
     let subset = weighted.and_then(|entry| entry.subset.as_ref()).or(action.subset.as_ref());
     let mut attempts = Attempts::new(&cluster, routed, action, (mirrors, sticky, subset), origin);

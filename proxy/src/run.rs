@@ -15,10 +15,12 @@ use tokio::time::{Instant, interval, sleep_until, timeout};
 use crate::admin::{self, Admin, SharedState, State};
 use crate::bootstrap::{self, Settings, StartError};
 use crate::control::secrets::Own;
+use crate::control::starting::First;
 use crate::control::{Control, Message, QUEUED_MESSAGES, TICK, overload};
 use crate::limit::pressure::Pressure;
 use crate::lockin::{self, Access, LockInError, Report, access};
 use crate::model::bootstrap::Bootstrap;
+use crate::model::identity::IdentitySource;
 use crate::observe::trace::queue::SpanQueue;
 use crate::observe::{logging, series};
 use crate::policy::egress::Surroundings;
@@ -91,10 +93,8 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
             };
             start_admin(address, admin).await?;
         }
-        let identity = settings.identity.clone().or(bootstrap.identity.clone()).map(svid::start);
-        if let Some(identity) = identity.clone() {
-            tokio::spawn(follow_identity(identity, messages.clone()));
-        }
+        let identity = settings.identity.clone().or(bootstrap.identity.clone());
+        let identity = identity.map(|source| start_identity(source, &mut control, &messages));
         let own = export::Own { instance: bootstrap.node.id.clone(), identity };
         let exporting = tokio::spawn(export::run(finished, own, messages.clone()));
         start_xds(bootstrap, own_cluster, &mut control, messages);
@@ -135,6 +135,17 @@ pub(crate) fn lock_in(settings: &Settings, bootstrap: &Bootstrap) -> Result<Repo
     lockin::lock(settings.lock_in, &access)
 }
 
+fn start_identity(
+    source: IdentitySource,
+    control: &mut Control,
+    messages: &mpsc::Sender<Message>,
+) -> svid::Published {
+    let published = svid::start(source);
+    control.await_first(First::Identity);
+    tokio::spawn(follow_identity(published.clone(), messages.clone()));
+    published
+}
+
 /// Tells the control thread of every new identity, and of its end.
 async fn follow_identity(mut published: svid::Published, messages: mpsc::Sender<Message>) {
     loop {
@@ -160,6 +171,10 @@ fn start_xds(
     if let Some(idle_timeout) = on_demand {
         control.on_demand(idle_timeout, own_cluster);
     }
+    // On demand nobody says what clusters there are.
+    let told =
+        [(First::Listeners, source.listeners), (First::Clusters, source.clusters && on_demand.is_none())];
+    told.into_iter().filter(|(_, is_told)| *is_told).for_each(|(first, _)| control.await_first(first));
     node.user_agent_name = "outrider".to_owned();
     node.user_agent_version_type =
         Some(outrider_proto::envoy::config::core::v3::node::UserAgentVersionType::UserAgentVersion(

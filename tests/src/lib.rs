@@ -11,6 +11,7 @@ pub mod client;
 pub mod collector;
 pub mod config;
 pub mod control;
+pub mod deaf;
 pub mod faults;
 pub mod frames;
 pub mod identity_server;

@@ -101,7 +101,9 @@ impl Process {
         };
         command.arg("--config").arg(&file).env("OUTRIDER_WORKERS", "2").envs(env.iter().copied());
         let mut process = Self::spawn(command, directory, "outrider-proxy");
-        process.wait_ready(admin_port);
+        // What comes from others is often sent by the test only after this.
+        let alone = ["ads_config", "identity"].iter().all(|other| !config.contains(other));
+        process.wait_for(admin_port, if alone { "/ready" } else { "/live" });
         process
     }
 
@@ -118,7 +120,7 @@ impl Process {
             .arg(directory.join("id"));
         command.args(["--use-dynamic-base-id", "-c"]).arg(&file);
         let mut process = Self::spawn(command, directory, "envoy");
-        process.wait_ready(admin_port);
+        process.wait_for(admin_port, "/ready");
         process
     }
 
@@ -135,18 +137,18 @@ impl Process {
         }
     }
 
-    fn wait_ready(&mut self, admin_port: u16) {
+    fn wait_for(&mut self, admin_port: u16, path: &str) {
         let end = Instant::now() + READY;
         while Instant::now() < end {
             if let Ok(Some(status)) = self.child.try_wait() {
                 panic!("{} ended with {status}:\n{}", self.name, self.log());
             }
-            if admin_get(admin_port, "/ready").is_some_and(|answer| answer.contains(" 200 ")) {
+            if admin_get(admin_port, path).is_some_and(|answer| answer.contains(" 200 ")) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        panic!("{} is not ready:\n{}", self.name, self.log());
+        panic!("{} does not answer {path}:\n{}", self.name, self.log());
     }
 
     /// Its number.

@@ -160,6 +160,30 @@ async fn a_server_that_resets_every_stream_is_asked_less_and_less_often() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_is_ready_when_its_listeners_and_clusters_were_told_and_stays_so() {
+    let lab = Lab::start(0, &["lds_config", "cds_config"]).await;
+    let ready = || admin_get(lab.admin, "/ready").unwrap();
+    lab.subscribed(type_url::LISTENER).await;
+    assert!(ready().contains(" 503 ") && ready().contains("INITIALIZING"));
+    assert_eq!(lab.status(lab.fixed, "/").await, 200, "what is in the file is served already");
+    lab.ads.send(response(type_url::CLUSTER, "c1", Vec::new()));
+    lab.answered("c1").await;
+    assert!(ready().contains("INITIALIZING"), "there are no clusters, and nothing is known of listeners");
+    lab.ads.send(response(type_url::LISTENER, "l1", vec![listener(lab.port, "1")]));
+    lab.answered("l1").await;
+    assert!(ready().contains("INITIALIZING"), "the listener waits for its routes");
+    lab.ads.send(response(type_url::ROUTE, "r1", vec![routes(204, "1")]));
+    lab.until("ready", async || ready().contains(" 200 ")).await;
+    assert_eq!(lab.status(lab.port, "/").await, 204);
+
+    // A listener that waits for its routes later on makes it unready no more.
+    let late = named("late", (free_port(), "other"), "1");
+    lab.ads.send(response(type_url::LISTENER, "l2", vec![late]));
+    lab.answered("l2").await;
+    assert!(ready().contains(" 200 "));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_updates_in_a_second_become_a_few() {
     let lab = Lab::start(0, &["lds_config"]).await;
     lab.subscribed(type_url::LISTENER).await;

@@ -49,8 +49,12 @@ fn config(admin: u16, port: u16, backend: u16) -> String {
         "{{match: {{prefix: /direct}}, direct_response: {{status: 200, body: {{inline_string: here}}}}, typed_per_filter_config: \
          {{fault: {{\"@type\": {FAULT}, delay: {{fixed_delay: 0.3s, {ALL}}}}}}}}}"
     );
+    let late = format!(
+        "{{match: {{prefix: /late}}, route: {{cluster: be, timeout: 0.2s}}, typed_per_filter_config: \
+         {{fault: {{\"@type\": {FAULT}, delay: {{fixed_delay: 0.4s, {ALL}}}}}}}}}"
+    );
     let asked = "{match: {prefix: /asked}, route: {cluster: be}}".to_owned();
-    let routes: Vec<String> = routes.chain([direct, asked]).collect();
+    let routes: Vec<String> = routes.chain([direct, late, asked]).collect();
     let fault = format!(
         "{{name: fault, typed_config: {{\"@type\": {FAULT}, delay: {{header_delay: {{}}, {ALL}}}, \
          abort: {{header_abort: {{}}, percentage: {{numerator: 100}}}}, response_rate_limit: {{header_limit: {{}}, {ALL}}}}}}}"
@@ -115,6 +119,7 @@ type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], u64);
 
 const CASES: &[Case<'_>] = &[
     ("delay", "/delay", &[], 300),
+    ("delay-beyond-the-timeout", "/late", &[], 400),
     ("abort", "/abort", &[], 0),
     ("never", "/never", &[], 0),
     ("grpc", "/grpc", &[], 0),

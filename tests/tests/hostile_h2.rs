@@ -197,6 +197,46 @@ async fn a_client_that_floods_without_reading_is_not_buffered_for() {
     }
 }
 
+#[tokio::test]
+async fn a_client_that_grants_all_and_reads_nothing_is_not_queued_for() {
+    const STREAMS: u32 = 100;
+    const SIZE: usize = 1024 * 1024;
+    let mut lab = Lab::with(Setup { env: &[("OUTRIDER_WORKERS", "1")], ..Setup::default() }).await;
+    let mut stream = connect(lab.port).await;
+    let all = (1_u32 << 31) - 1;
+    let hello =
+        [PREFACE, &setting(4, all), &frame(WINDOW_UPDATE, 0, 0, &(all - 65_535).to_be_bytes())].concat();
+    stream.write_all(&hello).await.unwrap();
+    let size: &'static str = SIZE.to_string().leak();
+    for number in 0..STREAMS {
+        let ask = frame(HEADERS, END_BOTH, number * 2 + 1, &usual(&[("x-reply-size", size)]));
+        stream.write_all(&ask).await.unwrap();
+    }
+    // Every answer has begun, and nothing moves any more.
+    let settled = async {
+        let mut still = (0, 0);
+        while lab.backend.seen().len() < STREAMS as usize || still.1 < 10 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            let now = lab.growth_bytes();
+            still = if now == still.0 { (now, still.1 + 1) } else { (now, 0) };
+        }
+        still.0
+    };
+    let growth = timeout(PATIENCE, settled).await.unwrap();
+    println!("{STREAMS} answers of {SIZE} bytes that nobody reads: {growth} bytes");
+    assert!(growth < 10_000_000, "grew by {growth} bytes");
+    // Who waited for room goes on when it is there.
+    let (mut ended, mut bytes) = (0, 0);
+    while ended < STREAMS {
+        let frame = timeout(PATIENCE, next(&mut stream)).await.unwrap().unwrap();
+        bytes += if frame.kind == DATA { frame.payload.len() } else { 0 };
+        ended += u32::from(frame.kind == DATA && frame.flags & END_STREAM != 0);
+    }
+    assert_eq!(bytes, STREAMS as usize * SIZE);
+    drop(stream);
+    lab.is_well().await;
+}
+
 /// An HPACK integer with this prefix (RFC 7541 section 5.1).
 fn integer(first: u8, prefix_bits: u32, value: usize) -> Vec<u8> {
     let most = (1_usize << prefix_bits) - 1;

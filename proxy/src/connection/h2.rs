@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
 use h2::server::{Connection, SendResponse};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -16,6 +15,7 @@ use crate::exchange::{self, Origin, Outcome, reply};
 use crate::http::downstream::Downstream as _;
 use crate::http::h2::convert::{self, HeadError};
 use crate::http::h2::server::H2Server;
+use crate::http::h2::{Queue, Queued};
 use crate::limit::pressure::Stage;
 use crate::observe::Reason;
 use crate::observe::metrics::Labels;
@@ -52,7 +52,7 @@ pub async fn serve(mut transport: Transport, origin: Origin, drain: Drain) {
     if settings.allow_connect {
         builder.enable_connect_protocol();
     }
-    let Ok(Ok(connection)) = timeout(HANDSHAKE_TIMEOUT, builder.handshake::<_, Bytes>(transport)).await
+    let Ok(Ok(connection)) = timeout(HANDSHAKE_TIMEOUT, builder.handshake::<_, Queued>(transport)).await
     else {
         return;
     };
@@ -61,6 +61,7 @@ pub async fn serve(mut transport: Transport, origin: Origin, drain: Drain) {
         cutoff,
         tasks: JoinSet::new(),
         origin: Rc::new(origin),
+        queue: Rc::default(),
         opened: Instant::now(),
         accepted: 0,
     }
@@ -69,12 +70,13 @@ pub async fn serve(mut transport: Transport, origin: Origin, drain: Drain) {
 }
 
 struct Streams {
-    connection: Connection<Transport, Bytes>,
+    connection: Connection<Transport, Queued>,
     /// Knows whether the client reads.
     cutoff: Rc<Cutoff>,
     /// A stream that wants the whole connection to end says so, and lives until it has: its own reset would come first.
     tasks: JoinSet<Option<Box<H2Server>>>,
     origin: Rc<Origin>,
+    queue: Rc<Queue>,
     opened: Instant,
     accepted: u32,
 }
@@ -85,7 +87,7 @@ struct Streams {
     reason = "it lives for a moment on the stack; a box would be an allocation per stream"
 )]
 enum Event {
-    Stream(http::Request<h2::RecvStream>, SendResponse<Bytes>),
+    Stream(http::Request<h2::RecvStream>, SendResponse<Queued>),
     Ended,
     Drain,
 }
@@ -100,11 +102,13 @@ impl Streams {
                 Event::Stream(request, respond) => {
                     self.accepted = self.accepted.saturating_add(1);
                     let (parts, recv) = request.into_parts();
+                    let ended = recv.is_end_stream();
                     let request = http::Request::from_parts(parts, ());
                     if let Some(renewed) = self.origin.renewed() {
                         self.origin = Rc::new(renewed);
                     }
-                    self.tasks.spawn_local(stream(request, recv, respond, Rc::clone(&self.origin)));
+                    let server = H2Server::new(recv, respond, &self.queue);
+                    self.tasks.spawn_local(stream(request, ended, server, Rc::clone(&self.origin)));
                     draining |= self.is_used_up();
                 }
                 Event::Drain if draining => return,
@@ -194,15 +198,13 @@ fn account(
 
 async fn stream(
     request: http::Request<()>,
-    recv: h2::RecvStream,
-    respond: SendResponse<Bytes>,
+    ended: bool,
+    mut server: H2Server,
     origin: Rc<Origin>,
 ) -> Option<Box<H2Server>> {
     let mut heads = origin.worker.heads.lend();
-    let ended = recv.is_end_stream();
     let converted = convert::request_in(&request, ended, origin.chain.max_headers, &mut heads.request);
     drop(request);
-    let mut server = H2Server::new(recv, respond);
     match converted {
         Ok(()) => {
             let mut timer = LazyTimer::default();

@@ -11,6 +11,7 @@ pub mod reach;
 mod redact;
 pub mod secrets;
 mod show;
+pub mod starting;
 pub mod store;
 pub mod watch;
 
@@ -18,8 +19,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outrider_proto::{Fault, json};
-use serde_json::json as object;
+use outrider_proto::Fault;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -29,6 +29,7 @@ use crate::model::{ClusterEntry, Discovery, Listener};
 use crate::observe::metrics;
 use crate::runtime::{Published, Sockets, Workers};
 use secrets::{Own, Secrets};
+use starting::{First, Starting};
 use store::{Change, Kind, Store, Wanted};
 
 /// Shortest time between two publications of what comes over xDS: a burst of updates becomes a few snapshots.
@@ -40,8 +41,10 @@ pub const QUEUED_MESSAGES: usize = 64;
 /// What others ask of the control thread.
 #[derive(Debug)]
 pub enum Message {
-    /// Resources came over xDS; the answer says which were refused.
-    Apply(Vec<Change>, oneshot::Sender<Refused>),
+    /// The control server was asked for what there is.
+    Asked,
+    /// Resources of a kind came over xDS; the answer says which were refused.
+    Apply(Option<Kind>, Vec<Change>, oneshot::Sender<Refused>),
     /// The workload's own identity has changed; `None` when it has ended.
     Identity(Option<Box<Own>>),
     /// A name was resolved.
@@ -99,6 +102,7 @@ pub struct Control {
     due: Option<Instant>,
     /// Something that is published has changed since then.
     stale: bool,
+    starting: Starting,
     was_ready: bool,
 }
 
@@ -122,6 +126,7 @@ impl Control {
             published: None,
             due: None,
             stale: false,
+            starting: Starting::new(Instant::now()),
             was_ready: false,
         }
     }
@@ -132,6 +137,11 @@ impl Control {
         self.store.on_demand(idle_timeout, own_cluster);
         self.store.follow_references();
         self.tell_wanted();
+    }
+
+    /// The proxy is not ready before this has come.
+    pub fn await_first(&mut self, first: First) {
+        self.starting.await_first(first);
     }
 
     /// The workload wants no faults, whatever comes.
@@ -247,8 +257,10 @@ impl Control {
     /// Handles one message.
     pub fn handle(&mut self, message: Message) {
         match message {
-            Message::Apply(changes, answer) => {
+            Message::Asked => self.starting.asked(Instant::now()),
+            Message::Apply(kind, changes, answer) => {
                 let refused = self.apply(changes);
+                kind.into_iter().for_each(|kind| self.starting.told(kind));
                 // Whoever asked may be gone.
                 let _ = answer.send(refused);
             }
@@ -271,6 +283,7 @@ impl Control {
             }
             Message::Tick => {
                 let now = Instant::now();
+                self.starting.look(now);
                 if self.secrets.look(now) && self.fill_secrets() {
                     self.publish();
                 }
@@ -282,6 +295,7 @@ impl Control {
             }
             Message::Publish => self.publish(),
             Message::Identity(own) => {
+                own.iter().for_each(|_| self.starting.came(First::Identity));
                 self.secrets.set_own(own.map(|own| *own));
                 if self.fill_secrets() {
                     self.publish();
@@ -318,14 +332,16 @@ impl Control {
         self.workers.join();
     }
 
-    /// Whether all that the listeners want has come, so that traffic can be served.
+    /// Whether the proxy has had all that it was to have before it serves: what it waits for when it starts, what its
+    /// listeners and clusters refer to, a first look at the health of endpoints, and the workers know of it. What comes
+    /// later makes it unready no more: what is there goes on being served.
     #[must_use]
     pub fn is_ready(&mut self) -> bool {
-        // For the first time only when the workers know it too.
-        let known = || self.due.is_none() && self.health.is_settled();
-        let ready = self.store.is_settled() && (self.was_ready || known());
-        self.was_ready |= ready;
-        ready
+        self.was_ready |= self.starting.is_over()
+            && self.due.is_none()
+            && self.store.is_settled()
+            && self.health.is_settled();
+        self.was_ready
     }
 
     /// Gives TLS contexts what they want. Whether the workers are to hold established connections to it, because
@@ -389,7 +405,7 @@ impl Control {
                 self.health.record();
                 metrics::render(self.workers.shards())
             }
-            Question::ConfigDump => self.config_dump(),
+            Question::ConfigDump => show::config_dump(&self.store, self.version),
             Question::Clusters => show::clusters(self.store.current(), self.workers.usage()),
             Question::Listeners => {
                 let mut lines: Vec<String> = self
@@ -402,22 +418,6 @@ impl Control {
                 lines.concat()
             }
         }
-    }
-
-    fn config_dump(&self) -> String {
-        let resources = |messages: Vec<Result<serde_json::Value, Fault>>| {
-            serde_json::Value::Array(messages.into_iter().filter_map(Result::ok).collect())
-        };
-        let mut dump = object!({
-            "version": self.version,
-            "listeners": resources(self.store.listeners().map(|message| json::to_json(&message)).collect()),
-            "clusters": resources(self.store.clusters().map(|message| json::to_json(&message)).collect()),
-            "routes": resources(self.store.routes().map(|message| json::to_json(&message)).collect()),
-            "destinations": resources(self.store.told_destinations().map(|message| json::to_json(&message)).collect()),
-            "endpoints": resources(self.store.endpoints().map(|message| json::to_json(&message)).collect()),
-        });
-        redact::private_keys(&mut dump);
-        serde_json::to_string_pretty(&dump).unwrap_or_default()
     }
 
     /// The names that are wanted of the control server, whatever they come to be wanted by.

@@ -1,11 +1,34 @@
-//! What the operator is shown of clusters, in the text form of Envoy's `/clusters`.
+//! What the operator is shown of the configuration: all of it as JSON, and clusters in the text form of Envoy's
+//! `/clusters`.
 
 use std::fmt::Write as _;
 
+use outrider_proto::{Fault, json};
+use serde_json::json as object;
+
+use super::redact;
+use super::store::Store;
 use crate::model::endpoint::{Endpoint, Health};
 use crate::model::limits::Priority;
 use crate::model::{ClusterEntry, Snapshot};
 use crate::upstream::usage::UsageRegistry;
+
+/// All resources without their private keys.
+pub(super) fn config_dump(store: &Store, version: u64) -> String {
+    let resources = |messages: Vec<Result<serde_json::Value, Fault>>| {
+        serde_json::Value::Array(messages.into_iter().filter_map(Result::ok).collect())
+    };
+    let mut dump = object!({
+        "version": version,
+        "listeners": resources(store.listeners().map(|message| json::to_json(&message)).collect()),
+        "clusters": resources(store.clusters().map(|message| json::to_json(&message)).collect()),
+        "routes": resources(store.routes().map(|message| json::to_json(&message)).collect()),
+        "destinations": resources(store.told_destinations().map(|message| json::to_json(&message)).collect()),
+        "endpoints": resources(store.endpoints().map(|message| json::to_json(&message)).collect()),
+    });
+    redact::private_keys(&mut dump);
+    serde_json::to_string_pretty(&dump).unwrap_or_default()
+}
 
 /// All clusters and their endpoints.
 pub(super) fn clusters(snapshot: &Snapshot, usage: &UsageRegistry) -> String {

@@ -1,16 +1,16 @@
-//! What an attempt says about the endpoint that it went to: for ejection, for balancing by latency, and for its span.
+//! What an attempt says about the endpoint that it went to: for ejection, and for balancing by latency.
 
 use tokio::time::Instant;
 
-use super::attempt::{Attempts, Failed};
-use super::trace::OVERTAKEN;
+use super::attempt::Attempts;
+use super::failed::Failed;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::observe::Reason;
 use crate::observe::metrics::Labels;
 use crate::observe::series::EJECTIONS;
 use crate::retry::Failure;
+use crate::upstream::EndpointState;
 use crate::upstream::outlier::Outcome;
-use crate::upstream::{EndpointState, UpstreamError};
 
 impl Attempts<'_> {
     /// Takes note of how an attempt ended, where that says something about its endpoint.
@@ -35,32 +35,6 @@ impl Attempts<'_> {
         if let Some(cause) = ejected {
             let labels = Labels::none().with("destination_service", &config.name).with("cause", cause.code());
             worker.metrics.counter(EJECTIONS, &labels).add(1);
-        }
-    }
-}
-
-impl Failed {
-    /// What an error of an upstream makes of an attempt.
-    pub(super) fn of(error: UpstreamError) -> Self {
-        let detail = error.to_string();
-        let (failure, reason) = match error {
-            UpstreamError::ClosedBeforeResponse { reused: true } => {
-                (Failure::StaleConnection, Reason::UpstreamReset)
-            }
-            UpstreamError::ClosedBeforeResponse { reused: false } => (Failure::Reset, Reason::UpstreamReset),
-            UpstreamError::Refused => (Failure::Refused, Reason::UpstreamRefused),
-            UpstreamError::Reset(_) => (Failure::Reset, Reason::UpstreamRefused),
-            UpstreamError::Protocol(_) => (Failure::Invalid, Reason::UpstreamProtocolError),
-            UpstreamError::Unsayable(_) => return Self::Answer(Reason::NotSayable, detail),
-        };
-        Self::Attempt(failure, reason, detail)
-    }
-
-    /// The code of what it came to.
-    pub(super) const fn code(&self) -> &'static str {
-        match self {
-            Self::Attempt(_, reason, _) | Self::Answer(reason, _) | Self::Gone(reason) => reason.code(),
-            Self::Overtaken(_) => OVERTAKEN,
         }
     }
 }

@@ -29,6 +29,8 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(300);
 pub struct Report {
     /// When the head was there.
     pub started: Instant,
+    /// When it had come past the faults before its route.
+    pub routed: Instant,
     local: Option<SocketAddr>,
     remote: Option<SocketAddr>,
     /// How long the client may take to read an answer of ours.
@@ -80,8 +82,10 @@ impl Report {
     /// Begins the notes.
     #[must_use]
     pub fn begin(origin: &Origin, client: SocketAddr) -> Self {
+        let now = Instant::now();
         Self {
-            started: Instant::now(),
+            started: now,
+            routed: now,
             local: Some(origin.local),
             remote: Some(client),
             patience: origin.chain.stream_idle_timeout.unwrap_or(LONGEST_PATIENCE),

@@ -16,6 +16,7 @@ use crate::http::message::{BodyLength, RequestHead};
 use crate::model::retry::RetryPolicy;
 use crate::model::{ForwardAction, HttpChain};
 use crate::observe::Reason;
+use crate::policy::egress::Destination;
 
 /// A timer that is armed only when it must be.
 #[derive(Debug, Default)]
@@ -52,14 +53,16 @@ impl LazyTimer {
 pub struct Timers<'a> {
     timer: &'a mut LazyTimer,
     oversight: Option<Oversight<'a>>,
+    tunnel: bool,
     idle_timeout: Option<Duration>,
     last_activity: Instant,
-    /// The request was in with its head.
-    bodiless: bool,
     /// The whole request must be in by then.
     request: Option<Instant>,
     route_timeout: Option<Duration>,
+    /// Counted from when the request was in.
     route: Option<Instant>,
+    /// A connection must be there by then, for a request that is not in yet.
+    connect: Option<Instant>,
     per_try: Option<Instant>,
     per_try_idle: Option<Duration>,
     stream: Option<Instant>,
@@ -77,6 +80,7 @@ impl<'a> Timers<'a> {
         (started, oversight): (Instant, Option<Oversight<'a>>),
     ) -> Self {
         let tunnel = !request.upgrade.is_empty();
+        let bodiless = request.body == BodyLength::Empty;
         let longest = action.max_stream_duration.unwrap_or(chain.max_stream_duration);
         let honoured = action.grpc_stream.is_some() || (action.grpc_route.is_some() && request.is_grpc());
         let asked = request.headers.first(b"grpc-timeout").filter(|_| honoured).and_then(grpc_timeout);
@@ -92,16 +96,18 @@ impl<'a> Timers<'a> {
                 [left.filter(|left| !left.is_zero()), bound.max].into_iter().flatten().min()
             }
         };
+        // A tunnel has no end that could be late.
+        let route_timeout = timeout.filter(|_| !tunnel);
         Self {
             timer,
             oversight,
+            tunnel,
             idle_timeout: action.idle_timeout.unwrap_or(chain.stream_idle_timeout),
             last_activity: started,
-            bodiless: request.body == BodyLength::Empty,
-            request: chain.request_timeout.map(|limit| started + limit),
-            // A tunnel has no end that could be late.
-            route_timeout: timeout.filter(|_| !tunnel),
-            route: None,
+            request: chain.request_timeout.filter(|_| !bodiless).map(|limit| started + limit),
+            route_timeout,
+            route: route_timeout.filter(|_| bodiless).map(|limit| started + limit),
+            connect: None,
             per_try: None,
             per_try_idle: None,
             asked: asked.map(|asked| started + asked),
@@ -119,9 +125,28 @@ impl<'a> Timers<'a> {
     pub fn request_complete(&mut self) {
         self.request = None;
         if self.route.is_none() {
-            let at = if self.bodiless { self.last_activity } else { Instant::now() };
-            self.route = self.route_timeout.map(|limit| at + limit);
+            self.route = self.route_timeout.map(|limit| Instant::now() + limit);
         }
+    }
+
+    /// Takes note of where the attempt leads, for a tunnel that is held to it.
+    pub fn reaches(&mut self, to: impl FnOnce() -> Destination) {
+        if let Some(oversight) = self.oversight.as_mut().filter(|_| self.tunnel) {
+            oversight.reaches(to());
+        }
+    }
+
+    /// Takes note that a connection is waited for. The body is not read meanwhile, so the client is not what the time goes
+    /// to, and the route's timeout bounds it too.
+    pub fn connecting(&mut self) {
+        if self.route.is_none() {
+            self.connect = self.route_timeout.map(|limit| Instant::now() + limit);
+        }
+    }
+
+    /// Takes note that the connection is there.
+    pub const fn connected(&mut self) {
+        self.connect = None;
     }
 
     /// Takes note that an attempt begins, and tells the next hop how much time is left to it.
@@ -162,7 +187,7 @@ impl<'a> Timers<'a> {
         let all = [
             (idle, Reason::StreamIdle),
             (self.request, Reason::RequestTimeout),
-            (self.route, Reason::RouteTimeout),
+            (self.route.or(self.connect), Reason::RouteTimeout),
             (self.per_try, Reason::PerTryTimeout),
             (self.per_try_idle.map(|limit| self.last_activity + limit), Reason::PerTryIdle),
             (self.stream, Reason::MaxStreamDuration),

@@ -11,8 +11,8 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use super::Origin;
 use super::report::Report;
+use super::{Origin, prepare};
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::model::tracing::Tracing;
 use crate::observe::trace::context::{self, TRACEPARENT};
@@ -69,6 +69,13 @@ struct Attempt {
 }
 
 impl Report {
+    /// Begins the notes of a request, which carries our part of its trace from here on if its listener has tracing.
+    pub(super) fn of(request: &mut RequestHead, origin: &Origin) -> Self {
+        let mut report = Self::begin(origin, prepare::client_address(request, origin));
+        report.trace = Trace::of(request, origin);
+        report
+    }
+
     /// An attempt at an endpoint begins.
     pub(super) fn attempt(&mut self, request: &mut RequestHead, endpoint: SocketAddr, worker: &Worker) {
         if let Some(trace) = &mut self.trace {
@@ -93,8 +100,7 @@ impl Report {
 
 impl Trace {
     /// The trace of a request, where its listener has tracing.
-    #[must_use]
-    pub(super) fn of(request: &mut RequestHead, origin: &Origin) -> Option<Box<Self>> {
+    fn of(request: &mut RequestHead, origin: &Origin) -> Option<Box<Self>> {
         let tracing = origin.chain.tracing.as_ref()?;
         Some(Self::begin(tracing, request, &mut origin.worker.random.borrow_mut()))
     }

@@ -216,7 +216,7 @@ struct HttpOptions {
 fn extensions(value: &pb::Cluster, path: &mut Path) -> (HttpOptions, Option<u8>) {
     let mut options = HttpOptions {
         protocol: ProtocolChoice::Http1,
-        http2: Http2Settings::default(),
+        http2: Http2Settings::UPSTREAM,
         idle_timeout: Some(IDLE_TIMEOUT),
         max_requests_per_connection: None,
     };
@@ -292,27 +292,29 @@ fn protocol(value: &upstream::HttpProtocolOptions, path: &mut Path) -> (Protocol
     use upstream::http_protocol_options::UpstreamProtocolOptions;
     use upstream::http_protocol_options::explicit_http_config::ProtocolConfig;
     let http2 = |value, path: &mut Path| {
-        path.field("http2_protocol_options", |path| Http2Settings::from_proto(value, path))
+        path.field("http2_protocol_options", |path| {
+            Http2Settings::from_proto(value, Http2Settings::UPSTREAM, path)
+        })
     };
     match &value.upstream_protocol_options {
         None => {
             path.fault(
                 "one of explicit_http_config, use_downstream_protocol_config and auto_config is needed",
             );
-            (ProtocolChoice::Http1, Http2Settings::default())
+            (ProtocolChoice::Http1, Http2Settings::UPSTREAM)
         }
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
             path.field("explicit_http_config", |path| match &explicit.protocol_config {
                 Some(ProtocolConfig::HttpProtocolOptions(options)) => {
                     http1(Some(options), path);
-                    (ProtocolChoice::Http1, Http2Settings::default())
+                    (ProtocolChoice::Http1, Http2Settings::UPSTREAM)
                 }
                 Some(ProtocolConfig::Http2ProtocolOptions(options)) => {
                     (ProtocolChoice::Http2, http2(Some(options), path))
                 }
                 None => {
                     path.fault("one of http_protocol_options and http2_protocol_options is needed");
-                    (ProtocolChoice::Http1, Http2Settings::default())
+                    (ProtocolChoice::Http1, Http2Settings::UPSTREAM)
                 }
             })
         }

@@ -158,7 +158,8 @@ pub enum Underscores {
 /// HTTP/2 settings of a listener or a cluster.
 #[derive(Clone, Copy, Debug)]
 pub struct Http2Settings {
-    /// Streams at a time that the peer may open.
+    /// Streams at a time on a connection: of a listener, that clients may open; of a cluster, that we open, where the
+    /// upstream allows as many.
     pub max_concurrent_streams: u32,
     /// Window of a new stream.
     pub initial_stream_window_bytes: u32,
@@ -168,20 +169,22 @@ pub struct Http2Settings {
     pub allow_connect: bool,
 }
 
-impl Default for Http2Settings {
-    fn default() -> Self {
-        Self {
-            max_concurrent_streams: 100,
-            initial_stream_window_bytes: 256 * 1024,
-            initial_connection_window_bytes: 1024 * 1024,
-            allow_connect: false,
-        }
-    }
-}
-
 impl Http2Settings {
-    pub(super) fn from_proto(value: Option<&core::Http2ProtocolOptions>, path: &mut Path) -> Self {
-        let default = Self::default();
+    /// Of a listener that says nothing.
+    pub const DOWNSTREAM: Self = Self {
+        max_concurrent_streams: 100,
+        initial_stream_window_bytes: 256 * 1024,
+        initial_connection_window_bytes: 1024 * 1024,
+        allow_connect: false,
+    };
+    /// Of a cluster that says nothing.
+    pub const UPSTREAM: Self = Self { max_concurrent_streams: 1024, ..Self::DOWNSTREAM };
+
+    pub(super) fn from_proto(
+        value: Option<&core::Http2ProtocolOptions>,
+        default: Self,
+        path: &mut Path,
+    ) -> Self {
         let Some(value) = value else { return default };
         let mut window = |value: Option<u32>, default: u32, name: &str| match value {
             None => default,
@@ -231,7 +234,7 @@ impl HttpChain {
             path.fault_at("common_http_protocol_options.max_headers_count", "must be at least 1");
         }
         let http2 = path.field("http2_protocol_options", |path| {
-            Http2Settings::from_proto(value.http2_protocol_options.as_ref(), path)
+            Http2Settings::from_proto(value.http2_protocol_options.as_ref(), Http2Settings::DOWNSTREAM, path)
         });
         let tracing = value.tracing.as_ref();
         let tracing = tracing.and_then(|value| path.field("tracing", |path| tracing::compile(value, path)));

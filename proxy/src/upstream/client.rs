@@ -5,7 +5,6 @@ use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{Ping, PingPong};
 use tokio::sync::{Notify, OnceCell};
@@ -13,6 +12,7 @@ use tokio::time::{Instant, timeout};
 
 use super::clusters::Place;
 use crate::http::h1::link::H1Link;
+use crate::http::h2::{Queue, Queued};
 use crate::transport::Cutoff;
 
 /// How long the settings of a peer of HTTP/2 may take.
@@ -88,18 +88,19 @@ impl H1Client {
 /// An HTTP/2 connection to an endpoint.
 #[derive(Debug)]
 pub struct H2Connection {
-    sender: SendRequest<Bytes>,
+    sender: SendRequest<Queued>,
+    queue: Rc<Queue>,
     streams: Cell<u32>,
     started: Cell<u32>,
+    max_streams: usize,
     max_requests: Option<u32>,
     idle_since: Cell<Instant>,
     /// Cleared by the connection's task when it ends.
     alive: Rc<Cell<bool>>,
     /// The peer has answered a request.
     answered: Cell<bool>,
-    /// Told when there is room again for those who found none.
+    /// Told of every stream that ends: one of those who found no room may go on.
     room: Rc<Notify>,
-    sought: Cell<bool>,
     cutoff: Option<Rc<Cutoff>>,
     ping: RefCell<Option<PingPong>>,
     settled: OnceCell<()>,
@@ -107,24 +108,25 @@ pub struct H2Connection {
 
 impl H2Connection {
     /// A connection whose task clears `alive` at its end, and what ends it from outside. `room` is told when a stream
-    /// ends on it while it is full.
+    /// ends on it.
     #[must_use]
     pub fn new(
-        sender: SendRequest<Bytes>,
-        max_requests: Option<u32>,
+        sender: SendRequest<Queued>,
+        (max_streams, max_requests): (u32, Option<u32>),
         (alive, room, cutoff): (Rc<Cell<bool>>, Rc<Notify>, Option<Rc<Cutoff>>),
         now: Instant,
     ) -> Self {
         Self {
             sender,
+            queue: Rc::default(),
             streams: Cell::new(0),
             started: Cell::new(0),
+            max_streams: max_streams as usize,
             max_requests,
             idle_since: Cell::new(now),
             alive,
             answered: Cell::new(false),
             room,
-            sought: Cell::new(false),
             cutoff,
             ping: RefCell::default(),
             settled: OnceCell::new(),
@@ -152,12 +154,8 @@ impl H2Connection {
     /// Whether one more stream may be started.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        let room =
-            self.takes_more() && (self.streams.get() as usize) < self.sender.current_max_send_streams();
-        if !room {
-            self.sought.set(true);
-        }
-        room
+        let most = self.sender.current_max_send_streams().min(self.max_streams);
+        self.takes_more() && (self.streams.get() as usize) < most
     }
 
     /// Whether it has room, or will have when a stream ends.
@@ -183,7 +181,7 @@ impl H2Connection {
 
     /// A handle to send one request with.
     #[must_use]
-    pub fn sender(&self) -> SendRequest<Bytes> {
+    pub fn sender(&self) -> SendRequest<Queued> {
         self.sender.clone()
     }
 
@@ -205,6 +203,12 @@ pub struct StreamGuard {
 }
 
 impl StreamGuard {
+    /// What waits to be written on the connection.
+    #[must_use]
+    pub fn queue(&self) -> &Rc<Queue> {
+        &self.connection.queue
+    }
+
     /// Whether the connection had answered before and then waited for this request: its peer may have closed it for
     /// idleness at the same moment.
     #[must_use]
@@ -228,8 +232,6 @@ impl Drop for StreamGuard {
         let connection = &self.connection;
         connection.streams.set(connection.streams.get().saturating_sub(1));
         connection.idle_since.set(Instant::now());
-        if connection.sought.take() {
-            connection.room.notify_one();
-        }
+        connection.room.notify_one();
     }
 }

@@ -17,7 +17,7 @@ use super::injected::InjectedExchange;
 use crate::http::MAX_HEADERS;
 use crate::http::body::{BodySink, BodySource, Chunk, Discard, SinkError, SourceError};
 use crate::http::h1::{response, write};
-use crate::http::h2::{H2Link, convert};
+use crate::http::h2::{H2Link, Queued, convert};
 use crate::http::headers::Headers;
 use crate::http::message::{BodyLength, RequestHead, ResponseHead};
 
@@ -75,7 +75,7 @@ pub struct H1Exchange {
 #[derive(Debug)]
 pub struct H2Exchange {
     link: H2Link,
-    sender: SendRequest<Bytes>,
+    sender: SendRequest<Queued>,
     response: Option<ResponseFuture>,
     informational: u32,
     stream: StreamGuard,
@@ -97,9 +97,9 @@ impl UpstreamLink {
 
     /// An exchange on the next stream of this connection.
     #[must_use]
-    pub fn from_h2(sender: SendRequest<Bytes>, stream: StreamGuard) -> Self {
+    pub fn from_h2(sender: SendRequest<Queued>, stream: StreamGuard) -> Self {
         Self::H2(Box::new(H2Exchange {
-            link: H2Link::default(),
+            link: H2Link::new(stream.queue()),
             sender,
             response: None,
             informational: 0,

@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use super::client::{H1Client, H2Connection};
 use super::clusters::{ClusterState, Place};
-use super::connect::{ConnectError, Offer, connect};
+use super::connect::{ConnectError, Offer};
 use super::endpoint::EndpointState;
 use super::link::UpstreamLink;
-use super::pool::AcquireError;
+use super::pool::{AcquireError, dial};
 use super::usage::{Permit, Resource};
 use crate::http::h1::link::H1Link;
 use crate::model::limits::Priority;
@@ -35,7 +35,13 @@ pub(super) async fn acquire(
     loop {
         if let Some(connection) = endpoint.shared_connection() {
             match begin(&connection).await {
-                Ok(link) => return Ok(link),
+                Ok(link) => {
+                    // Who was told of room tells the next one of what there is besides.
+                    if waiting.is_some() && connection.has_room() {
+                        endpoint.room().notify_one();
+                    }
+                    return Ok(link);
+                }
                 Err(_) => endpoint.discard_shared(&connection),
             }
             continue;
@@ -46,7 +52,8 @@ pub(super) async fn acquire(
         // Registered before the limit is looked at, so that a connection freed in between is not missed.
         let freed = cluster.connection_freed();
         let may_share = !endpoint.shares_none();
-        if !(may_share && endpoint.is_connecting()) {
+        let others_connect = may_share && endpoint.is_connecting();
+        if !others_connect {
             let alone = may_share && !endpoint.is_connected();
             if let Some(place) = cluster.connection_permit(priority, alone) {
                 return match open(cluster, endpoint, (place, agreed)).await? {
@@ -67,7 +74,8 @@ pub(super) async fn acquire(
             waiting = Some(permit.ok_or(AcquireError::Overflow(Resource::Pending))?);
         }
         tokio::select! {
-            () = freed => {}
+            // While others connect it would be of no use here, and is left to who can use it.
+            () = freed, if !others_connect => {}
             room = endpoint.room_or_failure() => room?,
         }
     }
@@ -107,8 +115,7 @@ async fn opened(
     endpoint: &Rc<EndpointState>,
     (place, agreed): (Place, bool),
 ) -> Result<Opened, ConnectError> {
-    let way = (endpoint.address(), &**endpoint.more());
-    let transport = connect(cluster.config(), way, cluster.tools(), Offer::All).await?;
+    let transport = dial(cluster, endpoint, Offer::All).await?;
     let shares = !agreed || agreed_on_h2(&transport);
     endpoint.found_sharing(shares);
     if shares {
@@ -162,9 +169,9 @@ async fn share(
             endpoint.room().notify_waiters();
         }
     });
-    let max_requests = config.max_requests_per_connection;
+    let limits = (settings.max_concurrent_streams, config.max_requests_per_connection);
     let told = (alive, Rc::clone(endpoint.room()), cutoff);
-    let connection = H2Connection::new(sender, max_requests, told, Instant::now()).asking(ping);
+    let connection = H2Connection::new(sender, limits, told, Instant::now()).asking(ping);
     let connection = Rc::new(connection);
     endpoint.add_shared(Rc::clone(&connection));
     Ok(connection)

@@ -86,6 +86,7 @@ async fn stream(
     let first = session.open(&wanted.borrow_and_update(), Instant::now());
     say(&send, first).await?;
     let mut responses = client.delta_aggregated_resources(ReceiverStream::new(requests)).await?.into_inner();
+    control.send(Message::Asked).await.map_err(|_| StreamError::Ending)?;
     tracing::info!("configuration stream is open");
     metrics::gauge!("outrider_xds_connected").set(1.0);
     let mut quiet = None;
@@ -143,7 +144,7 @@ async fn handle(
     let mut update = session.receive(response, Instant::now());
     let (answer, applied) = oneshot::channel();
     let changes = std::mem::take(&mut update.changes);
-    control.send(Message::Apply(changes, answer)).await.map_err(|_| StreamError::Ending)?;
+    control.send(Message::Apply(update.kind, changes, answer)).await.map_err(|_| StreamError::Ending)?;
     let request = session.answer(update, applied.await.map_err(|_| StreamError::Ending)?);
     let labels = [("type", kind)];
     metrics::counter!("outrider_xds_updates_total", &labels).increment(1);

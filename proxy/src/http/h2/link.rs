@@ -1,43 +1,49 @@
 //! One HTTP/2 stream as a pair of body ends, the same for both sides of the proxy.
 //!
 //! Received bytes are given back to the sender's flow-control window when they have been passed on, never
-//! before, and nothing is queued beyond the window that the receiver granted: back-pressure crosses the proxy.
+//! before, and nothing is queued beyond the window that the receiver granted and what [`super::queue`] has room for:
+//! back-pressure crosses the proxy.
 
 use std::io;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use h2::{RecvStream, SendStream};
 
 use super::convert;
+use super::queue::{Entrance, Queue, Queued};
 use crate::http::body::{BodySink, BodySource, Chunk, SinkError, SourceError};
 use crate::http::headers::Headers;
 
 /// The two halves of a stream; a half is missing before its head was seen or when there is no body.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct H2Link {
     recv: Option<RecvStream>,
     chunk: Bytes,
     trailers: Headers,
-    send: Option<SendStream<Bytes>>,
+    send: Option<SendStream<Queued>>,
     sent_whole: bool,
+    queue: Entrance,
 }
 
 impl H2Link {
-    /// A link that reads from `recv`; what to write to comes with [`H2Link::send_to`].
+    /// A link on the connection with this queue. What to read from comes with [`H2Link::receive_from`], what to write to
+    /// with [`H2Link::send_to`].
     #[must_use]
-    pub fn receiving(recv: RecvStream) -> Self {
-        Self { recv: Some(recv), ..Self::default() }
-    }
-
-    /// A link that writes to `send`; what to read from comes with [`H2Link::receive_from`].
-    #[must_use]
-    pub fn sending(send: SendStream<Bytes>, ended: bool) -> Self {
-        Self { send: Some(send), sent_whole: ended, ..Self::default() }
+    pub fn new(queue: &Rc<Queue>) -> Self {
+        Self {
+            recv: None,
+            chunk: Bytes::new(),
+            trailers: Headers::default(),
+            send: None,
+            sent_whole: false,
+            queue: queue.entrance(),
+        }
     }
 
     /// The half to write the body to; `ended` when the head carried END_STREAM.
-    pub fn send_to(&mut self, send: SendStream<Bytes>, ended: bool) {
+    pub fn send_to(&mut self, send: SendStream<Queued>, ended: bool) {
         self.send = Some(send);
         self.sent_whole = ended;
     }
@@ -139,6 +145,7 @@ impl BodySink for H2Link {
         let Some(send) = self.send.as_mut().filter(|_| !self.sent_whole) else {
             return Poll::Ready(Err(SinkError::Length));
         };
+        ready!(self.queue.poll_room(cx));
         let wanted = source.chunk().len();
         send.reserve_capacity(wanted);
         let mut granted = send.capacity();
@@ -158,7 +165,7 @@ impl BodySink for H2Link {
             part
         };
         let count = bytes.len();
-        send.send_data(bytes, last).map_err(sink_error)?;
+        send.send_data(self.queue.add(bytes), last).map_err(sink_error)?;
         self.sent_whole = last;
         Poll::Ready(Ok(count))
     }
@@ -170,7 +177,7 @@ impl BodySink for H2Link {
         if let Some(send) = &mut self.send {
             match trailers {
                 Some(trailers) => send.send_trailers(convert::trailers_out(trailers)),
-                None => send.send_data(Bytes::new(), true),
+                None => send.send_data(self.queue.add(Bytes::new()), true),
             }
             .map_err(sink_error)?;
         }

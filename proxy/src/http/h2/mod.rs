@@ -5,6 +5,8 @@ pub const MAX_SEND_BUFFER_BYTES: usize = 256 * 1024;
 
 pub mod convert;
 pub mod link;
+pub mod queue;
 pub mod server;
 
 pub use link::H2Link;
+pub use queue::{Queue, Queued};

@@ -1,5 +1,6 @@
 //! The downstream side of HTTP/2: one stream.
 
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use h2::{Reason, RecvStream};
 
 use super::convert;
 use super::link::{H2Link, sink_error};
+use super::queue::{Queue, Queued};
 use crate::http::body::{BodySink, BodySource, Chunk, SinkError, SourceError};
 use crate::http::downstream::{BreakOff, Downstream};
 use crate::http::headers::Headers;
@@ -17,16 +19,18 @@ use crate::http::message::{BodyLength, ResponseHead};
 #[derive(Debug)]
 pub struct H2Server {
     link: H2Link,
-    respond: SendResponse<Bytes>,
+    respond: SendResponse<Queued>,
     /// With which code the whole connection is to end.
     goodbye: Option<Reason>,
 }
 
 impl H2Server {
-    /// A stream whose head has been read.
+    /// A stream whose head has been read, on the connection with this queue.
     #[must_use]
-    pub fn new(recv: RecvStream, respond: SendResponse<Bytes>) -> Self {
-        Self { link: H2Link::receiving(recv), respond, goodbye: None }
+    pub fn new(recv: RecvStream, respond: SendResponse<Queued>, queue: &Rc<Queue>) -> Self {
+        let mut link = H2Link::new(queue);
+        link.receive_from(recv);
+        Self { link, respond, goodbye: None }
     }
 
     /// With which code the whole connection is to end, if it is.

@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use outrider_proto::json;
@@ -92,6 +93,52 @@ async fn an_endpoint_without_a_connection_gets_one_and_who_finds_no_room_waits()
         drop(under_way);
         assert!(next.await.is_ok());
         assert_eq!((to_first.get(), to_second.get()), (1, 1));
+    };
+    LocalSet::new().run_until(work).await;
+}
+
+#[tokio::test]
+async fn all_who_wait_for_room_get_it_one_after_the_other() {
+    let work = async {
+        let limits = "circuit_breakers: {thresholds: [{max_connections: 1}]}";
+        let (cluster, (address, connections)) = (cluster(limits), server(1).await);
+        let endpoint = endpoint(address);
+        let mut under_way = lend(&cluster, &endpoint).await.unwrap();
+        under_way.send_head(&request()).unwrap();
+        while endpoint.shared_connection().is_some() {
+            tokio::task::yield_now().await;
+        }
+        let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(lend(&cluster, &endpoint))).collect();
+        for waiter in &mut waiting {
+            assert!(polled_once(waiter).await.is_pending());
+        }
+        drop(under_way);
+        for waiter in waiting {
+            // Each ends its stream before the next one has looked.
+            let link = tokio::time::timeout(Duration::from_secs(10), waiter).await;
+            drop(link.expect("told of room").unwrap());
+        }
+        assert_eq!(connections.get(), 1);
+    };
+    LocalSet::new().run_until(work).await;
+}
+
+#[tokio::test]
+async fn a_connection_takes_no_more_streams_than_the_cluster_says() {
+    let work = async {
+        let http2 = "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {'@type': \
+                     type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: \
+                     {http2_protocol_options: {max_concurrent_streams: 2}}}}";
+        let (cluster, (address, connections)) = (cluster(http2), server(100).await);
+        let endpoint = endpoint(address);
+        let mut under_way = Vec::new();
+        for _ in 0..5 {
+            under_way.push(lend(&cluster, &endpoint).await.unwrap());
+        }
+        while connections.get() < 3 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(connections.get(), 3);
     };
     LocalSet::new().run_until(work).await;
 }
