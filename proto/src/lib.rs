@@ -15,7 +15,7 @@ pub mod type_url;
 pub mod yaml;
 
 pub use fault::{Fault, Path};
-pub use generated::{envoy, google, grpc, outrider};
+pub use generated::{envoy, google, grpc, opentelemetry, outrider};
 pub use pool::release as release_descriptors;
 pub use strict::unpack;
 

@@ -22,6 +22,7 @@ pub const PREFIX: &str = "type.googleapis.com/";
 
 /// Extensions that may stand in an `Any` inside a resource.
 pub const EXTENSIONS: &[&str] = &[
+    "envoy.config.trace.v3.OpenTelemetryConfig",
     "envoy.extensions.access_loggers.file.v3.FileAccessLog",
     "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
     "envoy.extensions.filters.http.adaptive_concurrency.v3.AdaptiveConcurrency",

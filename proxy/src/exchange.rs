@@ -23,6 +23,7 @@ pub mod report;
 mod routed;
 pub mod sticky;
 pub mod timers;
+pub mod trace;
 mod websocket;
 
 use std::net::SocketAddr;
@@ -32,7 +33,6 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::exchange::attempt::{Attempts, Ending};
-use crate::exchange::relay::Relayed;
 use crate::exchange::report::Report;
 use crate::exchange::routed::Routed;
 use crate::exchange::sticky::Sticky;
@@ -46,7 +46,6 @@ use crate::limit::pressure::Stage;
 use crate::model::{ForwardAction, HttpChain, RouteAction, Snapshot};
 use crate::observe::Reason;
 use crate::policy::Standing;
-use crate::upstream::ClusterState;
 use crate::worker::Worker;
 
 /// What an exchange knows of the connection that it came on.
@@ -104,7 +103,7 @@ pub async fn serve<D: Downstream>(
     // The connection alone says so: what a client claims in `:scheme` would get it past redirects to HTTPS.
     request.secure = origin.standing.facts.secure;
     let snapshot = origin.worker.snapshot();
-    let mut report = Report::begin(origin, prepare::client_address(request, origin));
+    let mut report = Report::of(request, origin);
     let outcome = answer(down, request, response, timer, origin, (&snapshot, &mut report)).await;
     let end = match outcome {
         Outcome::Complete(at) => at,
@@ -223,7 +222,7 @@ async fn forward<D: Downstream>(
             prepare::response(response, routed, weighted, request, origin, report);
             let relayed =
                 relay::response(down, &mut exchange, (request, response), &mut timers, report).await;
-            finish(exchange, relayed, &cluster)
+            relay::finish(exchange, relayed, &cluster)
         }
         Ending::Answer(reason, detail) => {
             reply::refuse(down, request, response, (reason, &detail, Some(routed)), report).await
@@ -233,17 +232,5 @@ async fn forward<D: Downstream>(
             down.abort();
             Outcome::Broken
         }
-    }
-}
-
-fn finish(exchange: attempt::Established, relayed: Relayed, cluster: &ClusterState) -> Outcome {
-    match relayed {
-        Relayed::Whole => {
-            let now = Instant::now();
-            exchange.link.finish(cluster, &exchange.endpoint, now);
-            Outcome::Complete(now)
-        }
-        // Dropping the upstream closes its connection or resets its stream.
-        Relayed::Cut => Outcome::Broken,
     }
 }

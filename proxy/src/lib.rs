@@ -11,6 +11,7 @@ pub mod control;
 pub mod detect;
 pub mod drain;
 pub mod exchange;
+pub mod export;
 pub mod fault;
 pub mod grpc;
 pub mod http;

@@ -1,13 +1,15 @@
 //! The proxy from start to end, on the control thread.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use outrider_proto::envoy::config::core::v3::Node;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
-use tokio::task::LocalSet;
-use tokio::time::{Instant, interval, sleep_until};
+use tokio::task::{JoinHandle, LocalSet};
+use tokio::time::{Instant, interval, sleep_until, timeout};
 
 use crate::admin::{self, Admin, SharedState, State};
 use crate::bootstrap::{self, Settings, StartError};
@@ -18,13 +20,17 @@ use crate::control::{Control, Message, QUEUED_MESSAGES, TICK, overload};
 use crate::limit::pressure::Pressure;
 use crate::lockin::{self, Access, LockInError, Report, access};
 use crate::model::bootstrap::Bootstrap;
+use crate::model::identity::IdentitySource;
+use crate::observe::trace::queue::SpanQueue;
 use crate::observe::{logging, series};
 use crate::policy::egress::Surroundings;
 use crate::runtime::Workers;
 use crate::runtime::signals::{Signals, Told};
 use crate::runtime::workers::WorkerSettings;
-use crate::{svid, xds};
+use crate::{export, svid, xds};
 
+/// How long the last spans may take to their collectors.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// How a control server knows that it need not tell everything.
 const ON_DEMAND: &str = "outrider.on-demand";
 
@@ -56,11 +62,13 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<End, StartEr
     locked.tell();
     let pressure = Arc::new(Pressure::default());
     let (asks, asked) = mpsc::channel(asks::QUEUED);
+    let (spans, finished) = SpanQueue::new();
     let own_cluster = bootstrap.local_cluster.as_ref().map(|local| Arc::from(&*local.name));
     let workers = Workers::start(&WorkerSettings {
         count: settings.workers,
         max_connections: settings.max_connections,
         names_reason: settings.names_reason,
+        spans,
         surroundings: surroundings(settings, &bootstrap.node),
         pressure: Arc::clone(&pressure),
         local_cluster: bootstrap.local_cluster.take().map(Arc::new),
@@ -94,15 +102,13 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<End, StartEr
             };
             start_admin(address, admin).await?;
         }
-        if let Some(source) = settings.identity.clone().or(bootstrap.identity.clone()) {
-            control.await_first(First::Identity);
-            tokio::spawn(follow_identity(svid::start(source), messages.clone()));
-        }
+        let identity = settings.identity.clone().or(bootstrap.identity.clone());
+        let identity = identity.map(|source| start_identity(source, &mut control, &messages));
+        let own = export::Own { instance: bootstrap.node.id.clone(), identity };
+        let exporting = tokio::spawn(export::run(finished, own, messages.clone()));
         start_xds(bootstrap, own_cluster, &mut control, messages);
-        outrider_proto::release_descriptors();
-        crate::sys::release_code();
-        crate::sys::release_free_memory();
-        let end = serve(&mut control, (settings, &fixed), &state, (inbox, Asks::new(asked)))
+        give_back();
+        let end = serve(&mut control, (settings, &fixed), &state, (inbox, Asks::new(asked), exporting))
             .await
             .map_err(|error| failed("signals", &error))?;
         Ok::<_, StartError>((control, end))
@@ -115,10 +121,17 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<End, StartEr
     Ok(end)
 }
 
+/// What has read and compiled the configuration is not needed until there is another one.
+fn give_back() {
+    outrider_proto::release_descriptors();
+    crate::sys::release_code();
+    crate::sys::release_free_memory();
+}
+
 async fn start_admin(address: SocketAddr, admin: Admin) -> Result<(), StartError> {
-    let bound = admin::start(address, admin)
-        .await
-        .map_err(|error| StartError(vec![format!("admin: cannot listen on {address}: {error}")]))?;
+    let bound = admin::start(address, admin).await;
+    let bound =
+        bound.map_err(|error| StartError(vec![format!("admin: cannot listen on {address}: {error}")]))?;
     tracing::info!(address = %bound, "admin endpoints listen");
     Ok(())
 }
@@ -137,6 +150,17 @@ pub(crate) fn lock_in(settings: &Settings, bootstrap: &Bootstrap) -> Result<Repo
     let mut access = Access::new(&settings.config, bootstrap, identity, &settings.lock_in_paths);
     access.low_ports |= settings.admin.is_some_and(access::is_low);
     lockin::lock(settings.lock_in, &access)
+}
+
+fn start_identity(
+    source: IdentitySource,
+    control: &mut Control,
+    messages: &mpsc::Sender<Message>,
+) -> svid::Published {
+    let published = svid::start(source);
+    control.await_first(First::Identity);
+    tokio::spawn(follow_identity(published.clone(), messages.clone()));
+    published
 }
 
 /// Tells the control thread of every new identity, and of its end.
@@ -188,7 +212,7 @@ async fn serve(
     control: &mut Control,
     (settings, fixed): (&Settings, &Fixed),
     state: &SharedState,
-    (mut inbox, mut asked): (mpsc::Receiver<Message>, Asks),
+    (mut inbox, mut asked, exporting): (mpsc::Receiver<Message>, Asks, JoinHandle<()>),
 ) -> std::io::Result<End> {
     let mut signals = Signals::new()?;
     let mut tick = interval(TICK);
@@ -211,7 +235,7 @@ async fn serve(
             },
             _ = tick.tick() => Message::Tick,
             () = until(control.due()) => Message::Publish,
-            () = control.ended() => return Ok(End::Drained),
+            () = control.ended() => break,
         };
         if matches!(message, Message::Reload) {
             reload(control, settings, fixed);
@@ -219,6 +243,20 @@ async fn serve(
             control.handle(message);
         }
     }
+    let flushed = timeout(FLUSH_TIMEOUT, async {
+        let mut exporting = pin!(exporting);
+        loop {
+            // Whoever exports may have to ask where to.
+            tokio::select! {
+                _ = exporting.as_mut() => return,
+                Some(message) = inbox.recv() => control.handle(message),
+            }
+        }
+    });
+    if flushed.await.is_err() {
+        tracing::warn!("spans are left that no collector has taken");
+    }
+    Ok(End::Drained)
 }
 
 async fn until(due: Option<Instant>) {

@@ -29,6 +29,7 @@ use crate::observe::series::{
     CONNECTIONS_CUT, EgressSeries, FAULTS, FAULTS_ACTIVE, FAULTS_OVERFLOW, PolicySeries, ReasonSeries,
     RequestSeries,
 };
+use crate::observe::trace::queue::{SpanQueue, Tracer};
 use crate::policy::egress::Surroundings;
 use crate::policy::{Decision, Standing};
 use crate::transport::{BufferPool, Registry};
@@ -53,6 +54,8 @@ pub struct Worker {
     pub metrics: Shard,
     /// Its access log lines.
     pub logger: AccessLogger,
+    /// Its finished spans.
+    pub tracer: Tracer,
     /// How requests that go to no cluster are recorded.
     pub no_cluster: RequestSeries,
     /// How our own answers are counted.
@@ -92,6 +95,8 @@ pub struct Worker {
 pub struct Shared {
     /// What is in use of what clusters limit.
     pub usage: Arc<UsageRegistry>,
+    /// Takes finished spans.
+    pub spans: SpanQueue,
     /// Whether answers of our own say their reason in a header.
     pub names_reason: bool,
     /// What is known of the place they run in.
@@ -108,7 +113,7 @@ impl Worker {
     /// A worker without configuration.
     #[must_use]
     pub fn new(metrics: Shard, logs: LogQueue, shared: Shared) -> Self {
-        let Shared { usage, names_reason, surroundings, pressure, local_cluster, asks } = shared;
+        let Shared { usage, spans, names_reason, surroundings, pressure, local_cluster, asks } = shared;
         let buffers = Rc::new(BufferPool::default());
         Self {
             clusters: Clusters::new(usage, Rc::clone(&buffers), local_cluster),
@@ -117,6 +122,7 @@ impl Worker {
             rooms: Rc::default(),
             metrics,
             logger: AccessLogger::new(logs),
+            tracer: Tracer::new(spans),
             no_cluster: RequestSeries::default(),
             reasons: ReasonSeries::default(),
             policies: PolicySeries::default(),

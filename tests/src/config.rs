@@ -5,12 +5,25 @@ pub const HCM: &str =
     "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 /// The type of the filter that ends every HTTP chain.
 pub const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+/// The type of where spans go.
+const OPEN_TELEMETRY: &str = "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig";
 /// For a cluster whose endpoints speak HTTP/2.
 pub const HTTP2: &str = "typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: \
                          {\"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, \
                          explicit_http_config: {http2_protocol_options: {}}}}";
 /// All requests to the cluster `be`.
 pub const TO_BE: &str = "{match: {prefix: /}, route: {cluster: be}}";
+
+/// The field of a connection manager with which its spans go to the cluster `otel` under this name; `more` holds further
+/// fields.
+#[must_use]
+pub fn tracing(service: &str, more: &str) -> String {
+    let more = if more.is_empty() { String::new() } else { format!(", {more}") };
+    format!(
+        "tracing: {{provider: {{name: otel, typed_config: {{\"@type\": {OPEN_TELEMETRY}, service_name: {service}, \
+         grpc_service: {{envoy_grpc: {{cluster_name: otel}}, timeout: 2s}}}}}}{more}}}"
+    )
+}
 
 /// An address on this machine.
 #[must_use]

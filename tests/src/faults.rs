@@ -33,6 +33,10 @@ pub struct Setup<'a> {
     pub socket: &'a str,
     /// Further filters of the HTTP chains, each with a comma behind.
     pub filters: &'a str,
+    /// Further settings of the HTTP chains, each with a comma behind.
+    pub http: &'a str,
+    /// Further clusters, each with a comma before.
+    pub clusters: &'a str,
     /// What is special about the cluster `be`.
     pub cluster: &'a str,
     /// Where it leads instead of to the backend; nowhere else when 0.
@@ -91,12 +95,12 @@ impl Lab {
              {{inline_string: \"LINE %REQ(X-KEY)% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %DYNAMIC_METADATA(outrider.fault:names)%\\n\"}}}}}}}}]"
         );
         let http = format!(
-            "{{name: http, typed_config: {{\"@type\": {HCM}, stat_prefix: s, {log}, http_filters: [{}{{name: r, typed_config: {{\"@type\": \
+            "{{name: http, typed_config: {{\"@type\": {HCM}, stat_prefix: s, {log}, {}http_filters: [{}{{name: r, typed_config: {{\"@type\": \
              {ROUTER}}}}}], route_config: {{virtual_hosts: [{{name: v, domains: ['*'], routes: [{{match: {{prefix: /retry}}, name: retry, \
              route: {{cluster: two, retry_policy: {{retry_on: 'connect-failure,5xx,reset', num_retries: 3, per_try_timeout: 0.3s, \
              retry_back_off: {{base_interval: 0.001s, max_interval: 0.002s}}}}}}}}, \
              {{match: {{prefix: /}}, name: all, route: {{cluster: be, timeout: 60s}}}}]}}]}}}}}}",
-            setup.filters
+            setup.http, setup.filters
         );
         let opaque = format!(
             "{{name: tcp, typed_config: {{\"@type\": {TCP_PROXY}, stat_prefix: t, cluster: be, max_connect_attempts: 2, {log}}}}}"
@@ -119,11 +123,12 @@ impl Lab {
         let config = format!(
             "admin: {{address: {}}}\nnode: {{id: me}}\ndynamic_resources: {{cds_config: {{ads: {{}}, resource_api_version: V3}}, \
              ads_config: {{api_type: DELTA_GRPC, transport_api_version: V3, grpc_services: [{{envoy_grpc: {{cluster_name: xds}}}}]}}}}\n\
-             static_resources: {{listeners: [{}], clusters: [{}, {two}, {}]}}\n",
+             static_resources: {{listeners: [{}], clusters: [{}, {two}, {}{}]}}\n",
             address(admin),
             listeners.join(", "),
             cluster("be", if setup.leads_to == 0 { backend.port } else { setup.leads_to }, setup.cluster),
-            cluster("xds", control, HTTP2)
+            cluster("xds", control, HTTP2),
+            setup.clusters
         );
         let env: Vec<_> = setup.env.iter().copied().chain([("OUTRIDER_WORKERS", "1")]).collect();
         let proxy = Process::outrider_with(&config, admin, &env);

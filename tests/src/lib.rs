@@ -8,6 +8,7 @@ pub mod authority;
 pub mod backend;
 pub mod beside;
 pub mod client;
+pub mod collector;
 pub mod config;
 pub mod control;
 pub mod deaf;

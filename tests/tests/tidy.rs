@@ -24,7 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["runtime"],
     &["control"],
     &["svid", "lockin"],
-    &["bootstrap", "xds", "admin"],
+    &["bootstrap", "xds", "export", "admin"],
     &["run"],
     &["cli"],
     &["lib", "main"],

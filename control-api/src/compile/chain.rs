@@ -16,6 +16,7 @@ use outrider_proto::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use outrider_proto::outrider::destination::v1::OnDemand;
 use prost_types::Any;
 
+use super::spans::Tracing;
 use super::wire;
 
 const HTTP_FILTER: &str = "envoy.filters.network.http_connection_manager";
@@ -23,23 +24,29 @@ const TCP_FILTER: &str = "envoy.filters.network.tcp_proxy";
 const ROUTER: &str = "envoy.filters.http.router";
 
 /// HTTP towards a service: its routes come on their own, so that a change of them leaves the listener alone.
-pub(super) fn outbound_http(name: &str) -> listener::Filter {
+pub(super) fn outbound_http(name: &str, tracing: Option<&Tracing>) -> listener::Filter {
     let routes = RouteSpecifier::Rds(hcm::Rds {
         config_source: Some(wire::ads()),
         route_config_name: name.to_owned(),
     });
-    outbound_manager(name, routes)
+    outbound_manager(name, routes, tracing)
 }
 
 /// HTTP towards several hosts, with routes of its own.
-pub(super) fn outbound_http_with(name: &str, routes: RouteConfiguration) -> listener::Filter {
-    outbound_manager(name, RouteSpecifier::RouteConfig(routes))
+pub(super) fn outbound_http_with(
+    name: &str,
+    routes: RouteConfiguration,
+    tracing: Option<&Tracing>,
+) -> listener::Filter {
+    outbound_manager(name, RouteSpecifier::RouteConfig(routes), tracing)
 }
 
-fn outbound_manager(name: &str, routes: RouteSpecifier) -> listener::Filter {
+fn outbound_manager(name: &str, routes: RouteSpecifier, tracing: Option<&Tracing>) -> listener::Filter {
     let mut manager = manager(name, routes, Vec::new());
     // What a path means is decided where it is served.
     manager.path_with_escaped_slashes_action = PathWithEscapedSlashesAction::KeepUnchanged.into();
+    // Here requests are sent again, so every attempt is told of.
+    manager.tracing = tracing.map(|tracing| tracing.of_listener(true));
     filter(HTTP_FILTER, wire::any(&manager))
 }
 
@@ -48,8 +55,10 @@ pub(super) fn inbound_http(
     name: &str,
     routes: RouteConfiguration,
     policies: Vec<hcm::HttpFilter>,
+    tracing: Option<&Tracing>,
 ) -> listener::Filter {
     let mut manager = manager(name, RouteSpecifier::RouteConfig(routes), policies);
+    manager.tracing = tracing.map(|tracing| tracing.of_listener(false));
     // Policy and application must read one path.
     manager.merge_slashes = true;
     manager.path_with_escaped_slashes_action = PathWithEscapedSlashesAction::RejectRequest.into();

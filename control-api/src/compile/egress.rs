@@ -18,6 +18,7 @@ use outrider_proto::outrider::egress::v1 as pb;
 
 use super::inbound::Local;
 use super::model::MeshService;
+use super::spans::Tracing;
 use super::status::{ConditionKind, Statuses};
 use super::{Settings, chain, wire};
 use crate::object::egress::{EgressPolicy, Sensitive};
@@ -64,6 +65,7 @@ pub(super) struct Egress {
     /// Where the Kubernetes API is reached, as far as it is a service of the mesh.
     api: Vec<SocketAddr>,
     dialect: Dialect,
+    tracing: Option<Tracing>,
     /// The policies.
     pub(super) origin: Origin,
 }
@@ -83,6 +85,7 @@ impl Egress {
                 sensitive: BTreeSet::new(),
                 api: api(services),
                 dialect,
+                tracing: settings.tracing.clone(),
                 origin: Origin::of(&policy.key),
             });
             egress.origin = egress.origin.with([&policy.key]);

@@ -99,7 +99,7 @@ pub(super) fn targets(service: &Key, port: u16, settings: &Settings) -> [String;
 
 /// The listener of a target, with these routes.
 pub(super) fn listener(target: &str, routes: &str, origin: &Origin) -> Resource {
-    let manager = chain::outbound_http(routes).config_type.map(|ConfigType::TypedConfig(any)| any);
+    let manager = chain::outbound_http(routes, None).config_type.map(|ConfigType::TypedConfig(any)| any);
     let listener =
         Listener { name: target.to_owned(), api_listener: Some(ApiListener { api_listener: manager }) };
     wire::unchecked(listener.encode_to_vec(), origin)

@@ -131,7 +131,7 @@ fn chains(port: &Port, guard: &Guard<'_>, settings: &Settings, redirected: bool)
             let routes = local_routes(&name, cluster);
             let mut filters = guard.http();
             filters.extend_from_slice(&port.limits);
-            vec![chain::inbound_http(&name, routes, filters)]
+            vec![chain::inbound_http(&name, routes, filters, settings.tracing.as_ref())]
         }
         Protocol::Tcp | Protocol::Unset => {
             let mut filters = guard.connection();

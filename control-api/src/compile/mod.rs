@@ -32,9 +32,11 @@ pub mod registered;
 pub mod revocations;
 mod service;
 pub(crate) mod services;
+pub mod spans;
 pub mod status;
 mod tls;
 mod told;
+
 mod traffic;
 mod view;
 mod wire;
@@ -68,6 +70,8 @@ pub struct Settings {
     pub root_namespace: String,
     /// What no experiment may pass.
     pub faults: faults::Caps,
+    /// Where spans go, if anywhere.
+    pub tracing: Option<spans::Tracing>,
 }
 
 impl Default for Settings {
@@ -77,6 +81,7 @@ impl Default for Settings {
             cluster_domain: "cluster.local".to_owned(),
             root_namespace: "outrider-system".to_owned(),
             faults: faults::Caps::default(),
+            tracing: None,
         }
     }
 }
@@ -228,7 +233,7 @@ impl Mesh {
         let revocations = revocations::lists((&objects, &settings), before, &mut statuses);
         let consumers = compiled.values().flat_map(|service| service.consumers.keys().cloned()).collect();
         let ours = compiled.values().any(|service| !service.ours.is_empty());
-        let inbound = inbound_clusters(&objects, &services, old.map(|old| &*old.inbound));
+        let inbound = inbound_clusters(&objects, &services, (&settings, old.map(|old| &*old.inbound)));
         let same = old.map(|old| &old.inbound).filter(|old| ***old == inbound).cloned();
         let inbound = same.unwrap_or_else(|| Arc::new(inbound));
         let own = |old: &Self| old.own.lock().unwrap_or_else(PoisonError::into_inner).clone();

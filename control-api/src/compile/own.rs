@@ -7,7 +7,7 @@ use outrider_proto::envoy::config::cluster::v3 as pb;
 use outrider_proto::fault;
 
 use super::model::{MeshService, inbound_cluster_name};
-use super::{cluster, egress, wire};
+use super::{Settings, cluster, egress, wire};
 use crate::object::scalar::PortRef;
 use crate::object::{Key, Objects};
 use crate::snapshot::{Resource, Resources};
@@ -16,7 +16,7 @@ use crate::snapshot::{Resource, Resources};
 pub(super) fn inbound_clusters(
     objects: &Objects,
     services: &BTreeMap<Key, Arc<MeshService>>,
-    old: Option<&Resources>,
+    (settings, old): (&Settings, Option<&Resources>),
 ) -> Resources {
     let workloads = objects.workloads.values().flat_map(|workload| &workload.spec.ports);
     let mut ports: BTreeSet<u16> = workloads.map(|port| port.app_port.unwrap_or(port.port)).collect();
@@ -38,6 +38,9 @@ pub(super) fn inbound_clusters(
         ports.into_iter().filter_map(|port| again(port).or_else(|| inbound_cluster(port))).collect();
     if !objects.egress.is_empty() {
         all.extend(own_cluster(&egress::cluster(), "Mesh//egress"));
+    }
+    if let Some(tracing) = &settings.tracing {
+        all.extend(own_cluster(&tracing.cluster(), "Mesh//tracing"));
     }
     all
 }

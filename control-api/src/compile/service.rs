@@ -219,7 +219,7 @@ impl Context<'_> {
                 }
                 None | Some(Attached::Http(_) | Attached::Grpc(_)) => {
                     self.routes(&name, port, attached, (compiled, &mut calling));
-                    chain::outbound_http(&name)
+                    chain::outbound_http(&name, self.settings.tracing.as_ref())
                 }
             };
             self.chains((port.number, &name), &filter, (compiled, &mut calling));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::compile::spans::Collector;
 use crate::object::scalar::Percent;
 
 /// The control server: operators' objects in, configuration and identities for sidecars out.
@@ -96,6 +97,13 @@ pub(super) struct Serve {
     /// Requests and connections of each proxy that may have one at a time.
     #[arg(long, value_name = "NUMBER")]
     pub(super) faults_max_active: Option<u32>,
+    /// A collector that all proxies send spans of HTTP requests to: OTLP over gRPC in plaintext, HOST:PORT. Without it
+    /// there are none.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(super) tracing_collector: Option<Collector>,
+    /// Requests without a trace that begin a recorded one, in percent. Where a caller has decided, that holds.
+    #[arg(long, value_name = "PERCENT", default_value = "1", requires = "tracing_collector")]
+    pub(super) tracing_sampling_percent: Percent,
     #[command(flatten)]
     pub(super) webhook: super::webhook::Webhook,
     /// error, warn, info, debug, trace or off.

@@ -27,6 +27,7 @@ use crate::compile::Settings;
 use crate::compile::faults::Caps;
 use crate::compile::model::InMesh;
 use crate::compile::revocations::SERVICE_ACCOUNT;
+use crate::compile::spans::Tracing;
 use crate::engine::Engine;
 use crate::experiments::Experiments;
 use crate::proxy_info::Identity;
@@ -191,6 +192,10 @@ fn settings(serve: &Serve) -> Settings {
             max_share: serve.faults_max_share_percent,
             max_active: serve.faults_max_active,
         },
+        tracing: serve
+            .tracing_collector
+            .clone()
+            .map(|collector| Tracing { collector, sampling: serve.tracing_sampling_percent }),
     }
 }
 

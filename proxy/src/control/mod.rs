@@ -8,6 +8,7 @@ pub mod change;
 pub mod dns;
 pub mod health;
 pub mod overload;
+pub mod reach;
 mod redact;
 pub mod secrets;
 mod show;
@@ -25,7 +26,7 @@ use tokio::time::Instant;
 
 use crate::identity::Revoked;
 use crate::model::bootstrap::StaticResources;
-use crate::model::{Cluster, Discovery, Listener};
+use crate::model::{ClusterEntry, Discovery, Listener};
 use crate::observe::metrics;
 use crate::runtime::{Published, Sockets, Workers};
 use secrets::{Own, Secrets};
@@ -50,7 +51,7 @@ pub enum Message {
     /// A name was resolved.
     Resolved(dns::Resolved),
     /// Somebody wants a cluster as it is now; `None` when there is none.
-    Cluster(String, oneshot::Sender<Option<Arc<Cluster>>>),
+    Cluster(String, oneshot::Sender<Option<ClusterEntry>>),
     /// The workload calls somebody of whom nothing may be known yet.
     Destinations(Vec<SocketAddr>),
     /// The operator wants to know something.
@@ -271,8 +272,7 @@ impl Control {
                 }
             }
             Message::Cluster(name, answer) => {
-                let found = self.store.compiled().1.find(|cluster| *cluster.name == *name).cloned();
-                let _ = answer.send(found);
+                let _ = answer.send(self.store.cluster(&name));
             }
             Message::Destinations(addresses) => {
                 let now = Instant::now();

@@ -317,6 +317,13 @@ impl Store {
         all.filter(|cluster| matches!(cluster.discovery, Discovery::Dns { .. }))
     }
 
+    /// A cluster as it came last, with the endpoints that are known.
+    #[must_use]
+    pub fn cluster(&self, name: &str) -> Option<ClusterEntry> {
+        let config = Arc::clone(&self.clusters.get(name)?.compiled);
+        Some(ClusterEntry { endpoints: self.endpoints_of(&config), config })
+    }
+
     fn endpoints_of(&self, cluster: &Cluster) -> Arc<EndpointSet> {
         let found = match &cluster.discovery {
             Discovery::Static(set) => Some(Arc::clone(set)),

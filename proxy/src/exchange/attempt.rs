@@ -18,15 +18,14 @@ use super::replay::Replay;
 use super::report::Report;
 use super::sticky::Sticky;
 use super::timers::Timers;
-use super::{Origin, Routed};
+use super::{Origin, Routed, routed};
 use crate::fault::Plan;
 use crate::fault::shape::poll_pump;
 use crate::http::body::{BodySink as _, Discard, Pump, PumpError};
 use crate::http::downstream::Downstream;
-use crate::http::message::{BodyLength, RequestHead, ResponseHead, Version};
+use crate::http::message::{BodyLength, RequestHead, ResponseHead};
 use crate::identity::Refusal;
 use crate::model::ForwardAction;
-use crate::model::cluster::ProtocolChoice;
 use crate::model::labels::SubsetKey;
 use crate::observe::Reason;
 use crate::observe::metrics::Labels;
@@ -34,7 +33,7 @@ use crate::observe::series::CONNECT_FAILURES;
 use crate::retry::{self, Failure};
 use crate::upstream::endpoint::ActiveGuard;
 use crate::upstream::members::Choice;
-use crate::upstream::pool::{self, AcquireError, UpstreamProtocol};
+use crate::upstream::pool::{self, AcquireError};
 use crate::upstream::usage::{Permit, Resource};
 use crate::upstream::{ClusterState, EndpointState, UpstreamLink};
 
@@ -43,6 +42,8 @@ use crate::upstream::{ClusterState, EndpointState, UpstreamLink};
 pub struct Established {
     /// The connection or stream.
     pub link: UpstreamLink,
+    /// Which of the request's attempts it is, from 1.
+    pub number: u32,
     /// Whose it is.
     pub endpoint: Rc<EndpointState>,
     /// The request's body on its way.
@@ -147,6 +148,7 @@ impl<'a> Attempts<'a> {
                         return Ending::Response(established);
                     }
                     self.tried.extend(report.upstream);
+                    report.passed_over(established.number);
                     let pause = self.pause(Some(response));
                     established.shapers.give_back(report);
                     self.replay = Some(self.discard(established).await);
@@ -255,8 +257,10 @@ impl<'a> Attempts<'a> {
         }
         timers.reaches(|| self.cluster.destination(endpoint.address()));
         let begun = self.cluster.stamp();
+        report.attempt(request, endpoint.address(), worker);
         let ended = self.at(&endpoint, down, request, response, (timers, report)).await;
         report.refusal = self.refusal.take();
+        report.attempted(report.attempts, ended.as_ref().map(|_| &*response).map_err(Failed::code));
         if !self.unmet.take() {
             self.observe(&endpoint, begun, request, ended.as_ref().map(|_| &*response));
         }
@@ -293,6 +297,7 @@ impl<'a> Attempts<'a> {
         let shapers = Shapers::take(plan.as_deref_mut(), report);
         let mut established = Established {
             link,
+            number: report.attempts,
             endpoint: Rc::clone(endpoint),
             pump: Pump::default(),
             replay,
@@ -333,7 +338,7 @@ impl<'a> Attempts<'a> {
         request: &RequestHead,
         (timers, plan): (&mut Timers<'_>, Option<&Plan>),
     ) -> Result<UpstreamLink, Failed> {
-        let protocol = protocol(self.cluster, request);
+        let protocol = routed::protocol(self.cluster, request);
         if plan.is_none()
             && let Some(link) = pool::acquire_idle(endpoint, protocol)
         {
@@ -397,20 +402,6 @@ impl<'a> Attempts<'a> {
         let labels = Labels::none().with("destination_service", &self.cluster.config().name);
         self.origin.worker.metrics.counter(CONNECT_FAILURES, &labels).add(1);
         Failed::Attempt(Failure::Connect, reason, detail)
-    }
-}
-
-/// What is spoken with the cluster for this request.
-#[must_use]
-pub fn protocol(cluster: &ClusterState, request: &RequestHead) -> UpstreamProtocol {
-    match cluster.config().protocol {
-        ProtocolChoice::Http1 => UpstreamProtocol::Http1,
-        ProtocolChoice::Http2 => UpstreamProtocol::Http2,
-        ProtocolChoice::Downstream if request.version == Version::Http2 => UpstreamProtocol::Http2,
-        ProtocolChoice::Downstream => UpstreamProtocol::Http1,
-        // An upgrade is one of HTTP/1.1's; not every server of HTTP/2 knows its like (RFC 8441).
-        ProtocolChoice::Agreed if !request.upgrade.is_empty() => UpstreamProtocol::Http1,
-        ProtocolChoice::Agreed => UpstreamProtocol::Agreed,
     }
 }
 

@@ -1,6 +1,7 @@
 //! How an attempt ends that has no response to pass on, and whose doing it was.
 
 use super::hedge::Winner;
+use super::trace::OVERTAKEN;
 use crate::http::body::SourceError;
 use crate::observe::Reason;
 use crate::retry::Failure;
@@ -19,6 +20,14 @@ pub(super) enum Failed {
 }
 
 impl Failed {
+    /// The code of what it came to.
+    pub(super) const fn code(&self) -> &'static str {
+        match self {
+            Self::Attempt(_, reason, _) | Self::Answer(reason, _) | Self::Gone(reason) => reason.code(),
+            Self::Overtaken(_) => OVERTAKEN,
+        }
+    }
+
     /// A deadline has passed, or policies no longer allow the request.
     pub(super) const fn late(reason: Reason) -> Self {
         if matches!(reason, Reason::PerTryTimeout | Reason::PerTryIdle) {

@@ -145,6 +145,7 @@ impl Attempts<'_> {
         let Rival { established, head } = rivals.swap_remove(place);
         *response = head;
         report.upstream = Some(established.endpoint.address());
+        report.attempted(established.number, Ok(response));
         self.observe(&established.endpoint, None, request, Ok(response));
         self.tell_attempts(response, report);
         Ending::Response(established)

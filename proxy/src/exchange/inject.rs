@@ -189,6 +189,9 @@ fn subject<'a>(request: &'a RequestHead, origin: &'a Origin, routed: Option<&'a 
 /// Counts and marks what is about to happen.
 fn note(plan: &mut Plan, origin: &Origin, report: &mut Report) {
     report.flags = report.flags.with(plan.flags());
+    if let Some(trace) = &mut report.trace {
+        trace.injected(report.attempts, plan.names());
+    }
     let count = |fault: &Leased| origin.worker.count_fault(&fault.name, fault.action.effect());
     plan.note(report.injected(), count);
 }

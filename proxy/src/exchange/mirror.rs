@@ -164,7 +164,7 @@ async fn send(
     request: RequestHead,
     mut body: MirrorBody,
 ) -> Option<()> {
-    let protocol = super::attempt::protocol(cluster, &request);
+    let protocol = super::routed::protocol(cluster, &request);
     let mut link = pool::acquire(cluster, endpoint, protocol, Priority::Default).await.ok()?;
     link.send_head(&request).ok()?;
     let (mut response, mut up, mut down) = (ResponseHead::default(), Pump::default(), Pump::default());

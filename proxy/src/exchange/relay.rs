@@ -4,7 +4,9 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use http::StatusCode;
+use tokio::time::Instant;
 
+use super::Outcome;
 use super::attempt::Established;
 use super::inject;
 use super::report::Report;
@@ -15,6 +17,7 @@ use crate::http::body::{BodySink as _, Pump, PumpError, SourceError};
 use crate::http::downstream::Downstream;
 use crate::http::message::{BodyLength, RequestHead, ResponseHead};
 use crate::observe::Reason;
+use crate::upstream::ClusterState;
 
 /// How a response went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +85,19 @@ pub async fn response<D: Downstream>(
             down.abort();
             Relayed::Cut
         }
+    }
+}
+
+/// Gives the connection back, where the exchange was whole.
+pub(super) fn finish(exchange: Established, relayed: Relayed, cluster: &ClusterState) -> Outcome {
+    match relayed {
+        Relayed::Whole => {
+            let now = Instant::now();
+            exchange.link.finish(cluster, &exchange.endpoint, now);
+            Outcome::Complete(now)
+        }
+        // Dropping the upstream closes its connection or resets its stream.
+        Relayed::Cut => Outcome::Broken,
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::limit::Place;
+use super::trace::Trace;
 use super::{Origin, inject};
 use crate::fault::Injected;
 use crate::http::message::{RequestHead, ResponseHead};
@@ -60,6 +61,8 @@ pub struct Report {
     pub authorized: Authorized,
     /// What was done to it on purpose; `None` as long as nothing was.
     pub injected: Option<Box<Injected>>,
+    /// The trace that it belongs to, where the listener has tracing.
+    pub trace: Option<Box<Trace>>,
     /// The place among the requests at a time, where there is a limit on them.
     pub(super) place: Option<Place>,
     /// What the client is told of limits on rates.
@@ -99,6 +102,7 @@ impl Report {
             reason: None,
             authorized: Authorized::default(),
             injected: None,
+            trace: None,
             place: None,
             quota: None,
             received_bytes: 0,
@@ -151,6 +155,7 @@ impl Report {
             route: self.route.as_ref().map(|route| &*route.name).unwrap_or_default(),
             attempts: self.attempts,
             server_name: origin.standing.facts.server_name.as_deref(),
+            trace: self.trace.as_ref().map(|trace| trace.id()),
             local: self.local,
             remote: self.remote,
         }
@@ -168,13 +173,14 @@ impl Report {
             cluster: self.cluster.as_deref().unwrap_or_default(),
             route: self.route.as_ref().map(|route| &*route.name).unwrap_or_default(),
             attempts: self.attempts,
+            trace: self.trace.as_ref().map(|trace| trace.id()),
             local: self.local,
             remote: self.remote,
             ..Record::default()
         }
     }
 
-    /// Records metrics and access log.
+    /// Records metrics, access log and spans.
     pub fn finish(&mut self, request: &RequestHead, response: &ResponseHead, origin: &Origin, end: Instant) {
         if let Some(reason) = origin.standing.ended() {
             self.ended(reason);
@@ -198,6 +204,9 @@ impl Report {
         }
         for log in &origin.chain.access_logs {
             worker.logger.write(log, &self.record(Some(request), Some(response), (origin, duration)));
+        }
+        if let (Some(tracing), Some(mut trace)) = (&origin.chain.tracing, self.trace.take()) {
+            trace.finish(self, request, (origin, tracing), duration);
         }
     }
 }

@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::http::message::{RequestHead, Version};
+use crate::model::cluster::ProtocolChoice;
 use crate::model::route_table::VirtualHost;
 use crate::model::{Route, RouteAction, RouteTable};
+use crate::upstream::ClusterState;
+use crate::upstream::pool::UpstreamProtocol;
 
 /// A route with what else was decided about the request.
 pub(super) struct Routed<'a> {
@@ -27,5 +31,19 @@ impl Routed<'_> {
         let changes = [&self.route.request_headers, &self.host.request_headers, &self.table.request_headers];
         let weighted = weighted.map(|entry| &entry.request_headers);
         rewrites || changes.into_iter().chain(weighted).any(|changes| !changes.is_empty())
+    }
+}
+
+/// What is spoken with the cluster for this request.
+#[must_use]
+pub(super) fn protocol(cluster: &ClusterState, request: &RequestHead) -> UpstreamProtocol {
+    match cluster.config().protocol {
+        ProtocolChoice::Http1 => UpstreamProtocol::Http1,
+        ProtocolChoice::Http2 => UpstreamProtocol::Http2,
+        ProtocolChoice::Downstream if request.version == Version::Http2 => UpstreamProtocol::Http2,
+        ProtocolChoice::Downstream => UpstreamProtocol::Http1,
+        // An upgrade is one of HTTP/1.1's; not every server of HTTP/2 knows its like (RFC 8441).
+        ProtocolChoice::Agreed if !request.upgrade.is_empty() => UpstreamProtocol::Http1,
+        ProtocolChoice::Agreed => UpstreamProtocol::Agreed,
     }
 }

@@ -153,6 +153,11 @@ impl Plan {
         if shaped { flags.with(Flags::FS) } else { flags }
     }
 
+    /// The names of the faults, until they are handed over.
+    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.hits.iter().map(|(fault, _)| &fault.name)
+    }
+
     /// Hands the marks and places over and counts the faults; `count` gives what shows that one is at work.
     pub fn note(&mut self, injected: &mut Injected, count: impl Fn(&Leased) -> GaugeGuard) {
         let last = self.hits.len().saturating_sub(1);

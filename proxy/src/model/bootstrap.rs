@@ -244,6 +244,9 @@ fn ads(
         let Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(target)) = &service.target_specifier else {
             return path.field("grpc_services[0].envoy_grpc", |path| path.refuse("missing"));
         };
+        if service.timeout.is_some() {
+            path.fault_at("grpc_services[0].timeout", "not supported: the stream has no end");
+        }
         if !resources.clusters.iter().any(|cluster| cluster.name == target.cluster_name) {
             return path.field("grpc_services[0].envoy_grpc.cluster_name", |path| {
                 path.refuse(format!("no static cluster \"{}\"", target.cluster_name))

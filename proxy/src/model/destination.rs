@@ -65,6 +65,14 @@ impl FilterChains {
         })
     }
 
+    /// The clusters that spans of the chains go to.
+    pub fn collectors(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.all().filter_map(|chain| match &chain.protocol {
+            ChainProtocol::Http(http) => http.tracing.as_ref().map(|tracing| &tracing.collector.cluster),
+            ChainProtocol::Tcp(_) => None,
+        })
+    }
+
     /// The names of the clusters that the chains themselves send to; those of named route configurations come on top.
     pub fn clusters(&self) -> impl Iterator<Item = &Arc<str>> {
         self.all().flat_map(|chain| {

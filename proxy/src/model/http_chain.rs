@@ -15,6 +15,7 @@ use super::parse;
 use super::rate_limit::HttpLimit;
 use super::rbac::HttpPolicies;
 use super::route_table::RouteTable;
+use super::tracing::{self, Tracing};
 use crate::fault::HttpFaults;
 use crate::http::path::{EscapedSlashes, PathOptions};
 use crate::limit::gradient::Gradient;
@@ -77,6 +78,8 @@ pub struct HttpChain {
     pub http2: Http2Settings,
     /// Lines about requests.
     pub access_logs: Vec<Arc<AccessLog>>,
+    /// Spans about requests.
+    pub tracing: Option<Tracing>,
     /// The peer's address is the client's address, and is appended to `x-forwarded-for`.
     pub use_remote_address: bool,
     /// Proxies in front of us that may be believed.
@@ -233,7 +236,10 @@ impl HttpChain {
         let http2 = path.field("http2_protocol_options", |path| {
             Http2Settings::from_proto(value.http2_protocol_options.as_ref(), Http2Settings::DOWNSTREAM, path)
         });
+        let tracing = value.tracing.as_ref();
+        let tracing = tracing.and_then(|value| path.field("tracing", |path| tracing::compile(value, path)));
         let chain = Self {
+            tracing,
             codec: match value.codec_type() {
                 CodecType::Auto => Codec::Auto,
                 CodecType::Http1 => Codec::Http1,

@@ -39,6 +39,7 @@ pub mod route_table;
 pub mod snapshot;
 pub mod tcp_chain;
 pub mod tls;
+pub mod tracing;
 
 pub use balancing::{Balancer, Balancing};
 pub use cluster::{Cluster, Discovery};

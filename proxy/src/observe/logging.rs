@@ -21,6 +21,7 @@ pub const MODULES: &[&str] = &[
     "connection",
     "control",
     "exchange",
+    "export",
     "identity",
     "lockin",
     "observe",

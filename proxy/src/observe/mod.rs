@@ -7,6 +7,7 @@ pub mod logging;
 pub mod metrics;
 pub mod reason;
 pub mod series;
+pub mod trace;
 
 pub use flags::Flags;
 pub use reason::Reason;

@@ -311,6 +311,12 @@ pub const SLOW: &[Family] = &[
         &["outcome"],
         "Times that the start-up file was read again.",
     ),
+    family(
+        "outrider_trace_spans_total",
+        Kind::Counter,
+        &["outcome"],
+        "Spans by what became of them: exported, dropped (no room: the collector is slow or away), failed (it did not take them).",
+    ),
     family("outrider_xds_connected", Kind::Gauge, &[], "Whether the control server is connected."),
     family(
         "outrider_xds_stream_failures_total",

@@ -22,6 +22,7 @@ use crate::model::Snapshot;
 use crate::model::endpoint::LocalCluster;
 use crate::observe::access_log::LogQueue;
 use crate::observe::metrics::Shard;
+use crate::observe::trace::queue::SpanQueue;
 use crate::policy::egress::Surroundings;
 use crate::upstream::usage::UsageRegistry;
 use crate::worker::{Shared, Worker};
@@ -55,6 +56,8 @@ pub struct WorkerSettings {
     pub max_connections: usize,
     /// Whether answers of our own say their reason in a header.
     pub names_reason: bool,
+    /// Takes finished spans.
+    pub spans: SpanQueue,
     /// What is known of the place they run in.
     pub surroundings: Arc<Surroundings>,
     /// How short the process is of what it needs.
@@ -99,6 +102,7 @@ impl Workers {
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 let shared = Shared {
                     usage,
+                    spans: settings.spans,
                     names_reason: settings.names_reason,
                     surroundings: settings.surroundings,
                     pressure: settings.pressure,
@@ -190,6 +194,7 @@ async fn run(
             _ = tick.tick() => {
                 ticks = ticks.wrapping_add(1);
                 worker.logger.flush();
+                worker.tracer.flush();
                 worker.clusters.flush();
                 let left = listeners.reap();
                 if ticks.is_multiple_of(SWEEP_TICKS) {
@@ -203,4 +208,5 @@ async fn run(
         }
     }
     worker.logger.flush();
+    worker.tracer.flush();
 }

@@ -1,6 +1,5 @@
 //! Keeps the ADS stream open: connects, talks, and connects again.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use outrider_proto::envoy::service::discovery::v3 as pb;
@@ -13,11 +12,9 @@ use tonic::transport::Channel;
 use super::decode;
 use super::session::Session;
 use crate::control::Message;
+use crate::control::reach::{self, ReachError};
 use crate::control::store::Wanted;
-use crate::grpc::{self, ConnectError, Link, Server};
-use crate::identity::Refusal;
-use crate::model::endpoint::Health;
-use crate::model::{Cluster, Discovery};
+use crate::model::ClusterEntry;
 
 /// Requests that may wait to be sent.
 const QUEUED_REQUESTS: usize = 64;
@@ -37,12 +34,10 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
 enum StreamError {
-    #[error("the cluster has no usable endpoint")]
-    NoEndpoint,
-    #[error("no TLS with the control server: {0}")]
-    Tls(#[from] Refusal),
-    #[error("cannot connect: {0}")]
-    Connect(#[from] ConnectError),
+    #[error("there is no such cluster")]
+    NoCluster,
+    #[error(transparent)]
+    Reach(#[from] ReachError),
     #[error("stream ended: {0}")]
     Status(#[from] tonic::Status),
     #[error("the stream broke before a response was answered")]
@@ -84,7 +79,7 @@ async fn stream(
     wanted: &mut watch::Receiver<Wanted>,
     control: &mpsc::Sender<Message>,
 ) -> Result<(), StreamError> {
-    let channel = connect(cluster(server, control).await?).await?;
+    let channel = connect(&cluster(server, control).await?).await?;
     let mut client =
         AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_RESPONSE_BYTES);
     let (send, requests) = mpsc::channel(QUEUED_REQUESTS);
@@ -161,39 +156,19 @@ async fn handle(
 }
 
 /// The control server as it is configured now, with the certificates that there are now.
-async fn cluster(name: &str, control: &mpsc::Sender<Message>) -> Result<Arc<Cluster>, StreamError> {
+async fn cluster(name: &str, control: &mpsc::Sender<Message>) -> Result<ClusterEntry, StreamError> {
     let (answer, answered) = oneshot::channel();
     let question = Message::Cluster(name.to_owned(), answer);
     control.send(question).await.map_err(|_| StreamError::Ending)?;
-    answered.await.map_err(|_| StreamError::Ending)?.ok_or(StreamError::NoEndpoint)
+    answered.await.map_err(|_| StreamError::Ending)?.ok_or(StreamError::NoCluster)
 }
 
-async fn connect(cluster: Arc<Cluster>) -> Result<Channel, StreamError> {
-    let addresses: Vec<(String, u16)> = match &cluster.discovery {
-        Discovery::Static(set) => set
-            .endpoints
-            .iter()
-            .filter(|endpoint| endpoint.health == Health::Well)
-            .map(|endpoint| (endpoint.address.ip().to_string(), endpoint.address.port()))
-            .collect(),
-        Discovery::Dns { hosts, .. } => hosts.iter().map(|host| (host.host.clone(), host.port)).collect(),
-        Discovery::Eds(_) | Discovery::OriginalDst => Vec::new(),
-    };
-    let choice = fastrand::usize(..addresses.len().max(1));
-    let (host, port) = addresses.get(choice).ok_or(StreamError::NoEndpoint)?;
-    let server = Server { host, port: *port, connect_timeout: cluster.connect_timeout };
-    let link = match &cluster.tls {
-        None => Link::Plaintext,
-        Some(tls) => {
-            let config = rustls::ClientConfig::clone(&*tls.current()?.config);
-            Link::Tls(Box::new(config), tls.server_name.clone())
-        }
-    };
-    let channel = grpc::connect(server, link, |endpoint| {
+async fn connect(cluster: &ClusterEntry) -> Result<Channel, ReachError> {
+    reach::connect(cluster, |endpoint| {
         endpoint
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
-    });
-    Ok(channel.await?)
+    })
+    .await
 }

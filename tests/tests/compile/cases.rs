@@ -3,17 +3,32 @@
 use std::fs;
 use std::path::Path;
 
-use outrider_control::compile::Mesh;
+use outrider_control::compile::spans::Tracing;
 use outrider_control::compile::status::ConditionKind;
+use outrider_control::compile::{Mesh, Settings};
 use outrider_control::object::{Key, ObjectKind};
 use outrider_control::proxy_info::{Dialect, ProxyInfo};
 
 use super::check::Judge;
-use super::golden::{case, directory, objects, proxy, routes};
+use super::golden::{case, case_with, directory, objects, proxy, routes};
 
 #[test]
 fn a_shop_with_a_canary_and_a_policy() {
     case("shop", &[proxy("shop/front", "front"), proxy("shop/reviews-1", "reviews")]);
+}
+
+/// Where the spans of a mesh go.
+pub fn traced() -> Settings {
+    let tracing =
+        Tracing { collector: "collector.observe:4317".parse().unwrap(), sampling: "2.5".parse().unwrap() };
+    Settings { tracing: Some(tracing), ..Settings::default() }
+}
+
+#[test]
+fn a_mesh_whose_requests_are_traced() {
+    let ours = proxy("shop/reviews-1", "reviews");
+    let envoy = ProxyInfo { id: "shop/reviews-1 as Envoy".into(), dialect: Dialect::Envoy, ..ours.clone() };
+    case_with("traced", ("shop", traced()), &[ours, envoy]);
 }
 
 #[test]

@@ -4,9 +4,10 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use outrider_control::compile::Mesh;
 use outrider_control::compile::faults::{InForce, Injections};
+use outrider_control::compile::{Mesh, Settings};
 use outrider_control::object::{AnyObject, Objects, Place};
 use outrider_control::proxy_info::{Dialect, Identity, ProxyInfo};
 use outrider_control::snapshot::{Kind, Snapshot};
@@ -65,7 +66,13 @@ fn root() -> PathBuf {
 /// Compiles a case and compares all that comes out with what is written beside it.
 pub fn case(name: &str, proxies: &[ProxyInfo]) {
     let text = fs::read_to_string(root().join(format!("{name}.yaml"))).unwrap();
-    compiled(name, &objects(&text), String::new(), proxies);
+    compiled(name, &Mesh::new(&objects(&text)), String::new(), proxies);
+}
+
+/// The same under settings of the mesh's own; what comes out is written beside it under another name.
+pub fn case_with(name: &str, (of, settings): (&str, Settings), proxies: &[ProxyInfo]) {
+    let text = fs::read_to_string(root().join(format!("{of}.yaml"))).unwrap();
+    compiled(name, &Mesh::with_settings(Arc::new(objects(&text)), settings), String::new(), proxies);
 }
 
 /// A case of which not all is good: its objects are in a directory, read as the server does.
@@ -75,15 +82,14 @@ pub fn directory(name: &str, proxies: &[ProxyInfo]) {
     for diagnostic in view.diagnostics.iter() {
         writeln!(shown, "{diagnostic}").unwrap();
     }
-    compiled(name, &view.objects, shown, proxies);
+    compiled(name, &Mesh::new(&view.objects), shown, proxies);
 }
 
-fn compiled(name: &str, objects: &Objects, mut shown: String, proxies: &[ProxyInfo]) {
-    let mesh = Mesh::new(objects);
-    shown.push_str(&statuses(&mesh));
+fn compiled(name: &str, mesh: &Mesh, mut shown: String, proxies: &[ProxyInfo]) {
+    shown.push_str(&statuses(mesh));
     let mut blocks: Vec<String> = Vec::new();
     for proxy in proxies {
-        let snapshot = told(&mesh, &mesh.injections(&InForce::default()), proxy);
+        let snapshot = told(mesh, &mesh.injections(&InForce::default()), proxy);
         let refused = Judge::default().refusals(proxy, &snapshot);
         assert!(refused.is_empty(), "{name}: {} refuses: {refused:#?}", proxy.id);
         write!(shown, "\n# told to {}\n", proxy.id).unwrap();

@@ -75,7 +75,8 @@ impl Egress {
                 self.host_chain(name, rule, last)
             });
             let name = format!("{}|{port}|http", super::CLUSTER);
-            let last = chain::outbound_http_with(&name, routes(&name, *port, hosts.iter()));
+            let routes = routes(&name, *port, hosts.iter());
+            let last = chain::outbound_http_with(&name, routes, self.tracing.as_ref());
             let http = self.host_chain(name, rule(*port, "raw_buffer"), last);
             tls.chain([http]).collect::<Vec<_>>()
         })

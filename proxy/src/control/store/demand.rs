@@ -156,7 +156,8 @@ impl Store {
             return BTreeSet::new();
         }
         let listeners = self.listeners.values().map(|kept| &kept.compiled.chains);
-        let direct = listeners.chain(self.demand.chains()).flat_map(FilterChains::clusters);
+        let chains = listeners.chain(self.demand.chains());
+        let direct = chains.flat_map(|chains| chains.clusters().chain(chains.collectors()));
         let tables = self.routes.iter().filter(|(name, _)| routes.contains(*name));
         let routed = tables.flat_map(|(_, kept)| kept.compiled.clusters());
         // A table that is still in force while its successor waits for clusters.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::flags::Flags;
+use super::trace::TraceId;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::policy::Authorized;
 use operator::Operator;
@@ -133,6 +134,8 @@ pub struct Record<'a> {
     pub route: &'a str,
     /// How many attempts were made.
     pub attempts: u32,
+    /// The trace that it belongs to.
+    pub trace: Option<TraceId>,
     /// By SNI.
     pub server_name: Option<&'a str>,
     /// Our address.
@@ -162,6 +165,7 @@ impl Default for Record<'_> {
             cluster: "",
             route: "",
             attempts: 0,
+            trace: None,
             server_name: None,
             local: None,
             remote: None,

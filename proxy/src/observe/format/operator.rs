@@ -30,6 +30,7 @@ pub(super) enum Operator {
     UpstreamCluster,
     RouteName,
     Attempts,
+    TraceId,
     ServerName,
     TerminationDetails,
     TransportFailure,
@@ -135,6 +136,7 @@ impl Operator {
             "UPSTREAM_CLUSTER" => Self::UpstreamCluster,
             "ROUTE_NAME" => Self::RouteName,
             "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Self::Attempts,
+            "TRACE_ID" => Self::TraceId,
             "REQUESTED_SERVER_NAME" => Self::ServerName,
             "CONNECTION_TERMINATION_DETAILS" => Self::TerminationDetails,
             "UPSTREAM_TRANSPORT_FAILURE_REASON" => Self::TransportFailure,
@@ -200,6 +202,10 @@ impl Operator {
             Self::UpstreamCluster => text(record.cluster, out),
             Self::RouteName => text(record.route, out),
             Self::Attempts => number(u64::from(record.attempts), out),
+            Self::TraceId => record.trace.is_some_and(|trace| {
+                out.extend_from_slice(&trace.to_hex());
+                true
+            }),
             Self::ServerName => text(record.server_name.unwrap_or_default(), out),
             // Of an opaque connection: there is no response that the code could explain.
             Self::TerminationDetails => {

@@ -50,6 +50,7 @@ fn operators_are_filled_in() {
         cluster: "c",
         route: "r",
         attempts: 2,
+        trace: TraceId::new(0x1f),
         server_name: Some("sni"),
         local: Some("10.0.0.1:8080".parse().unwrap()),
         remote: Some("10.0.0.2:4000".parse().unwrap()),
@@ -68,6 +69,7 @@ fn operators_are_filled_in() {
         ("%UPSTREAM_HOST% %UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %UPSTREAM_REMOTE_PORT%", "[::1]:80 ::1 80"),
         ("%UPSTREAM_TRANSPORT_FAILURE_REASON%", "tls_expired"),
         ("%UPSTREAM_CLUSTER% %ROUTE_NAME% %UPSTREAM_REQUEST_ATTEMPT_COUNT%", "c r 2"),
+        ("%TRACE_ID%", "0000000000000000000000000000001f"),
         ("%REQUESTED_SERVER_NAME% %PROTOCOL()%", "sni HTTP/1.1"),
         ("%DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%", "10.0.0.1:8080 10.0.0.1"),
         ("%DOWNSTREAM_REMOTE_ADDRESS% %DOWNSTREAM_DIRECT_REMOTE_ADDRESS%", "10.0.0.2:4000 10.0.0.2:4000"),
@@ -96,7 +98,7 @@ fn what_is_missing_is_a_dash() {
         ("%REQ(:METHOD)% %RESP(A)% %PROTOCOL% %RESPONSE_FLAGS%", "- - - -"),
         ("%RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %RESPONSE_DURATION%", "0 - -"),
         ("%UPSTREAM_HOST% %UPSTREAM_CLUSTER% %ROUTE_NAME% %REQUESTED_SERVER_NAME%", "- - - -"),
-        ("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%", "-"),
+        ("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %TRACE_ID%", "- -"),
     ];
     for (template, expected) in templates {
         assert_eq!(line(template, &Record::default()), expected, "{template}");
