@@ -216,7 +216,7 @@ fn sidecars_come_into_manifests_and_out_again() {
 
     let (code, out, err) = outrider(&["inject", "-f", &file("bad.yaml"), "--roots", &roots]);
     assert_eq!((code, out.as_str()), (2, ""));
-    assert!(err.contains("bad.yaml: document 1: not valid YAML"), "{err}");
+    assert!(err.contains("bad.yaml: document 1: not valid YAML: line 1, column "), "{err}");
     let (code, _, err) = outrider(&["inject", "-f", &pod, "--roots", &pod]);
     assert!(code == 2 && err.contains("roots: holds no certificate"), "{err}");
     let (code, _, err) = outrider(&["inject", "-f", &pod, "--roots", &file("gone")]);
@@ -235,4 +235,17 @@ fn an_audit_fails_where_there_are_findings() {
     let (code, out, _) = outrider(&["audit", "-o", "json", &file("none.yaml")]);
     assert_eq!((code, serde_json::from_str::<Value>(&out).unwrap()["audited"].as_u64()), (0, Some(0)));
     assert_eq!(outrider(&["audit", "--exempt", "x=y", &file("pod.yaml")]).0, 2);
+}
+
+#[test]
+fn an_audit_lets_pass_what_inject_has_written() {
+    let pod = POD.replace("hostPID: true, ", "");
+    let dir = Dir::new("audit-injected", &[("pod.yaml", &pod), ("ca.pem", ROOTS)]);
+    let file = |name: &str| dir.0.join(name).to_str().unwrap().to_owned();
+    let (_, out, _) = outrider(&["inject", "-f", &file("pod.yaml"), "--roots", &file("ca.pem")]);
+    std::fs::write(dir.0.join("injected.yaml"), &out).unwrap();
+    let (code, out, _) = outrider(&["audit", "--level", "baseline", &file("injected.yaml")]);
+    assert_eq!(code, 0, "{out}");
+    let foreign = ["audit", "--level", "baseline", "--sidecar-image", "x:1", &file("injected.yaml")];
+    assert_eq!(outrider(&foreign).0, 1);
 }
