@@ -48,8 +48,9 @@ fn of_condition(mesh: &Mesh, key: &Key, parent: &str, condition: &Condition) -> 
     let (severity, rule) = match condition.kind {
         ConditionKind::Accepted => (Severity::Error, "not-accepted"),
         ConditionKind::ResolvedRefs => (Severity::Error, "unresolved-reference"),
-        // Of a service: it works, but not for all of its endpoints. Of others: what was asked for is not there.
-        ConditionKind::PartiallyInvalid if key.kind == ObjectKind::Service => {
+        // Of a service: it works, but not for all of its endpoints; of a workload: so do all but one that are in one
+        // place. Of others: what was asked for is not there.
+        ConditionKind::PartiallyInvalid if matches!(key.kind, ObjectKind::Service | ObjectKind::Workload) => {
             (Severity::Warning, "partly-without-effect")
         }
         ConditionKind::PartiallyInvalid => (Severity::Error, "partly-without-effect"),

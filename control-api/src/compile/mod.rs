@@ -35,6 +35,7 @@ pub mod status;
 mod tls;
 mod told;
 mod traffic;
+mod upstreams;
 mod view;
 mod wire;
 
@@ -187,6 +188,7 @@ impl Mesh {
         let claims = Claims::decide(&objects, &services);
         claims.report(&mut statuses);
         limits::report(&services, &policies, &mut statuses);
+        upstreams::report(&objects, &services, &mut statuses);
         let (mut inputs, mut compiled) = (Vec::new(), Vec::new());
         let (no_inputs, no_compiled) = (BTreeMap::new(), All::new());
         let mut old_inputs = Forward::new(old.map_or(&no_inputs, |old| &old.inputs));
