@@ -2,7 +2,7 @@
 //! themselves, and hands the result to serving.
 
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use tokio::time::sleep_until;
@@ -48,6 +48,8 @@ pub struct Engine {
     changes: watch::Sender<u64>,
     /// Counts what must be told at once.
     urgent: watch::Sender<u64>,
+    /// The last of those that is compiled.
+    compiled: watch::Sender<u64>,
 }
 
 impl Engine {
@@ -65,7 +67,8 @@ impl Engine {
         experiments.observe(&objects, view.complete);
         let mesh = Arc::new(Mesh::remembering(objects, settings, in_mesh));
         let current = RwLock::new(Compiled::new(mesh, view, &experiments));
-        Self { registry, experiments, current, changes: watch::channel(0).0, urgent: watch::channel(0).0 }
+        let (changes, urgent, compiled) = (watch::channel(0).0, watch::channel(0).0, watch::channel(0).0);
+        Self { registry, experiments, current, changes, urgent, compiled }
     }
 
     /// Which faults run, and who may change that; after a change [`Self::faults_changed`] is to be called.
@@ -80,12 +83,23 @@ impl Engine {
     }
 
     /// Makes what is told of faults what it is to be, now, and has all proxies told at once. A fault that is new comes
-    /// with the next compiling, which begins now.
-    pub fn faults_changed(&self) {
+    /// with the next compiling, which begins now; its number is what [`Self::caught_up`] waits for.
+    pub fn faults_changed(&self) -> u64 {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         current.injections = Arc::new(current.mesh.injections(&self.experiments.in_force()));
         drop(current);
-        self.urgent.send_modify(|number| *number += 1);
+        let mut own = 0;
+        self.urgent.send_modify(|number| {
+            *number += 1;
+            own = *number;
+        });
+        own
+    }
+
+    /// Waits until a change of faults is compiled, `limit` at the longest.
+    pub async fn caught_up(&self, change: u64, limit: Duration) {
+        let mut compiled = self.compiled.subscribe();
+        let _ = tokio::time::timeout(limit, compiled.wait_for(|done| *done >= change)).await;
     }
 
     /// What is in force now.
@@ -115,11 +129,17 @@ impl Engine {
                 // And this one is the engine's.
                 _ = urgent.changed() => {}
                 () = ended => {
-                    self.faults_changed();
-                    urgent.borrow_and_update();
-                    continue;
+                    // What anybody has changed meanwhile is still to be compiled.
+                    let own = self.faults_changed();
+                    let seen = *self.compiled.borrow() + 1 == own;
+                    if seen {
+                        urgent.borrow_and_update();
+                        self.compiled.send_replace(own);
+                        continue;
+                    }
                 }
             }
+            let change = *urgent.borrow_and_update();
             let view = source.borrow_and_update().clone();
             let workloads = Arc::clone(&registered.borrow_and_update());
             let engine = Arc::clone(&self);
@@ -128,6 +148,7 @@ impl Engine {
                 // What is in force stays in force.
                 tracing::error!(%error, "the objects could not be compiled");
             }
+            self.compiled.send_replace(change);
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use http::StatusCode;
 use outrider_proto::envoy::config::cluster::v3::Cluster;
 use outrider_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use outrider_proto::envoy::config::listener::v3::Listener;
@@ -15,10 +16,13 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Api;
-use super::answer::Query;
+use super::answer::{Answer, Query};
 use crate::digest;
 use crate::registry::{KindReport, ProxyReport, ResourceReport, ResourceState};
 use crate::snapshot::Kind;
+
+/// What lists proxies.
+const LISTS: &str = "`outrider proxies`";
 
 /// All proxies.
 #[derive(Debug, Serialize)]
@@ -98,25 +102,54 @@ pub(super) fn all(api: &Api) -> All {
 }
 
 /// One proxy; of several with the same id, the one of `?namespace=`. `?kind=` leaves out others.
-pub(super) fn one(api: &Api, id: &str, query: &Query) -> Option<Detail> {
-    let (report, resources) = find(api, id, query)?;
-    let kind = query.parameter("kind");
+pub(super) fn one(api: &Api, id: &str, query: &Query) -> Answer {
+    let kind = match kind(query) {
+        Ok(kind) => kind,
+        Err(refused) => return refused,
+    };
+    let found = find(api, id, query).map(|found| detail(found, kind));
+    Answer::found(found, ("proxy", id, LISTS))
+}
+
+fn detail((report, resources): (ProxyReport, Vec<ResourceReport>), kind: Option<Kind>) -> Detail {
     let settled = resources.iter().all(|one| one.state == ResourceState::Accepted);
     let config_hash = hash(&resources);
-    let shown = resources.iter().filter(|one| kind.is_none_or(|kind| kind == name(one.kind)));
+    let shown = resources.iter().filter(|one| kind.is_none_or(|kind| kind == one.kind));
     let resources = shown.map(Resource::new).collect();
-    Some(Detail { proxy: Proxy::new(&report), config_hash, settled, resources })
+    Detail { proxy: Proxy::new(&report), config_hash, settled, resources }
 }
 
 /// The resources of one proxy as JSON; those of one kind with `?kind=`, one with `?name=`.
-pub(super) fn config(api: &Api, id: &str, query: &Query) -> Option<Config> {
-    let (report, resources) = find(api, id, query)?;
-    let (kind, wanted) = (query.parameter("kind"), query.parameter("name"));
-    let shown = resources.iter().filter(|one| {
-        kind.is_none_or(|kind| kind == name(one.kind)) && wanted.is_none_or(|name| name == &*one.name)
+pub(super) fn config(api: &Api, id: &str, query: &Query) -> Answer {
+    let kind = match kind(query) {
+        Ok(kind) => kind,
+        Err(refused) => return refused,
+    };
+    let wanted = query.parameter("name");
+    let config = find(api, id, query).map(|(report, resources)| {
+        let shown = resources.iter().filter(|one| {
+            kind.is_none_or(|kind| kind == one.kind) && wanted.is_none_or(|name| name == &*one.name)
+        });
+        let resources = shown.filter_map(body).collect();
+        let info = &report.info;
+        Config { id: Arc::clone(&info.id), namespace: Arc::clone(&info.namespace), resources }
     });
-    let resources = shown.filter_map(body).collect();
-    Some(Config { id: Arc::clone(&report.info.id), namespace: Arc::clone(&report.info.namespace), resources })
+    Answer::found(config, ("proxy", id, LISTS))
+}
+
+/// The kind that is asked for, by its name or by the plural of it; one that there is not is told apart from one of which
+/// there are no resources.
+fn kind(query: &Query) -> Result<Option<Kind>, Answer> {
+    let Some(said) = query.parameter("kind") else { return Ok(None) };
+    let is_it = |kind: &Kind| {
+        let name = name(*kind);
+        said == name || said.strip_suffix('s') == Some(name) || name.strip_suffix('s') == Some(said)
+    };
+    let found = Kind::ALL.into_iter().find(is_it).map(Some);
+    found.ok_or_else(|| {
+        let names = Kind::ALL.map(name).join(", ");
+        Answer::text(StatusCode::BAD_REQUEST, format!("kind: there is no `{said}`; there are {names}\n"))
+    })
 }
 
 fn find(api: &Api, id: &str, query: &Query) -> Option<(ProxyReport, Vec<ResourceReport>)> {

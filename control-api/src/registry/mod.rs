@@ -128,6 +128,12 @@ impl Registry {
         &self.workloads
     }
 
+    /// Who they are.
+    #[must_use]
+    pub fn infos(&self) -> Vec<Arc<ProxyInfo>> {
+        self.all().iter().map(|proxy| Arc::clone(lock(proxy).info())).collect()
+    }
+
     /// All of them in short, by namespace and id.
     #[must_use]
     pub fn proxies(&self) -> Vec<ProxyReport> {
