@@ -31,6 +31,47 @@ pub(super) enum Form {
     Json,
 }
 
+/// A kind of resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Kind {
+    /// Clusters.
+    #[value(alias = "clusters")]
+    Cluster,
+    /// Endpoints of clusters.
+    #[value(alias = "endpoint")]
+    Endpoints,
+    /// Listeners.
+    #[value(alias = "listeners")]
+    Listener,
+    /// Route tables.
+    #[value(alias = "routes")]
+    Route,
+    /// Faults.
+    #[value(alias = "fault")]
+    Faults,
+    /// Destinations that are asked for.
+    #[value(alias = "destinations")]
+    Destination,
+    /// Secrets, without their contents.
+    #[value(alias = "secrets")]
+    Secret,
+}
+
+impl Kind {
+    /// As the API calls it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Endpoints => "endpoints",
+            Self::Listener => "listener",
+            Self::Route => "route",
+            Self::Faults => "faults",
+            Self::Destination => "destination",
+            Self::Secret => "secret",
+        }
+    }
+}
+
 /// A question.
 #[derive(Clone, Debug, Subcommand)]
 pub(super) enum Question {
@@ -56,9 +97,9 @@ pub(super) enum Question {
     Config {
         /// Its `node.id`.
         proxy: String,
-        /// Only this kind: cluster, endpoints, listener, route.
-        #[arg(long)]
-        kind: Option<String>,
+        /// Only this kind.
+        #[arg(long, value_enum, value_name = "KIND")]
+        kind: Option<Kind>,
         /// Only the resource of this name.
         #[arg(long)]
         name: Option<String>,
@@ -140,11 +181,9 @@ fn path(question: &Question) -> String {
         Question::Proxies { .. } => "/api/v1/proxies".to_owned(),
         Question::Endpoints { service, .. } => below("services", service),
         Question::Config { proxy, kind, name, .. } => {
-            let pairs = [("kind", kind), ("name", name)];
-            let pairs = pairs.into_iter().filter_map(|(field, value)| {
-                value.as_ref().map(|value| format!("{field}={}", ask::encoded(value)))
-            });
-            let pairs: Vec<String> = pairs.collect();
+            let kind = kind.map(|kind| format!("kind={}", kind.name()));
+            let name = name.as_ref().map(|name| format!("name={}", ask::encoded(name)));
+            let pairs: Vec<String> = kind.into_iter().chain(name).collect();
             format!("/api/v1/proxies/{}/config?{}", ask::encoded(proxy), pairs.join("&"))
         }
     }

@@ -57,7 +57,7 @@ fn good_objects_pass() {
     let dir = Dir::new("good", &[("a.yaml", GOOD)]);
     let (code, out, err) = outrider(&["validate", dir.0.to_str().unwrap()]);
     assert_eq!((code, err.as_str()), (0, ""));
-    assert_eq!(out, "1 objects are good in themselves; 0 errors, 0 warnings\n");
+    assert_eq!(out, "1 object is good in itself; 0 errors, 0 warnings\n");
 }
 
 #[test]
@@ -77,6 +77,16 @@ fn what_is_wrong_is_said_with_file_line_and_field() {
     assert!(lines[1].ends_with("[invalid-object]"), "{}", lines[1]);
     assert!(lines[2].starts_with("b c.yaml:14: error: document 3: not valid YAML"), "{}", lines[2]);
     assert_eq!(lines[3], "2 objects are good in themselves; 3 errors, 0 warnings");
+}
+
+#[test]
+fn one_file_can_be_looked_at() {
+    let dir = Dir::new("file", &[("a.yaml", GOOD), ("b.txt", BAD)]);
+    let file = |name: &str| dir.0.join(name).to_str().unwrap().to_owned();
+    assert_eq!(outrider(&["validate", &file("a.yaml")]).0, 0);
+    let (code, out, _) = outrider(&["validate", "-o", "json", &file("b.txt")]);
+    let json: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, json["findings"][0]["file"].as_str()), (1, Some(&*file("b.txt"))));
 }
 
 #[test]

@@ -241,7 +241,8 @@ impl Directory {
     }
 
     fn read(&self, path: &Path, stamp: Option<Stamp>) -> File {
-        let shown = path.strip_prefix(&self.root).unwrap_or(path).display().to_string();
+        let below = path.strip_prefix(&self.root).ok().filter(|below| !below.as_os_str().is_empty());
+        let shown = below.unwrap_or(path).display().to_string();
         let file: Arc<str> = shown.into();
         let documents: Arc<[Read]> = match text(path) {
             Ok(text) => {
@@ -404,6 +405,11 @@ fn has_gone(error: &io::Error) -> bool {
 fn list_once(root: &Path) -> io::Result<BTreeMap<PathBuf, Option<Stamp>>> {
     use std::os::unix::fs::MetadataExt as _;
     let mut found = BTreeMap::new();
+    // `outrider validate` may be asked of one file; the server sees to it that it is a directory.
+    if let Some(metadata) = fs::metadata(root).ok().filter(fs::Metadata::is_file) {
+        found.insert(root.to_owned(), stamp(&metadata));
+        return Ok(found);
+    }
     let mut folders = VecDeque::from([(root.to_owned(), 0)]);
     // A symbolic link may lead back to where it stands. The shortest way to a directory counts.
     let mut seen = BTreeSet::new();
