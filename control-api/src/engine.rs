@@ -15,6 +15,7 @@ use crate::experiments::Experiments;
 use crate::object::Objects;
 use crate::proxy_info::ProxyInfo;
 use crate::registry::{RegisteredWorkload, Registry};
+use crate::revoked::{Revocations, Revoked};
 use crate::snapshot::Snapshot;
 use crate::snapshots::Snapshots;
 use crate::source::{Diagnostic, View};
@@ -48,8 +49,11 @@ pub struct Engine {
     changes: watch::Sender<u64>,
     /// Counts what must be told at once.
     urgent: watch::Sender<u64>,
+    /// Counts what must be compiled although neither the source nor a workload has changed.
+    again: watch::Sender<u64>,
     /// The last of those that is compiled.
     compiled: watch::Sender<u64>,
+    revoked: watch::Sender<Arc<Revoked>>,
 }
 
 impl Engine {
@@ -63,18 +67,28 @@ impl Engine {
         experiments: Arc<Experiments>,
     ) -> Self {
         let registered = Arc::clone(&registry.workloads().watch().borrow());
-        let objects = together(&experiments.with_applied(&view.objects), &registered);
+        let revoked = Arc::new(settings.revoked(&view.objects));
+        let registered = (registered.as_slice(), &*revoked);
+        let objects = together(&experiments.with_applied(&view.objects), registered, &settings);
         experiments.observe(&objects, view.complete);
         let mesh = Arc::new(Mesh::remembering(objects, settings, in_mesh));
         let current = RwLock::new(Compiled::new(mesh, view, &experiments));
-        let (changes, urgent, compiled) = (watch::channel(0).0, watch::channel(0).0, watch::channel(0).0);
-        Self { registry, experiments, current, changes, urgent, compiled }
+        let count = || watch::channel(0).0;
+        let (changes, urgent, again, compiled) = (count(), count(), count(), count());
+        let revoked = watch::channel(revoked).0;
+        Self { registry, experiments, current, changes, urgent, again, compiled, revoked }
     }
 
     /// Which faults run, and who may change that; after a change [`Self::faults_changed`] is to be called.
     #[must_use]
     pub fn experiments(&self) -> &Arc<Experiments> {
         &self.experiments
+    }
+
+    /// Who is cut off, from the moment at which the source says so.
+    #[must_use]
+    pub fn revocations(&self) -> Revocations {
+        Revocations::new(self.revoked.subscribe())
     }
 
     /// A number that grows with each change that proxies must be told of at once.
@@ -88,8 +102,9 @@ impl Engine {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         current.injections = Arc::new(current.mesh.injections(&self.experiments.in_force()));
         drop(current);
+        self.urgent.send_modify(|number| *number += 1);
         let mut own = 0;
-        self.urgent.send_modify(|number| {
+        self.again.send_modify(|number| {
             *number += 1;
             own = *number;
         });
@@ -113,7 +128,7 @@ impl Engine {
         let mut registered = self.registry.workloads().watch();
         // The source may have changed since `new`.
         source.mark_changed();
-        let mut urgent = self.urgent();
+        let mut again = self.again.subscribe();
         loop {
             let next_end = self.experiments.next_end();
             let ended = async {
@@ -127,19 +142,18 @@ impl Engine {
                 // The sender is the registry's own.
                 _ = registered.changed() => {}
                 // And this one is the engine's.
-                _ = urgent.changed() => {}
+                _ = again.changed() => {}
                 () = ended => {
-                    // What anybody has changed meanwhile is still to be compiled.
+                    let before = *self.compiled.borrow();
                     let own = self.faults_changed();
-                    let seen = *self.compiled.borrow() + 1 == own;
-                    if seen {
-                        urgent.borrow_and_update();
+                    // What anybody has changed meanwhile is still to be compiled.
+                    if *again.borrow_and_update() == own && before + 1 == own {
                         self.compiled.send_replace(own);
                         continue;
                     }
                 }
             }
-            let change = *urgent.borrow_and_update();
+            let change = *again.borrow_and_update();
             let view = source.borrow_and_update().clone();
             let workloads = Arc::clone(&registered.borrow_and_update());
             let engine = Arc::clone(&self);
@@ -155,7 +169,18 @@ impl Engine {
     fn compile(&self, view: &View, registered: &Registered) {
         let started = Instant::now();
         let before = self.compiled();
-        let objects = together(&self.experiments.with_applied(&view.objects), registered);
+        let settings = before.mesh.settings();
+        // First of all, and before anything takes its time: nobody who is cut off is given anything more.
+        let same = Revoked::is_of_the_same(&before.source, &view.objects);
+        let known = || Arc::clone(&self.revoked.borrow());
+        let revoked = if same { known() } else { Arc::new(settings.revoked(&view.objects)) };
+        let cut = self.revoked.send_if_modified(|now| {
+            let differs = **now != *revoked;
+            now.clone_from(&revoked);
+            differs
+        });
+        let registered = (registered.as_slice(), &*revoked);
+        let objects = together(&self.experiments.with_applied(&view.objects), registered, settings);
         self.experiments.observe(&objects, view.complete);
         let unchanged = Arc::ptr_eq(&objects, before.mesh.objects());
         let mesh = if unchanged { Arc::clone(&before.mesh) } else { Arc::new(before.mesh.update(objects)) };
@@ -178,6 +203,9 @@ impl Engine {
         if !unchanged {
             tracing::info!(objects = view.objects.len(), problems, ?took, "objects compiled");
             self.changes.send_modify(|number| *number += 1);
+        }
+        if cut {
+            self.urgent.send_modify(|number| *number += 1);
         }
         // It takes a while to take a large mesh apart, and nobody has to wait for it.
         drop(before);
@@ -205,12 +233,20 @@ impl Snapshots for Engine {
     }
 }
 
-/// The objects of the source and those workloads; the same `Arc` when there is nothing to add.
-fn together(objects: &Arc<Objects>, registered: &Registered) -> Arc<Objects> {
-    if registered.is_empty() {
+/// The objects of the source and those workloads that are not cut off; the same `Arc` when there is nothing to add.
+fn together(
+    objects: &Arc<Objects>,
+    (registered, revoked): (&[RegisteredWorkload], &Revoked),
+    settings: &Settings,
+) -> Arc<Objects> {
+    let mut proxies = registered
+        .iter()
+        .filter(|one| revoked.identity(&settings.identity_of(&one.info)).is_none())
+        .map(|one| (&*one.info, one.connected))
+        .peekable();
+    if proxies.peek().is_none() {
         return Arc::clone(objects);
     }
-    let proxies = registered.iter().map(|one| (&*one.info, one.connected));
     Arc::new(with_registered(objects, proxies))
 }
 

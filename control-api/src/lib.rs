@@ -20,6 +20,7 @@ pub mod kubernetes;
 pub mod object;
 pub mod proxy_info;
 pub mod registry;
+pub mod revoked;
 pub mod segment;
 pub mod serve;
 pub mod server;

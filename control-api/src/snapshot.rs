@@ -27,13 +27,16 @@ pub enum Kind {
     Faults,
     /// `outrider.destination.v1.Destination`
     Destination,
+    /// `outrider.identity.v1.RevocationList`
+    Revocations,
 }
 
 impl Kind {
     /// Every kind, in the order in which they are sent: what is referred to comes before what refers to it.
     ///
-    /// Faults refer to others by name only, and their end is more urgent than anything.
-    pub const ALL: [Self; 7] = [
+    /// Who is cut off is more urgent than anything; next to it is the end of faults, which refer to others by name only.
+    pub const ALL: [Self; 8] = [
+        Self::Revocations,
         Self::Faults,
         Self::Secret,
         Self::Cluster,
@@ -42,6 +45,19 @@ impl Kind {
         Self::Destination,
         Self::Route,
     ];
+
+    /// Whether a client that names none of its resources asks for all of them, and all of them are in a response that says
+    /// what there is.
+    #[must_use]
+    pub const fn is_asked_for_whole(self) -> bool {
+        matches!(self, Self::Cluster | Self::Listener | Self::Faults | Self::Revocations)
+    }
+
+    /// Whether its resources go as soon as they are gone, because no other resource refers to them.
+    #[must_use]
+    pub const fn goes_at_once(self) -> bool {
+        matches!(self, Self::Listener | Self::Destination | Self::Faults | Self::Revocations)
+    }
 
     /// The kind of a type URL, if it is one of ours.
     #[must_use]
@@ -60,6 +76,7 @@ impl Kind {
             Self::Secret => type_url::SECRET,
             Self::Faults => type_url::FAULTS,
             Self::Destination => type_url::DESTINATIONS,
+            Self::Revocations => type_url::REVOCATIONS,
         }
     }
 }

@@ -9,6 +9,7 @@ mod again;
 pub mod attempt;
 mod authorize;
 mod client_cert;
+mod failed;
 mod hedge;
 pub mod inject;
 mod limit;
@@ -150,12 +151,7 @@ async fn answer<D: Downstream>(
     {
         authorize::stop(request, origin, routed.as_ref(), report)
     } else {
-        let passed =
-            Box::pin(inject::pass(down, request, (&mut *timer, origin), (routed.as_ref(), leased), report))
-                .await;
-        // A delay before the route is no part of the time that the route allows, as in Envoy.
-        report.routed = Instant::now();
-        passed
+        Box::pin(inject::pass(down, request, (&mut *timer, origin), (routed.as_ref(), leased), report)).await
     };
     if let Some(stop) = stopped {
         return Box::pin(inject::stop(down, request, response, (stop, None), report)).await;

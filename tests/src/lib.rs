@@ -10,6 +10,7 @@ pub mod beside;
 pub mod client;
 pub mod config;
 pub mod control;
+pub mod deaf;
 pub mod faults;
 pub mod frames;
 pub mod identity_server;

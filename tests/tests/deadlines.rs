@@ -1,12 +1,10 @@
 //! A route's timeout holds while a connection is waited for, too.
 
-use std::time::Duration;
-
 use outrider_tests::backend::Backend;
 use outrider_tests::beside::Beside;
 use outrider_tests::client::{self, Answer, Ask, PATIENCE};
 use outrider_tests::config::cluster;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use outrider_tests::deaf::Deaf;
 use tokio::time::timeout;
 
 const ROUTES: &[&str] = &[
@@ -60,23 +58,10 @@ async fn a_request_that_waits_for_another_to_free_a_connection_is_answered_in_ti
     }
 }
 
-/// A server whose queue of connections is full: it answers no more of them, and refuses none.
-async fn deaf() -> (TcpListener, Vec<TcpStream>) {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let listener = socket.listen(0).unwrap();
-    let (address, mut waiting) = (listener.local_addr().unwrap(), Vec::new());
-    while let Ok(connected) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
-        waiting.push(connected.unwrap());
-    }
-    (listener, waiting)
-}
-
 #[tokio::test]
 async fn a_request_to_an_endpoint_that_does_not_answer_is_answered_in_time() {
-    let (listener, _waiting) = deaf().await;
-    let port = listener.local_addr().unwrap().port();
-    for proxy in Beside::both("", ROUTES, &[cluster("be", port, "connect_timeout: 60s")]) {
+    let deaf = Deaf::start().await;
+    for proxy in Beside::both("", ROUTES, &[cluster("be", deaf.port, "connect_timeout: 60s")]) {
         for ask in asks() {
             let answer = answer(&proxy, &ask).await;
             assert!(is_late(&proxy, &answer), "{}, {}: {answer:?}", proxy.name, ask.method);

@@ -5,6 +5,7 @@ use std::process::Command;
 use outrider_tests::backend::Backend;
 use outrider_tests::client::{self, Ask, PATIENCE};
 use outrider_tests::config::{HCM, ROUTER, TO_BE, address, cluster};
+use outrider_tests::deaf::Deaf;
 use outrider_tests::process::{Process, admin_get, free_port, proxy_binary, scratch};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -74,7 +75,7 @@ impl Lab {
 fn config(direction: &str, settings: &str, (admin, http, tcp, backend): (u16, u16, u16, u16)) -> String {
     let guard = guard(settings);
     let web = format!(
-        "{{name: http, typed_config: {{\"@type\": {HCM}, stat_prefix: s, http_filters: [{{name: r, typed_config: \
+        "{{name: http, typed_config: {{\"@type\": {HCM}, stat_prefix: s, upgrade_configs: [{{upgrade_type: websocket}}], http_filters: [{{name: r, typed_config: \
          {{\"@type\": {ROUTER}}}}}], route_config: {{virtual_hosts: [{{name: v, domains: ['*'], routes: [{{match: \
          {{prefix: /metadata}}, route: {{cluster: metadata}}}}, {TO_BE}]}}]}}}}}}"
     );
@@ -158,6 +159,60 @@ async fn a_connection_that_is_open_ends_when_its_destination_is_refused() {
     let mut rest = Vec::new();
     let ended = timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
     assert!(ended.is_ok(), "still open\n{}", lab.proxy.log());
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_when_its_destination_is_refused() {
+    let lab = Lab::start("OUTBOUND", "protected: PASS").await;
+    let mut tunnel = client::websocket(lab.http).await;
+    lab.change("protected: RECORD");
+    lab.until("the change is known", async || {
+        lab.get("/").await.0 == 200 && lab.counted("recorded", "api_server")
+    })
+    .await;
+    assert!(client::echoes(&mut tunnel, b"still").await);
+    lab.change("protected: REFUSE");
+    let mut rest = Vec::new();
+    let ended = timeout(PATIENCE, tunnel.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "still open\n{}", lab.proxy.log());
+}
+
+#[tokio::test]
+async fn a_destination_that_is_refused_while_it_is_connected_to_is_not_reached() {
+    let (deaf, admin, port) = (Deaf::start().await, free_port(), free_port());
+    let text = |settings: &str| config("OUTBOUND", settings, (admin, free_port(), port, deaf.port));
+    let server = deaf.port.to_string();
+    let env = [("KUBERNETES_SERVICE_HOST", "127.0.0.1"), ("KUBERNETES_SERVICE_PORT", server.as_str())];
+    let proxy = Process::outrider_with(&text("protected: PASS"), admin, &env);
+    let mut stream = client::connect(port).await;
+    let counted = |series: &str| admin_get(admin, "/metrics").is_some_and(|text| text.contains(series));
+    let until = async |what: &str, holds: &dyn Fn() -> bool| {
+        let waiting = async {
+            while !holds() {
+                tokio::task::yield_now().await;
+            }
+        };
+        assert!(timeout(PATIENCE, waiting).await.is_ok(), "{what}\n{}", proxy.log());
+    };
+    until("it is let through", &|| {
+        counted("outrider_egress_total{outcome=\"passed\",rule=\"api_server\"} 1")
+    })
+    .await;
+    std::fs::write(proxy.directory.join("config.yaml"), text("protected: REFUSE")).unwrap();
+    proxy.signal("HUP");
+    until("the change is there", &|| proxy.log().contains("read again")).await;
+    // From now on connections are taken, and the one that was begun before is among them.
+    let accepting = tokio::spawn(async move {
+        let mut taken = Vec::new();
+        while let Ok((stream, _)) = deaf.listener.accept().await {
+            taken.push(stream);
+        }
+    });
+    let mut rest = Vec::new();
+    let ended = timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "still open\n{}", proxy.log());
+    assert!(counted("outrider_egress_total{outcome=\"refused\",rule=\"api_server\"} 1"));
+    accepting.abort();
 }
 
 /// A cluster that goes where the connection was going.

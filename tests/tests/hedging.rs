@@ -99,6 +99,17 @@ async fn the_first_good_answer_counts() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_attempt_is_not_given_up_because_another_cannot_be_made() {
+    let full = "circuit_breakers: {thresholds: [{max_connections: 1, max_pending_requests: 0}]}";
+    let (port, _) = upstream(&[(350, Some(200))]).await;
+    let route = route("hedge_policy: {hedge_on_per_try_timeout: true},");
+    // Envoy gives it up.
+    let proxy = Beside::ours("", &[&route], &[cluster("be", port, full)], &[("OUTRIDER_WORKERS", "1")]);
+    let answer = asked(&proxy).await;
+    assert_eq!((answer.status, &*answer.body), (200, "0 twelve bytes"), "{answer:?}");
+}
+
 /// To another attempt in half a minute.
 fn patient(timeout: &str) -> String {
     format!(

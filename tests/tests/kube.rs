@@ -406,6 +406,7 @@ fn bad_ones() -> Vec<(&'static str, &'static str, Value, &'static str)> {
             json!({"direction": "Inbound", "ttl": "1m", "percent": 1}),
             "exactly one of delay",
         ),
+        ("revocations", "Revocation", json!({"reason": "nobody knows"}), "cuts nobody off"),
         ("httproutes", "HTTPRoute", route.clone(), "backendRef"),
         ("grpcroutes", "GRPCRoute", route.clone(), "backendRef"),
         ("tcproutes", "TCPRoute", route, "backendRef"),

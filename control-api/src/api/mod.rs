@@ -252,6 +252,8 @@ fn metrics(api: &Api) -> Answer {
     metrics::gauge!("outrider_control_faults").set(count(compiled.injections.running().count()));
     let stopped = usize::from(api.engine.experiments().is_stopped());
     metrics::gauge!("outrider_control_faults_stopped").set(count(stopped));
+    let revoked = api.engine.revocations().now().entries();
+    metrics::gauge!("outrider_control_revoked").set(count(revoked));
     let age = compiled.since.elapsed().unwrap_or_default();
     metrics::gauge!("outrider_control_config_age_seconds").set(age.as_secs_f64());
     Answer::typed(StatusCode::OK, "text/plain; version=0.0.4", api.recorder.render())

@@ -11,6 +11,7 @@ use outrider_proto::envoy::config::listener::v3::Listener;
 use outrider_proto::envoy::config::route::v3::RouteConfiguration;
 use outrider_proto::outrider::destination::v1::Destination;
 use outrider_proto::outrider::fault::v1::FaultInjection;
+use outrider_proto::outrider::identity::v1::RevocationList;
 use prost::{Message, Name};
 use serde::Serialize;
 use serde_json::Value;
@@ -180,6 +181,7 @@ fn body(one: &ResourceReport) -> Option<Value> {
         Kind::Route => json::<RouteConfiguration>(body),
         Kind::Faults => json::<FaultInjection>(body),
         Kind::Destination => json::<Destination>(body),
+        Kind::Revocations => json::<RevocationList>(body),
         // There may be private keys in it.
         Kind::Secret => Value::String("[not shown]".to_owned()),
     };
@@ -203,6 +205,7 @@ fn name(kind: Kind) -> &'static str {
         Kind::Route => "route",
         Kind::Faults => "faults",
         Kind::Destination => "destination",
+        Kind::Revocations => "revocations",
         Kind::Secret => "secret",
     }
 }

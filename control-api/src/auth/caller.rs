@@ -6,8 +6,9 @@ use std::time::SystemTime;
 
 use tonic::metadata::MetadataMap;
 
-use super::{AuthError, Authenticator, MAX_TOKEN_BYTES};
+use super::{AuthError, Authenticator, MAX_TOKEN_BYTES, Proven};
 use crate::proxy_info::Identity;
+use crate::revoked::{Revocations, Revoked};
 
 /// The other end of a connection; a part of each request of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct Peer {
     pub identity: Option<Identity>,
     /// When the certificate ends.
     pub expires: Option<SystemTime>,
+    /// The certificate's serial number, in lower-case hexadecimal without leading zeros.
+    pub serial: Option<Arc<str>>,
     /// Whether the connection is plaintext, which is spoken on loopback only.
     pub plaintext: bool,
     /// Where it connects from.
@@ -29,6 +32,8 @@ pub struct Caller {
     pub identity: Option<Identity>,
     /// When the proof ends.
     pub expires: Option<SystemTime>,
+    /// The serial number of the certificate that is the proof, if one is.
+    pub serial: Option<Arc<str>>,
     /// Where it says truly that it is.
     pub place: Place,
 }
@@ -69,14 +74,45 @@ pub struct Access {
     pub trust_plaintext: bool,
     /// Believe workloads that say to be elsewhere than where they connect from.
     pub trust_addresses: bool,
+    /// Who is let in no more.
+    pub revocations: Revocations,
+}
+
+impl Caller {
+    /// Why it is cut off; `None` if it is not.
+    #[must_use]
+    pub fn cut_by(&self, revoked: &Revoked) -> Option<String> {
+        let by_identity = self.identity.as_ref().and_then(|identity| revoked.identity(identity));
+        by_identity.or_else(|| revoked.serial(self.serial.as_deref()?))
+    }
 }
 
 impl Access {
     /// Finds out who calls: by certificate, else by the bearer token in the metadata.
     ///
     /// # Errors
-    /// When it has proved nothing, or what it shows does not hold.
+    /// When it has proved nothing, or what it shows does not hold, or it is cut off.
     pub async fn caller(&self, peer: &Peer, metadata: &MetadataMap) -> Result<Caller, AuthError> {
+        let caller = self.proved(peer, metadata).await?;
+        self.check(&caller)?;
+        Ok(caller)
+    }
+
+    /// Whether a caller of before is still one.
+    ///
+    /// # Errors
+    /// When it is cut off.
+    pub fn check(&self, caller: &Caller) -> Result<(), AuthError> {
+        match caller.cut_by(&self.revocations.now()) {
+            Some(reason) => {
+                tracing::warn!(target: "outrider_control::audit", reason, "caller refused");
+                Err(AuthError::Denied(reason))
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn proved(&self, peer: &Peer, metadata: &MetadataMap) -> Result<Caller, AuthError> {
         let trusted = peer.plaintext && self.trust_plaintext;
         let place = match peer.address {
             _ if trusted || self.trust_addresses => Place::Anywhere,
@@ -84,16 +120,17 @@ impl Access {
             None => Place::Unknown,
         };
         if let Some(identity) = &peer.identity {
-            return Ok(Caller { identity: Some(identity.clone()), expires: peer.expires, place });
+            let serial = peer.serial.clone();
+            return Ok(Caller { identity: Some(identity.clone()), expires: peer.expires, serial, place });
         }
         if let Some(token) = bearer(metadata)? {
             let tokens = self.tokens.as_ref();
             let tokens = tokens.ok_or_else(|| unauthenticated("tokens are not taken here"))?;
-            let proven = tokens.authenticate(token).await?;
-            return Ok(Caller { identity: Some(proven.identity), expires: proven.expires, place });
+            let Proven { identity, expires, .. } = tokens.authenticate(token).await?;
+            return Ok(Caller { identity: Some(identity), expires, serial: None, place });
         }
         if trusted {
-            return Ok(Caller { identity: None, expires: None, place });
+            return Ok(Caller { identity: None, expires: None, serial: None, place });
         }
         Err(unauthenticated("show a client certificate of this trust domain, or a bearer token"))
     }
@@ -116,8 +153,11 @@ fn unauthenticated(reason: &str) -> AuthError {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+    use tokio::sync::watch;
+
     use super::*;
-    use crate::auth::Proven;
+    use crate::revoked::testing;
 
     #[derive(Debug)]
     struct One;
@@ -139,7 +179,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_certificate_counts_before_a_token_and_nothing_is_not_enough() {
-        let access = Access { tokens: Some(Arc::new(One)), trust_plaintext: true, trust_addresses: false };
+        let access = Access { tokens: Some(Arc::new(One)), trust_plaintext: true, ..Access::default() };
         let tls = Peer::default();
         let certified = Peer { identity: Some(identity("certificate")), ..Peer::default() };
         let local = Peer { plaintext: true, ..Peer::default() };
@@ -170,6 +210,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_is_cut_off_is_let_in_no_more_by_certificate_or_by_token() {
+        let spec = json!({"identities": ["spiffe://a/ns/b/sa/token"], "serialNumbers": ["0A:ff"]});
+        let (say, revoked) = watch::channel(Arc::default());
+        let revocations = Revocations::new(revoked);
+        let access = Access { tokens: Some(Arc::new(One)), revocations, ..Access::default() };
+        let shown = |name: &str, serial: &str| Peer {
+            identity: Some(identity(name)),
+            serial: Some(serial.into()),
+            ..Peer::default()
+        };
+        let mut token = MetadataMap::new();
+        token.insert("authorization", "Bearer good".parse().unwrap());
+        let none = MetadataMap::new();
+        let before = access.caller(&Peer::default(), &token).await.unwrap();
+        say.send_replace(testing::revoked(&spec, ""));
+        assert!(access.check(&before).is_err());
+        for (peer, metadata, by) in [
+            (shown("certificate", "af"), &none, None),
+            (shown("certificate", "aff"), &none, Some("the certificate with the serial number aff")),
+            (shown("token", "af"), &none, Some("spiffe://a/ns/b/sa/token is revoked by Revocation stolen")),
+            (Peer::default(), &token, Some("spiffe://a/ns/b/sa/token")),
+        ] {
+            let refused = access.caller(&peer, metadata).await.err();
+            assert_eq!(refused.is_some(), by.is_some(), "{peer:?}");
+            let AuthError::Denied(reason) = refused.unwrap_or(AuthError::Denied(String::new())) else {
+                panic!("{peer:?}");
+            };
+            assert!(reason.starts_with(by.unwrap_or_default()), "{reason}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_caller_is_where_it_connects_from_unless_the_operator_says_otherwise() {
         let at = |text: &str| Peer {
             identity: Some(identity("x")),
@@ -191,7 +263,7 @@ mod tests {
             (&local, "10.0.0.1", [false, true, true]),
         ] {
             for ((trust_plaintext, trust_addresses), expected) in says.into_iter().zip(expected) {
-                let access = Access { tokens: None, trust_plaintext, trust_addresses };
+                let access = Access { trust_plaintext, trust_addresses, ..Access::default() };
                 let caller = access.caller(peer, &MetadataMap::new()).await.unwrap();
                 assert_eq!(caller.place.has(address.parse().unwrap()), expected, "{peer:?} says {address}");
             }

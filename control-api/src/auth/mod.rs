@@ -8,7 +8,7 @@ pub mod token_review;
 mod tokens;
 
 pub use caller::{Access, Caller, Peer, Place};
-pub use spiffe::{check_segment, check_trust_domain, parse};
+pub use spiffe::{check_segment, check_trust_domain, parse, trust_domain_of};
 pub use tokens::Tokens;
 
 use std::fmt;

@@ -1,4 +1,5 @@
-//! SPIFFE IDs of workloads: `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT`, and nothing else.
+//! SPIFFE IDs of workloads: `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT`, and nothing else; only of whom it is
+//! told to others that they are cut off, any form is understood.
 
 use std::fmt;
 
@@ -21,6 +22,15 @@ pub fn parse(text: &str) -> Option<Identity> {
         namespace: namespace.into(),
         service_account: service_account.into(),
     })
+}
+
+/// The trust domain of a SPIFFE ID of any form with a path; `None` where it breaks a rule (SPIFFE-ID section 2).
+#[must_use]
+pub fn trust_domain_of(text: &str) -> Option<&str> {
+    let rest = text.strip_prefix("spiffe://").filter(|_| text.len() <= MAX_ID_BYTES)?;
+    let (trust_domain, path) = rest.split_once('/')?;
+    let good = check_trust_domain(trust_domain) && path.split('/').all(check_segment);
+    good.then_some(trust_domain)
 }
 
 /// Whether this can be the name of a trust domain (SPIFFE-ID section 2.1).
@@ -71,6 +81,9 @@ mod tests {
             &long,
         ] {
             assert_eq!(parse(bad), None, "{bad}");
+            let of_any_form = bad.contains("/a/b/") || bad.contains("/x/");
+            assert_eq!(trust_domain_of(bad).is_some(), of_any_form, "{bad}");
         }
+        assert_eq!(trust_domain_of("spiffe://example.org/vm/7"), Some("example.org"));
     }
 }

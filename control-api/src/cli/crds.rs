@@ -13,6 +13,7 @@ use crate::object::authorization::AuthorizationPolicy;
 use crate::object::egress::EgressPolicy;
 use crate::object::fault_injection::FaultInjection;
 use crate::object::key::{OWN_GROUP, OWN_VERSION};
+use crate::object::revocation::Revocation;
 use crate::object::traffic::TrafficPolicy;
 use crate::object::workload::Workload;
 use crate::object::{ObjectKind, Spec};
@@ -53,6 +54,7 @@ pub(super) fn all() -> Vec<Value> {
             &["fault"],
             &[("Direction", ".spec.direction"), ("Percent", ".spec.percent"), ("Duration", ".spec.duration")],
         ),
+        definition::<Revocation>(&[], &[("Identities", ".spec.identities"), ("Reason", ".spec.reason")]),
     ]
 }
 
@@ -67,7 +69,7 @@ fn definition<S: Spec + JsonSchema>(short: &[&str], columns: &[Column]) -> Value
         "metadata": {"name": format!("{plural}.{OWN_GROUP}")},
         "spec": {
             "group": OWN_GROUP,
-            "scope": "Namespaced",
+            "scope": if kind.is_namespaced() { "Namespaced" } else { "Cluster" },
             "names": {
                 "kind": name,
                 "listKind": format!("{name}List"),

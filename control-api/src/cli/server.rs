@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use self::table::Table;
 use super::{FOUND, OK};
+use crate::object::ObjectKind;
 
 /// Which control server, and how its answer is shown.
 #[derive(Args, Clone, Debug)]
@@ -52,6 +53,9 @@ pub(super) enum Kind {
     /// Destinations that are asked for.
     #[value(alias = "destinations")]
     Destination,
+    /// Who is cut off.
+    #[value(alias = "revocation")]
+    Revocations,
     /// Secrets, without their contents.
     #[value(alias = "secrets")]
     Secret,
@@ -67,6 +71,7 @@ impl Kind {
             Self::Route => "route",
             Self::Faults => "faults",
             Self::Destination => "destination",
+            Self::Revocations => "revocations",
             Self::Secret => "secret",
         }
     }
@@ -82,7 +87,7 @@ pub(super) enum Question {
     },
     /// One object, its conditions and what is wrong with it; exit code 1 if anything is.
     Describe {
-        /// `KIND/NAMESPACE/NAME`, for example `HTTPRoute/shop/cart`.
+        /// `KIND/NAMESPACE/NAME`, for example `HTTPRoute/shop/cart`; `KIND/NAME` for what is in no namespace.
         #[arg(value_parser = object_name)]
         object: String,
         #[command(flatten)]
@@ -143,12 +148,17 @@ pub(super) fn run(question: &Question, out: &mut dyn Write) -> io::Result<u8> {
     Ok(code)
 }
 
-/// A kind that is in no namespace has none between its slashes.
+/// A kind that is in no namespace has none between its slashes, or one slash only.
 fn object_name(text: &str) -> Result<String, String> {
     match text.split('/').collect::<Vec<_>>().as_slice() {
         [kind, _, name] if !kind.is_empty() && !name.is_empty() => Ok(text.to_owned()),
+        [kind, name] if is_in_no_namespace(kind) && !name.is_empty() => Ok(format!("{kind}//{name}")),
         _ => Err("KIND/NAMESPACE/NAME is needed, for example HTTPRoute/shop/cart".to_owned()),
     }
+}
+
+fn is_in_no_namespace(name: &str) -> bool {
+    ObjectKind::ALL.into_iter().any(|kind| kind.as_str() == name && !kind.is_namespaced())
 }
 
 fn service_name(text: &str) -> Result<String, String> {

@@ -53,6 +53,22 @@ impl Drop for Dir {
 }
 
 #[test]
+fn who_is_revoked_of_another_trust_domain_may_be_a_mistake() {
+    let revocation = "apiVersion: mesh.outrider.dev/v1alpha1\nkind: Revocation\nmetadata: {name: r}\n\
+                      spec: {identities: [\"spiffe://partner.example/vm/7\"]}\n";
+    let dir = Dir::new("revocation", &[("a.yaml", revocation)]);
+    let folder = dir.0.to_str().unwrap();
+    let (code, out, _) = outrider(&["validate", folder]);
+    assert_eq!(code, 0, "{out}");
+    assert!(
+        out.starts_with("a.yaml:1: warning: Revocation//r: OtherTrustDomain: spiffe://partner.example/vm/7")
+    );
+    assert_eq!(outrider(&["validate", "--strict", folder]).0, 1);
+    let known = outrider(&["validate", "--strict", "--trust-domain", "partner.example", folder]);
+    assert_eq!(known.0, 0, "{}", known.1);
+}
+
+#[test]
 fn good_objects_pass() {
     let dir = Dir::new("good", &[("a.yaml", GOOD)]);
     let (code, out, err) = outrider(&["validate", dir.0.to_str().unwrap()]);
@@ -127,7 +143,7 @@ fn definitions_are_structural() {
         .filter(|text| !text.is_empty())
         .map(|text| serde_json::from_str(text).unwrap())
         .collect();
-    assert_eq!(all.len(), 5);
+    assert_eq!(all.len(), 6);
     for definition in &all {
         let version = &definition["spec"]["versions"][0];
         let mut wrong = Vec::new();
@@ -156,6 +172,12 @@ fn definitions_know_words_bounds_and_what_is_needed() {
     assert_eq!(authorization["properties"]["mtls"]["enum"], serde_json::json!(["Strict", "Permissive"]));
     let from = &authorization["properties"]["rules"]["items"]["properties"]["from"]["items"];
     assert_eq!(from["properties"]["ipBlocks"]["items"]["type"], "string");
+    // The API server itself turns away what would cut nobody off, and only who may write for all namespaces writes it.
+    let scopes: Vec<_> = all.iter().map(|one| one["spec"]["scope"].clone()).collect();
+    assert_eq!((&scopes[0], &scopes[5]), (&"Namespaced".into(), &"Cluster".into()));
+    let identities = &spec(5)["properties"]["identities"];
+    assert_eq!(identities["maxItems"], 1000);
+    assert_eq!(identities["items"]["pattern"], "^spiffe://[a-z0-9._-]{1,255}(/[A-Za-z0-9._-]+)+$");
 }
 
 /// What a node may hold in a structural schema.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use outrider_proto::Fault;
 
+use crate::compile::revocations::OTHER_TRUST_DOMAIN;
 use crate::compile::status::{Condition, ConditionKind};
 use crate::compile::{Mesh, Settings};
 use crate::object::{Key, ObjectKind};
@@ -48,9 +49,12 @@ fn of_condition(mesh: &Mesh, key: &Key, parent: &str, condition: &Condition) -> 
     let (severity, rule) = match condition.kind {
         ConditionKind::Accepted => (Severity::Error, "not-accepted"),
         ConditionKind::ResolvedRefs => (Severity::Error, "unresolved-reference"),
-        // Of a service: it works, but not for all of its endpoints; of a workload: so do all but one that are in one
-        // place. Of others: what was asked for is not there.
-        ConditionKind::PartiallyInvalid if matches!(key.kind, ObjectKind::Service | ObjectKind::Workload) => {
+        // Of a service: it works, but not for all of its endpoints; of workloads in one place one does. A trust domain may
+        // be known to some proxies. Of others: what was asked for is not there.
+        ConditionKind::PartiallyInvalid
+            if matches!(key.kind, ObjectKind::Service | ObjectKind::Workload)
+                || condition.reason == OTHER_TRUST_DOMAIN =>
+        {
             (Severity::Warning, "partly-without-effect")
         }
         ConditionKind::PartiallyInvalid => (Severity::Error, "partly-without-effect"),

@@ -29,6 +29,7 @@ mod own;
 mod owned;
 mod rbac;
 pub mod registered;
+pub mod revocations;
 mod service;
 pub(crate) mod services;
 pub mod status;
@@ -54,7 +55,7 @@ use self::status::{ConditionKind, Statuses};
 use self::told::{Way, WayOut};
 use self::view::{All, Changes, Older, Redirected, View};
 use crate::object::{Key, Objects};
-use crate::proxy_info::Dialect;
+use crate::proxy_info::{Dialect, Identity, ProxyInfo};
 use crate::snapshot::Resources;
 
 /// What holds for the whole mesh.
@@ -88,6 +89,17 @@ impl Settings {
         format!("spiffe://{}/ns/{namespace}/sa/{service_account}", self.trust_domain).into()
     }
 
+    /// Who a proxy is: what it has proved, or where nobody need prove anything, what it says.
+    #[must_use]
+    pub fn identity_of(&self, proxy: &ProxyInfo) -> Identity {
+        let account = Some(&proxy.service_account).filter(|account| !account.is_empty());
+        proxy.identity.clone().unwrap_or_else(|| Identity {
+            trust_domain: self.trust_domain.as_str().into(),
+            namespace: Arc::clone(&proxy.namespace),
+            service_account: account.map_or_else(|| "default".into(), Arc::clone),
+        })
+    }
+
     /// What every identity of the mesh begins with.
     #[must_use]
     pub fn identities(&self) -> String {
@@ -114,6 +126,7 @@ pub struct Mesh {
     compiled: All,
     inbound: Arc<Resources>,
     faults: Vec<faults::Compiled>,
+    revocations: Arc<Resources>,
     policies: traffic::Policies,
     /// The namespaces whose clients are told something else than others.
     consumers: BTreeSet<Arc<str>>,
@@ -213,6 +226,8 @@ impl Mesh {
         });
         report((&objects, &settings), &compiled, &mut statuses);
         let faults = faults::compile((&objects, &services), &mut statuses);
+        let before = old.map(|old| (&*old.objects, &old.revocations));
+        let revocations = revocations::lists((&objects, &settings), before, &mut statuses);
         let consumers = compiled.values().flat_map(|service| service.consumers.keys().cloned()).collect();
         let ours = compiled.values().any(|service| !service.ours.is_empty());
         let inbound = inbound_clusters(&objects, &services, old.map(|old| &*old.inbound));
@@ -226,6 +241,7 @@ impl Mesh {
             compiled,
             inbound,
             faults,
+            revocations,
             policies,
             consumers,
             ours,
@@ -244,6 +260,12 @@ impl Mesh {
     /// made from scratch.
     pub fn settle(&self) {
         *self.old.lock().unwrap_or_else(PoisonError::into_inner) = Older::default();
+    }
+
+    /// What holds for the whole mesh.
+    #[must_use]
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// What is said about objects.

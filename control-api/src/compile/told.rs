@@ -52,6 +52,9 @@ impl Mesh {
             snapshot.set(Kind::Listener, view.listeners);
             return snapshot;
         }
+        if proxy.dialect == Dialect::Outrider {
+            snapshot.set(Kind::Revocations, Arc::clone(&self.revocations));
+        }
         let local = self.local(proxy);
         let objects = (&*self.objects, &self.services);
         let asked = (&self.settings, proxy.dialect);

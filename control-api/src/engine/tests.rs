@@ -6,7 +6,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::object::{AnyObject, Place};
-use crate::proxy_info::WorkloadPort;
+use crate::proxy_info::{Dialect, WorkloadPort};
 use crate::registry::Workloads;
 use crate::snapshot::Kind;
 
@@ -108,4 +108,41 @@ async fn who_has_changed_faults_can_wait_until_that_is_compiled() {
         engine.caught_up(engine.faults_changed(), PATIENCE).await;
         assert!(engine.compiled().mesh.objects().faults.is_empty());
     }
+}
+
+#[tokio::test]
+async fn who_is_cut_off_is_no_endpoint_and_that_is_told_at_once() {
+    let registry = Arc::new(Registry::new(Arc::new(Workloads::new(Duration::from_secs(60)))));
+    let settings = Settings::default();
+    let (known, experiments) = (InMesh::new(), Arc::default());
+    let engine = Arc::new(Engine::new(settings, &view(&[80]), Arc::clone(&registry), &known, experiments));
+    let (source, receiver) = watch::channel(view(&[80]));
+    let (mut changes, mut urgent) = (engine.changes(), engine.urgent());
+    tokio::spawn(Arc::clone(&engine).run(receiver));
+    let _connection = registry.connect(&workload("w", "w"), "delta");
+    let mut until = async |count: usize| {
+        let reached = async {
+            while endpoints(&engine) != count {
+                changes.changed().await.unwrap();
+            }
+        };
+        timeout(PATIENCE, reached).await.unwrap();
+    };
+    until(1).await;
+    let told = *urgent.borrow_and_update();
+    let mut cut = view(&[80]);
+    let object = json!({"apiVersion": "mesh.outrider.dev/v1alpha1", "kind": "Revocation",
+        "metadata": {"name": "r"}, "spec": {"identities": ["spiffe://cluster.local/ns/shop/sa/default"]}});
+    Arc::make_mut(&mut cut.objects).insert(AnyObject::from_value(object, &Place::default()).unwrap());
+    source.send_replace(cut);
+    until(0).await;
+    timeout(PATIENCE, urgent.wait_for(|number| *number == told + 1)).await.unwrap().unwrap();
+    let default = crate::auth::parse("spiffe://cluster.local/ns/shop/sa/default").unwrap();
+    assert!(engine.revocations().now().identity(&default).is_some());
+    let ours = ProxyInfo { dialect: Dialect::Outrider, ..ProxyInfo::clone(&workload("c", "c")) };
+    assert_eq!(engine.snapshot(&ours).kind(Kind::Revocations).unwrap().len(), 1);
+    // It is there again as soon as it is let in: its stream has not ended here.
+    source.send_replace(view(&[80]));
+    until(1).await;
+    assert_eq!(*urgent.wait_for(|number| *number > told + 1).await.unwrap(), told + 2);
 }

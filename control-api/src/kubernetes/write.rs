@@ -125,7 +125,12 @@ impl Writer {
     /// Brings the status of an object up to date; whether that is done.
     async fn write(&mut self, key: &Key, (expected, conditions): &Said) -> Result<bool, KubeError> {
         let Some(resource) = self.resource(key.kind).await? else { return Ok(false) };
-        let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &key.namespace, &resource);
+        let client = self.client.clone();
+        let api = if key.kind.is_namespaced() {
+            Api::<DynamicObject>::namespaced_with(client, &key.namespace, &resource)
+        } else {
+            Api::all_with(client, &resource)
+        };
         let Some(object) = call(api.get_opt(&key.name)).await? else { return Ok(false) };
         let Ok(object) = serde_json::to_value(object) else { return Ok(false) };
         if expected.is_some_and(|expected| expected != generation(&object)) {
@@ -174,6 +179,7 @@ mod tests {
         discovery: Duration::from_millis(20),
     };
     const WORKLOADS: &str = "/apis/mesh.outrider.dev/v1alpha1/namespaces/shop/workloads";
+    const REVOCATION: &str = "/apis/mesh.outrider.dev/v1alpha1/revocations/cut";
     const ROUTE: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes/r";
 
     fn meta(name: &str) -> Value {
@@ -193,7 +199,8 @@ mod tests {
         let serve = |group: &str, plural: &str| {
             server.store(|store| store.served.insert(group.to_owned(), [plural.to_owned()].into()));
         };
-        serve("mesh.outrider.dev/v1alpha1", "workloads");
+        let ours = ["workloads", "revocations"].map(str::to_owned);
+        server.store(|store| store.served.insert("mesh.outrider.dev/v1alpha1".to_owned(), ours.into()));
         serve("gateway.networking.k8s.io/v1", "httproutes");
         server.put(
             "/api/v1/namespaces/shop/services/web",
@@ -206,6 +213,8 @@ mod tests {
             &format!("{WORKLOADS}/bad"),
             json!({"metadata": meta("bad"), "spec": {"address": "nowhere"}}),
         );
+        let cut = json!({"metadata": {"name": "cut", "generation": 1}, "spec": {"serialNumbers": ["7"]}});
+        server.put(REVOCATION, cut);
     }
 
     fn condition(object: &Value, path: &str, kind: &str) -> Option<(String, String)> {
@@ -245,8 +254,11 @@ mod tests {
         let bad = format!("{WORKLOADS}/bad");
         let workload = || of(&bad, "/status/conditions", "Accepted");
         eventually("the bad workload", || workload() == said("False", "Invalid")).await;
+        // What is in no namespace is not looked for in one.
+        let cut = || of(REVOCATION, "/status/conditions", "Accepted");
+        eventually("the revocation", || cut() == said("True", "Accepted")).await;
         let writes = server.requests(&["PATCH"]);
-        assert_eq!(writes, 2);
+        assert_eq!(writes, 3);
         // What is good again says so; of the route nothing new is said, so it is not even looked at.
         let looks = server.requests(&["GET", ROUTE]);
         let mut healed = server.object(&bad).unwrap();

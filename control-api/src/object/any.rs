@@ -12,6 +12,7 @@ use super::fault_injection::FaultInjection;
 use super::gateway::{GrpcRoute, TcpRoute};
 use super::http_route::HttpRoute;
 use super::key::{Key, ObjectKind};
+use super::revocation::Revocation;
 use super::traffic::TrafficPolicy;
 use super::workload::Workload;
 use super::{Metadata, Object, Place};
@@ -72,6 +73,7 @@ any_object! {
     AuthorizationPolicy: AuthorizationPolicy,
     EgressPolicy: EgressPolicy,
     FaultInjection: FaultInjection,
+    Revocation: Revocation,
 }
 
 impl AnyObject {

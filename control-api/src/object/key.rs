@@ -37,11 +37,13 @@ pub enum ObjectKind {
     EgressPolicy,
     /// `mesh.outrider.dev/v1alpha1`
     FaultInjection,
+    /// `mesh.outrider.dev/v1alpha1`
+    Revocation,
 }
 
 impl ObjectKind {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Namespace,
         Self::Service,
         Self::EndpointSlice,
@@ -54,6 +56,7 @@ impl ObjectKind {
         Self::AuthorizationPolicy,
         Self::EgressPolicy,
         Self::FaultInjection,
+        Self::Revocation,
     ];
 
     /// As in the field `kind`.
@@ -72,6 +75,7 @@ impl ObjectKind {
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::EgressPolicy => "EgressPolicy",
             Self::FaultInjection => "FaultInjection",
+            Self::Revocation => "Revocation",
         }
     }
 
@@ -86,7 +90,8 @@ impl ObjectKind {
             | Self::TrafficPolicy
             | Self::AuthorizationPolicy
             | Self::EgressPolicy
-            | Self::FaultInjection => OWN_GROUP,
+            | Self::FaultInjection
+            | Self::Revocation => OWN_GROUP,
         }
     }
 
@@ -99,7 +104,8 @@ impl ObjectKind {
             | Self::TrafficPolicy
             | Self::AuthorizationPolicy
             | Self::EgressPolicy
-            | Self::FaultInjection => &[OWN_VERSION],
+            | Self::FaultInjection
+            | Self::Revocation => &[OWN_VERSION],
             Self::Namespace
             | Self::Service
             | Self::Pod
@@ -125,13 +131,14 @@ impl ObjectKind {
             Self::AuthorizationPolicy => "authorizationpolicies",
             Self::EgressPolicy => "egresspolicies",
             Self::FaultInjection => "faultinjections",
+            Self::Revocation => "revocations",
         }
     }
 
-    /// Whether its objects live in a namespace.
+    /// Whether its objects live in a namespace. Whoever owns one namespace must not cut off another's workloads.
     #[must_use]
     pub const fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Namespace)
+        !matches!(self, Self::Namespace | Self::Revocation)
     }
 
     /// Whether its objects are written by operators for the mesh, and have conditions of ours.

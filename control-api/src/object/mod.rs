@@ -16,6 +16,7 @@ mod http_text;
 pub mod key;
 pub mod limits;
 pub mod meta;
+pub mod revocation;
 pub mod scalar;
 pub mod store;
 pub mod traffic;

@@ -9,6 +9,7 @@ use super::egress::EgressPolicy;
 use super::fault_injection::FaultInjection;
 use super::gateway::{GrpcRoute, TcpRoute};
 use super::http_route::HttpRoute;
+use super::revocation::Revocation;
 use super::traffic::TrafficPolicy;
 use super::workload::Workload;
 use super::{AnyObject, Key, Object, ObjectKind};
@@ -77,6 +78,7 @@ objects! {
     authorization AuthorizationPolicy AuthorizationPolicy;
     egress EgressPolicy EgressPolicy;
     faults FaultInjection FaultInjection;
+    revocations Revocation Revocation;
 }
 
 impl Objects {

@@ -55,7 +55,7 @@ impl Session {
         }
         // The old way to ask for everything: to begin with nothing.
         let old_way = request.resource_names_subscribe.is_empty();
-        if first && old_way && matches!(kind, Kind::Cluster | Kind::Listener | Kind::Faults) {
+        if first && old_way && kind.is_asked_for_whole() {
             one.subscribe_all();
         }
         for name in &request.resource_names_unsubscribe {

@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status};
 
 use crate::auth::{AuthError, Authenticator, MAX_TOKEN_BYTES, Proven};
 use crate::ca::{self, Authority, CaError, MAX_REQUEST_BYTES};
+use crate::revoked::Revocations;
 use limit::Limit;
 
 /// Largest message, in bytes: a request, a token, and a little.
@@ -28,14 +29,19 @@ const SHORTEST: Duration = Duration::from_secs(1);
 pub struct Identities {
     authority: Arc<Authority>,
     tokens: Arc<dyn Authenticator>,
+    revocations: Revocations,
     limit: Mutex<Limit>,
 }
 
 impl Identities {
     /// Ready to be added to a server.
     #[must_use]
-    pub fn service(authority: Arc<Authority>, tokens: Arc<dyn Authenticator>) -> IdentityServiceServer<Self> {
-        let service = Self { authority, tokens, limit: Mutex::default() };
+    pub fn service(
+        authority: Arc<Authority>,
+        tokens: Arc<dyn Authenticator>,
+        revocations: Revocations,
+    ) -> IdentityServiceServer<Self> {
+        let service = Self { authority, tokens, revocations, limit: Mutex::default() };
         IdentityServiceServer::new(service).max_decoding_message_size(MAX_MESSAGE_BYTES)
     }
 
@@ -86,7 +92,10 @@ impl Identities {
         if proven.identity.trust_domain != *self.authority.trust_domain() {
             return Err(AuthError::Denied(format!("{} is of another trust domain", proven.identity)));
         }
-        Ok(proven)
+        match self.revocations.now().identity(&proven.identity) {
+            Some(reason) => Err(AuthError::Denied(reason)),
+            None => Ok(proven),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) const REMOVAL_WAIT: Duration = Duration::from_secs(10);
 pub(super) const ASK_WAIT: Duration = Duration::from_secs(1);
 
 /// The kinds whose removal waits, in the order in which they go. Nothing refers to a listener: it goes with the
-/// listeners that come, which may want its port. Nor to a destination, or to a fault, which ends at once.
+/// listeners that come, which may want its port. Nor to a destination, a fault or a revocation, which end at once.
 pub(super) const REMOVALS: [Kind; 4] = [Kind::Route, Kind::Cluster, Kind::Endpoints, Kind::Secret];
 
 /// What others refer to.

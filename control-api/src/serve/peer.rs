@@ -7,6 +7,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 
 use crate::auth::{self, Peer};
+use crate::object::revocation;
 
 /// Why a client certificate identifies nobody.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +43,8 @@ pub(crate) fn of(leaf: &[u8], trust_domain: &str) -> Result<Peer, PeerError> {
     }
     let end_s = u64::try_from(leaf.validity().not_after.timestamp()).unwrap_or(0);
     let expires = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(end_s));
-    Ok(Peer { identity: Some(identity), expires, ..Peer::default() })
+    let serial = revocation::serial(&leaf.raw_serial_as_string());
+    Ok(Peer { identity: Some(identity), expires, serial: serial.map(Into::into), ..Peer::default() })
 }
 
 #[cfg(test)]

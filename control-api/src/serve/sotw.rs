@@ -197,7 +197,7 @@ impl Session {
 
 /// Kinds of which a response holds all, so that absence deletes.
 fn is_full(kind: Kind) -> bool {
-    matches!(kind, Kind::Cluster | Kind::Listener | Kind::Faults)
+    kind.is_asked_for_whole()
 }
 
 /// The names of a request are the whole list: what is new in it is asked for, what is no longer in it is not.

@@ -70,6 +70,7 @@ impl ClientStatus {
         if caller.expires.is_some_and(|end| end <= SystemTime::now()) {
             return Err(Status::unauthenticated("the certificate or the token has expired"));
         }
+        self.access.check(caller)?;
         check(&question.node_matchers)?;
         let (own, caller) = (self.clone(), caller.clone());
         // A proxy may have a whole large mesh.
@@ -232,7 +233,12 @@ mod tests {
         };
         let proxy = ProxyInfo { identity: identity("shop/sa/web"), ..ProxyInfo::default() };
         let sees = |who: Option<&str>, info: &ProxyInfo| {
-            let caller = Caller { identity: who.and_then(identity), expires: None, place: Place::Unknown };
+            let caller = Caller {
+                identity: who.and_then(identity),
+                expires: None,
+                serial: None,
+                place: Place::Unknown,
+            };
             assert_eq!(caller.identity.is_some(), who.is_some());
             own.may_see(&caller, info)
         };
@@ -255,7 +261,12 @@ mod tests {
             access: Access::default(),
             root_namespace: "outrider-system".into(),
         };
-        let caller = Caller { identity: None, expires: Some(SystemTime::UNIX_EPOCH), place: Place::Unknown };
+        let caller = Caller {
+            identity: None,
+            expires: Some(SystemTime::UNIX_EPOCH),
+            serial: None,
+            place: Place::Unknown,
+        };
         let error = own.answer(&caller, pb::ClientStatusRequest::default()).await.unwrap_err();
         assert_eq!(error.code(), tonic::Code::Unauthenticated);
     }

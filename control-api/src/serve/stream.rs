@@ -17,6 +17,7 @@ use super::{Answer, Differ};
 use crate::auth::Caller;
 use crate::proxy_info::ProxyInfo;
 use crate::registry::{Connection, Registry};
+use crate::revoked::Revocations;
 use crate::snapshots::Snapshots;
 
 /// Responses that wait in a stream for its client.
@@ -41,6 +42,8 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// What changes are made of.
     pub differ: Arc<Differ>,
+    /// Who is to be told nothing any more.
+    pub revocations: Revocations,
     /// Set when the control server ends.
     pub ending: watch::Receiver<bool>,
 }
@@ -124,6 +127,7 @@ impl<P: Protocol> Stream<P> {
         let proof_ends = caller.expires.map(instant);
         let mut changes = self.shared.changes.clone();
         let mut ending = self.shared.ending.clone();
+        let mut revocations = self.shared.revocations.clone();
         // The snapshot was taken before this: a change since then counts as one.
         changes.mark_changed();
         loop {
@@ -150,6 +154,10 @@ impl<P: Protocol> Stream<P> {
                 }
                 () = until(proof_ends) => {
                     return Err(Status::unauthenticated("the certificate or the token has expired"));
+                }
+                reason = revocations.until(|revoked| caller.cut_by(revoked)) => {
+                    tracing::warn!(target: "outrider_control::audit", proxy = %self.info.id, reason, "stream ended");
+                    return Err(Status::permission_denied(reason));
                 }
                 _ = ending.wait_for(|ending| *ending) => {
                     return Err(Status::unavailable("the control server is ending"));

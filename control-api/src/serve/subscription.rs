@@ -193,7 +193,7 @@ impl Subscription {
         for name in diff.removed.iter().filter(|name| self.wildcard || self.named.contains(*name)) {
             self.leases.remove(name);
             self.awaited.remove(name);
-            if matches!(self.kind, Kind::Listener | Kind::Destination | Kind::Faults) {
+            if self.kind.goes_at_once() {
                 self.send.insert(Arc::clone(name));
             } else if let Some(before) = self.told.get(name) {
                 self.send.remove(name);

@@ -22,8 +22,9 @@ use super::listen::{Transport, accept, bind};
 use super::stream::Shared;
 use super::testing::{One, plain};
 use super::*;
-use crate::auth::Access;
+use crate::auth::{self, Access, AuthError, Authenticator, Proven};
 use crate::registry::Registry;
+use crate::revoked::{Revocations, testing::revoked as testing_revoked};
 use crate::snapshot::{Resource, Snapshot};
 use crate::snapshots::{MapSnapshots, Snapshots as _};
 
@@ -47,6 +48,7 @@ impl Lab {
         tokio::spawn(debounce::run(snapshots.changes(), urgent, told));
         let (end, ending) = watch::channel(false);
         let shared = Shared {
+            revocations: access.revocations.clone(),
             identifier: "test".into(),
             snapshots: Arc::clone(&snapshots) as _,
             changes,
@@ -72,6 +74,15 @@ impl Lab {
     }
 
     async fn delta(&self, id: &str) -> Stream {
+        self.delta_with(id, None).await.unwrap()
+    }
+
+    /// With a token, which is also the proxy's name.
+    async fn delta_as(&self, token: &str) -> Result<Stream, Status> {
+        self.delta_with(token, Some(token)).await
+    }
+
+    async fn delta_with(&self, id: &str, token: Option<&str>) -> Result<Stream, Status> {
         let (send, requests) = mpsc::channel(16);
         let node = Node { id: id.into(), user_agent_name: "outrider".into(), ..Node::default() };
         let first = pb::DeltaDiscoveryRequest {
@@ -80,8 +91,12 @@ impl Lab {
             ..Default::default()
         };
         send.send(first).await.unwrap();
-        let responses = self.client().await.delta_aggregated_resources(ReceiverStream::new(requests)).await;
-        Stream { send, responses: responses.unwrap().into_inner() }
+        let mut requests = tonic::Request::new(ReceiverStream::new(requests));
+        if let Some(token) = token {
+            requests.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
+        let responses = self.client().await.delta_aggregated_resources(requests).await?;
+        Ok(Stream { send, responses: responses.into_inner() })
     }
 }
 
@@ -250,6 +265,35 @@ async fn nobody_is_served_who_has_proved_nothing() {
     let error = status.fetch_client_status(ClientStatusRequest::default()).await;
     assert_eq!(error.unwrap_err().code(), Code::Unauthenticated);
     assert!(lab.registry.is_empty());
+}
+
+#[tokio::test]
+async fn the_stream_of_whoever_is_cut_off_ends_and_no_other() {
+    #[derive(Debug)]
+    struct Named;
+    #[tonic::async_trait]
+    impl Authenticator for Named {
+        async fn authenticate(&self, token: &str) -> Result<Proven, AuthError> {
+            let identity = auth::parse(&format!("spiffe://a/ns/b/sa/{token}")).unwrap();
+            Ok(Proven { identity, holder: token.into(), expires: None })
+        }
+    }
+    let (say, revoked) = watch::channel(Arc::default());
+    let revocations = Revocations::new(revoked);
+    let lab = Lab::start(Access { tokens: Some(Arc::new(Named)), revocations, ..Access::default() }).await;
+    lab.snapshots.set_common(clusters(&["a"]));
+    let (mut cart, mut web) = (lab.delta_as("cart").await.unwrap(), lab.delta_as("web").await.unwrap());
+    cart.accept().await;
+    web.accept().await;
+    say.send_replace(testing_revoked(&serde_json::json!({"identities": ["spiffe://a/ns/b/sa/cart"]}), ""));
+    let error = cart.receive().await.unwrap_err();
+    assert_eq!(error.code(), Code::PermissionDenied);
+    assert_eq!(error.message(), "spiffe://a/ns/b/sa/cart is revoked by Revocation stolen");
+    assert_eq!(lab.delta_as("cart").await.err().map(|error| error.code()), Some(Code::PermissionDenied));
+    lab.snapshots.set_common(clusters(&["a", "b"]));
+    assert_eq!(web.accept().await.resources[0].name, "b");
+    say.send_replace(Arc::default());
+    lab.delta_as("cart").await.unwrap().accept().await;
 }
 
 #[tokio::test]

@@ -25,10 +25,12 @@ use crate::ca::{Authority, GivenFiles, Lives, Origin};
 use crate::compile::Settings;
 use crate::compile::faults::Caps;
 use crate::compile::model::InMesh;
+use crate::compile::revocations::SERVICE_ACCOUNT;
 use crate::engine::Engine;
 use crate::experiments::Experiments;
 use crate::proxy_info::Identity;
 use crate::registry::{Registry, Workloads};
+use crate::revoked::Revocations;
 use crate::serve::ads::Ads;
 use crate::serve::identity::Identities;
 use crate::serve::listen::{self, Transport};
@@ -46,7 +48,6 @@ const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 /// The public file with the roots, in the state directory.
 const ROOTS_FILE: &str = "ca.pem";
 /// The control server's own service account.
-const SERVICE_ACCOUNT: &str = "outrider-control";
 /// How often histograms are folded, so that they do not grow.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -78,7 +79,6 @@ pub(super) fn run(serve: Serve) -> Result<(), StartError> {
 }
 
 async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartError> {
-    check(&serve)?;
     let base = base(&serve)?;
     let (end, ending) = watch::channel(false);
     let signals = signals().map_err(|error| StartError::of("signals")(&error))?;
@@ -114,22 +114,23 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
     let api = Api { engine: Arc::clone(&engine), registry: Arc::clone(&registry), recorder, operator };
     let state = (Arc::clone(&engine), Arc::clone(&registry));
     let lease = client.clone().map(|client| cluster::write(client, &serve, state, ending.clone()));
-    let (told, changes) = watch::channel(0);
-    tokio::spawn(debounce::run(engine.changes(), engine.urgent(), told));
+    let revocations = engine.revocations();
+    let changes = changes(&engine);
     let shared = Shared {
         identifier: format!("outrider-control/{}", env!("CARGO_PKG_VERSION")).into(),
         snapshots: engine,
         changes,
         registry,
         differ: Arc::default(),
+        revocations: revocations.clone(),
         ending: ending.clone(),
     };
     let reviews = client.clone().map(|client| Reviews::new(client, &serve.common.trust_domain));
     let tokens: Arc<dyn Authenticator> = Arc::new(Tokens { join: Arc::clone(&base.join), reviews });
-    let access = access(&serve, Arc::clone(&tokens));
+    let access = access(&serve, Arc::clone(&tokens), revocations.clone());
     let status = ClientStatus::service(Arc::clone(&shared.registry), access.clone(), &serve.root_namespace);
     let mut services = Routes::new(Ads::service(shared, access)).add_service(status);
-    services = services.add_service(Identities::service(Arc::clone(&base.authority), tokens));
+    services = services.add_service(Identities::service(Arc::clone(&base.authority), tokens, revocations));
     let (listener, transport) = listener(&serve, &base)?;
     let address = listener.local_addr().map_err(|error| StartError::of("--address")(&error))?;
     let mesh = (serve.common.trust_domain.as_str(), serve.root_namespace.as_str());
@@ -151,6 +152,13 @@ async fn start(serve: Serve, recorder: PrometheusHandle) -> Result<(), StartErro
     Ok(())
 }
 
+/// What streams are told of changes, and when.
+fn changes(engine: &Engine) -> watch::Receiver<u64> {
+    let (told, changes) = watch::channel(0);
+    tokio::spawn(debounce::run(engine.changes(), engine.urgent(), told));
+    changes
+}
+
 /// Which ports were in the mesh before, here or at other replicas.
 async fn known(base: &Base, serve: &Serve, client: Option<&Client>) -> Result<InMesh, StartError> {
     let mut known = in_mesh::restore(&base.state).map_err(|error| StartError::of("--state-dir")(&error))?;
@@ -162,11 +170,12 @@ async fn known(base: &Base, serve: &Serve, client: Option<&Client>) -> Result<In
 }
 
 /// Who is let in, and how far it is believed.
-fn access(serve: &Serve, tokens: Arc<dyn Authenticator>) -> Access {
+fn access(serve: &Serve, tokens: Arc<dyn Authenticator>, revocations: Revocations) -> Access {
     Access {
         tokens: Some(tokens),
         trust_plaintext: serve.plaintext,
         trust_addresses: serve.trust_workload_addresses,
+        revocations,
     }
 }
 
@@ -216,6 +225,7 @@ fn no_objects() -> StartError {
 
 /// State, authority and join key.
 fn base(serve: &Serve) -> Result<Base, StartError> {
+    check(serve)?;
     let common = &serve.common;
     let failed = StartError::of("--state-dir");
     let state = StateDir::open(&common.state_dir).map_err(|error| failed(&error))?;

@@ -1,25 +1,67 @@
-//! What holds in place of an `AuthorizationPolicy` of which there is no good version: nobody may talk to whom it may be
-//! about. Without that, a mistake in a policy would open what the policy was written to close.
+//! What holds in place of an object of which there is no good version, and which was written to close something: a mistake
+//! in it must not leave that open.
+//!
+//! In place of an `AuthorizationPolicy`, nobody may talk to whom it may be about. In place of a `Revocation`, those are cut
+//! off who can be read in it.
 
 use serde_json::{Map, Value, json};
 
-use crate::object::{AnyObject, ObjectKind, Place};
+use crate::auth::trust_domain_of;
+use crate::digest;
+use crate::object::{AnyObject, ObjectKind, Place, revocation};
 
 /// The name of a stand-in for a policy whose own name cannot be used.
 const UNNAMED: &str = "policy-without-a-good-name";
+/// What that of a revocation begins with.
+const UNNAMED_REVOCATION: &str = "revocation-without-a-good-name";
+
+/// What closes in place of this; `None` for what closes nothing.
+pub(super) fn in_place_of(value: &Value, place: &Place) -> Option<AnyObject> {
+    let ours = |kind: ObjectKind| {
+        let version = value.get("apiVersion").and_then(Value::as_str);
+        // A version that is wrong is a mistake in an object of ours; another group's is somebody else's.
+        let ours = version.is_none_or(|version| version.split('/').next() == Some(kind.group()));
+        ours && value.get("kind").and_then(Value::as_str) == Some(kind.as_str())
+    };
+    if ours(ObjectKind::AuthorizationPolicy) {
+        denial(value, place)
+    } else if ours(ObjectKind::Revocation) {
+        readable(value, place)
+    } else {
+        None
+    }
+}
+
+/// A revocation of those entries that can be read; `None` when there are none.
+fn readable(value: &Value, place: &Place) -> Option<AnyObject> {
+    let entries = |name: &str, good: &dyn Fn(&str) -> bool| -> Vec<Value> {
+        let all = value.get("spec").and_then(|spec| spec.get(name)).and_then(Value::as_array);
+        let good = all.into_iter().flatten().filter(|one| one.as_str().is_some_and(good));
+        good.take(revocation::MAX_ENTRIES).cloned().collect()
+    };
+    let spec = json!({
+        "identities": entries("identities", &|text| trust_domain_of(text).is_some()),
+        "serialNumbers": entries("serialNumbers", &|text| revocation::serial(text).is_some()),
+    });
+    let name = value.get("metadata").and_then(|metadata| metadata.get("name")).and_then(Value::as_str);
+    let made = |name: &str| made(ObjectKind::Revocation, &json!({"name": name}), &spec, place);
+    // Each its own name: none of several may stand in another's place.
+    let unnamed = || format!("{UNNAMED_REVOCATION}-{}", digest::short(spec.to_string().as_bytes()));
+    name.and_then(made).or_else(|| made(&unnamed()))
+}
+
+/// An object of the version that is preferred.
+fn made(kind: ObjectKind, metadata: &Value, spec: &Value, place: &Place) -> Option<AnyObject> {
+    let (version, kind) = (format!("{}/{}", kind.group(), kind.versions().first()?), kind.as_str());
+    let object = json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec});
+    AnyObject::from_value(object, place).ok()
+}
 
 /// A policy that denies everything, for the same workloads if it can be read which these are, else for its namespace, which
-/// is the whole mesh in the mesh's own. `None` for what is no policy of ours.
+/// is the whole mesh in the mesh's own.
 ///
 /// A namespace that there cannot be has no workloads, and nothing to close.
-pub(super) fn in_place_of(value: &Value, place: &Place) -> Option<AnyObject> {
-    let kind = ObjectKind::AuthorizationPolicy;
-    let version = value.get("apiVersion").and_then(Value::as_str);
-    // A version that is wrong is a mistake in a policy of ours; another group's policy is somebody else's.
-    let ours = version.is_none_or(|version| version.split('/').next() == Some(kind.group()));
-    if !ours || value.get("kind").and_then(Value::as_str) != Some(kind.as_str()) {
-        return None;
-    }
+fn denial(value: &Value, place: &Place) -> Option<AnyObject> {
     let member =
         |parent: &str, name: &str| value.get(parent)?.get(name).filter(|one| !one.is_null()).cloned();
     // A namespace that looks like a number was meant as a name.
@@ -34,9 +76,7 @@ pub(super) fn in_place_of(value: &Value, place: &Place) -> Option<AnyObject> {
         if let (Some(spec), Some(selector)) = (spec.as_object_mut(), selector) {
             spec.insert("selector".to_owned(), selector.clone());
         }
-        let (version, kind) = (format!("{}/{}", kind.group(), kind.versions().first()?), kind.as_str());
-        let object = json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec});
-        AnyObject::from_value(object, place).ok()
+        made(ObjectKind::AuthorizationPolicy, &Value::Object(metadata), &spec, place)
     };
     made(&name, &selector).or_else(|| made(&name, &None)).or_else(|| made(&Some(UNNAMED.into()), &None))
 }
@@ -56,6 +96,34 @@ mod tests {
         let labels =
             made.spec.selector.as_ref().map_or("all".to_owned(), |one| format!("{:?}", one.match_labels));
         format!("{} {labels}", made.key)
+    }
+
+    #[test]
+    fn who_can_be_read_in_a_revocation_is_cut_off() {
+        let closed = |metadata: Value, spec: Value| {
+            let version = "mesh.outrider.dev/v1alpha1";
+            let object =
+                json!({"apiVersion": version, "kind": "Revocation", "metadata": metadata, "spec": spec});
+            let Some(AnyObject::Revocation(made)) = in_place_of(&object, &Place::default()) else {
+                return "-".to_owned();
+            };
+            format!("{} {:?} {:?}", made.key, made.spec.identities, made.spec.serial_numbers)
+        };
+        let mistaken = json!({"identities": ["spiffe://a/ns/b/sa/c", "d", 7], "serialNumbers": ["x", "0A"]});
+        let read = "[\"spiffe://a/ns/b/sa/c\"] [\"0A\"]";
+        assert_eq!(closed(json!({"name": "r"}), mistaken.clone()), format!("Revocation//r {read}"));
+        let elsewhere = json!({"name": "r", "namespace": "shop"});
+        assert_eq!(closed(elsewhere, mistaken.clone()), format!("Revocation//r {read}"));
+        for unnamed in [json!({"name": "a b"}), Value::Null] {
+            let closed = closed(unnamed, mistaken.clone());
+            assert!(closed.starts_with("Revocation//revocation-without-a-good-name-"), "{closed}");
+            assert!(closed.ends_with(read), "{closed}");
+        }
+        for nothing in
+            [json!({"identities": ["d"]}), json!({"identity": ["spiffe://a/ns/b/sa/c"]}), json!([])]
+        {
+            assert_eq!(closed(json!({"name": "r"}), nothing), "-");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::diagnostic::{Diagnostic, InForce, Severity};
 use super::{View, closed, yaml};
-use crate::object::{AnyObject, Key, ObjectKind, Objects, Place, any};
+use crate::object::{AnyObject, Key, Objects, Place, any};
 
 /// How often the directory is looked at.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -328,8 +328,10 @@ impl Directory {
             },
             None => {
                 // All of the file are kept. Whether it was one of them nobody knows, but of a policy it must be known.
-                let policy = |object: &AnyObject| object.key().kind == ObjectKind::AuthorizationPolicy;
-                let kept = |object: AnyObject| of_file(&object) && (bad.closed.is_none() || policy(&object));
+                let meant = |object: &AnyObject| {
+                    bad.closed.as_ref().is_none_or(|closed| closed.key().kind == object.key().kind)
+                };
+                let kept = |object: AnyObject| of_file(&object) && meant(&object);
                 if self.good.all().any(kept) { InForce::LastGood } else { InForce::Nothing }
             }
         }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::hedge::{Rival, Winner};
+use super::failed::Failed;
+use super::hedge::Rival;
 use super::inject::{self, attempt::Shapers};
 use super::mirror::Mirrors;
 use super::replay::Replay;
@@ -20,7 +21,7 @@ use super::timers::Timers;
 use super::{Origin, Routed};
 use crate::fault::Plan;
 use crate::fault::shape::poll_pump;
-use crate::http::body::{BodySink as _, Discard, Pump, PumpError, SourceError};
+use crate::http::body::{BodySink as _, Discard, Pump, PumpError};
 use crate::http::downstream::Downstream;
 use crate::http::message::{BodyLength, RequestHead, ResponseHead, Version};
 use crate::identity::Refusal;
@@ -35,7 +36,7 @@ use crate::upstream::endpoint::ActiveGuard;
 use crate::upstream::members::Choice;
 use crate::upstream::pool::{self, AcquireError, UpstreamProtocol};
 use crate::upstream::usage::{Permit, Resource};
-use crate::upstream::{ClusterState, EndpointState, UpstreamError, UpstreamLink};
+use crate::upstream::{ClusterState, EndpointState, UpstreamLink};
 
 /// An upstream that has begun to answer.
 #[derive(Debug)]
@@ -85,20 +86,10 @@ pub struct Attempts<'a> {
     pub(super) retrying: Option<Permit>,
     /// Why TLS with the endpoint of this attempt failed.
     pub(super) refusal: Cell<Option<Refusal>>,
+    /// The attempt ended before it met its endpoint.
+    unmet: Cell<bool>,
     /// Attempts that were late and are still waited for.
     pub(super) rivals: RefCell<Vec<Rival>>,
-}
-
-/// How one attempt ended, when not with a response.
-pub(super) enum Failed {
-    /// It may be worth another.
-    Attempt(Failure, Reason, String),
-    /// Another attempt would end the same: the client is answered with this.
-    Answer(Reason, String),
-    /// There is nobody left to answer.
-    Gone(Reason),
-    /// An attempt that was late has an answer now.
-    Overtaken(Winner),
 }
 
 impl<'a> Attempts<'a> {
@@ -124,6 +115,7 @@ impl<'a> Attempts<'a> {
             resends: 0,
             retrying: None,
             refusal: Cell::new(None),
+            unmet: Cell::new(false),
             rivals: RefCell::default(),
         }
     }
@@ -160,14 +152,13 @@ impl<'a> Attempts<'a> {
                     self.replay = Some(self.discard(established).await);
                     self.wait(down, request, (pause, timers)).await
                 }
+                Err(failed @ Failed::Answer(..)) if failed.is_not_made() => {
+                    return self.give_up(failed, down, (request, response), timers, report).await;
+                }
                 Err(Failed::Attempt(failure, reason, detail)) => {
                     if !self.again_after(failure, request, report, timers) {
-                        return match self.last_hope(down, request, (timers, true)).await {
-                            Some(Ok(winner)) => self.take_over(winner, response, request, report),
-                            Some(Err(Reason::DownstreamGone)) => Ending::Gone(Reason::DownstreamGone),
-                            Some(Err(reason)) => Ending::Answer(reason, String::new()),
-                            None => Ending::Answer(reason, detail),
-                        };
+                        let failed = Failed::Answer(reason, detail);
+                        return self.give_up(failed, down, (request, response), timers, report).await;
                     }
                     let mut pause = Duration::ZERO;
                     // A connection that was closed for idleness says nothing about its endpoint.
@@ -179,14 +170,43 @@ impl<'a> Attempts<'a> {
                 }
                 Err(failed) => Err(failed),
             };
-            match outcome {
-                Ok(()) => {}
-                Err(Failed::Attempt(_, reason, detail) | Failed::Answer(reason, detail)) => {
-                    return Ending::Answer(reason, detail);
-                }
-                Err(Failed::Gone(reason)) => return Ending::Gone(reason),
-                Err(Failed::Overtaken(winner)) => return self.take_over(winner, response, request, report),
+            if let Err(failed) = outcome {
+                return self.end(failed, response, request, report);
             }
+        }
+    }
+
+    /// No other attempt is made. One that was late may still have an answer, and any is better than none.
+    async fn give_up<D: Downstream>(
+        &mut self,
+        failed: Failed,
+        down: &mut D,
+        (request, response): (&RequestHead, &mut ResponseHead),
+        timers: &mut Timers<'_>,
+        report: &mut Report,
+    ) -> Ending {
+        let failed = match self.last_hope(down, request, (timers, true)).await {
+            Some(Ok(winner)) => Failed::Overtaken(winner),
+            Some(Err(Reason::DownstreamGone)) => Failed::Gone(Reason::DownstreamGone),
+            Some(Err(reason)) => Failed::Answer(reason, String::new()),
+            None => failed,
+        };
+        self.end(failed, response, request, report)
+    }
+
+    fn end(
+        &mut self,
+        failed: Failed,
+        response: &mut ResponseHead,
+        request: &RequestHead,
+        report: &mut Report,
+    ) -> Ending {
+        match failed {
+            Failed::Attempt(_, reason, detail) | Failed::Answer(reason, detail) => {
+                Ending::Answer(reason, detail)
+            }
+            Failed::Gone(reason) => Ending::Gone(reason),
+            Failed::Overtaken(winner) => self.take_over(winner, response, request, report),
         }
     }
 
@@ -233,10 +253,13 @@ impl<'a> Attempts<'a> {
         if let Err(reason) = worker.may_reach(standing, self.cluster, &endpoint) {
             return Err(Failed::Answer(reason, String::new()));
         }
+        timers.reaches(|| self.cluster.destination(endpoint.address()));
         let begun = self.cluster.stamp();
         let ended = self.at(&endpoint, down, request, response, (timers, report)).await;
         report.refusal = self.refusal.take();
-        self.observe(&endpoint, begun, request, ended.as_ref().map(|_| &*response));
+        if !self.unmet.take() {
+            self.observe(&endpoint, begun, request, ended.as_ref().map(|_| &*response));
+        }
         ended
     }
 
@@ -253,11 +276,8 @@ impl<'a> Attempts<'a> {
         let at = endpoint.address();
         let mut plan = inject::attempt::choose(self.origin, request, (self.routed, self.cluster), at, report);
         let mut link = self.connect(endpoint, down, request, (timers, plan.as_deref())).await?;
-        if !request.upgrade.is_empty() {
-            Box::pin(link.ready_for_tunnel()).await;
-        }
         if let Err(error) = link.send_head(request) {
-            return Err(failed(error));
+            return Err(Failed::of(error));
         }
         let mut replay = self.replay.take().unwrap_or_else(|| {
             Replay::new(false, Mirrors::default(), Rc::clone(&self.origin.worker.buffers))
@@ -292,7 +312,7 @@ impl<'a> Attempts<'a> {
                     if let Err(reason) = held {
                         established.shapers.give_back(report);
                         self.replay = Some(established.replay);
-                        return Err(late(reason));
+                        return Err(Failed::late(reason));
                     }
                 }
                 Ok(established)
@@ -321,7 +341,14 @@ impl<'a> Attempts<'a> {
         }
         let ours = (self.cluster, self.action.priority);
         // Boxed: most requests find a connection, and should not hold the room for making one.
-        let mut acquiring = Box::pin(inject::attempt::acquire(plan, ours, endpoint, protocol));
+        let acquiring = inject::attempt::acquire(plan, ours, endpoint, protocol);
+        let mut acquiring = Box::pin(async move {
+            let link = acquiring.await?;
+            if !request.upgrade.is_empty() {
+                link.ready_for_tunnel().await;
+            }
+            Ok(link)
+        });
         let bodiless = request.body == BodyLength::Empty;
         timers.connecting();
         let acquired = poll_fn(|cx| {
@@ -334,7 +361,11 @@ impl<'a> Attempts<'a> {
             if bodiless && down.poll_closed(cx).is_ready() {
                 return Poll::Ready(Err(Failed::Gone(Reason::DownstreamGone)));
             }
-            timers.poll(cx, request).map(|reason| Err(late(reason)))
+            timers.poll(cx, request).map(|reason| {
+                // Who waits for others to free a connection has not met the endpoint.
+                self.unmet.set(plan.is_none() && !endpoint.is_opening());
+                Err(Failed::late(reason))
+            })
         })
         .await;
         timers.connected();
@@ -401,7 +432,7 @@ fn poll_head<D: Downstream>(
         let before = pump.bytes();
         match poll_pump(&mut shapers.request, pump, cx, &mut replay.source(down), link) {
             Poll::Ready(Ok(())) => timers.request_complete(),
-            Poll::Ready(Err(PumpError::Source(error))) => return Poll::Ready(Err(bad_body(&error))),
+            Poll::Ready(Err(PumpError::Source(error))) => return Poll::Ready(Err(Failed::body(&error))),
             // The upstream may have answered before it stopped reading: the answer is looked for below.
             Poll::Ready(Err(PumpError::Sink(_))) | Poll::Pending => {}
         }
@@ -411,7 +442,7 @@ fn poll_head<D: Downstream>(
     }
     while let Poll::Ready(polled) = link.poll_response(cx, &request.method, response) {
         if polled.is_err() || !response.is_interim() {
-            return Poll::Ready(polled.map_err(failed));
+            return Poll::Ready(polled.map_err(Failed::of));
         }
         timers.active();
         down.send_interim(response);
@@ -424,39 +455,6 @@ fn poll_head<D: Downstream>(
     let starved = pump.is_starved();
     timers.poll(cx, request).map(|reason| {
         let by_client = starved && reason == Reason::StreamIdle;
-        Err(late(if by_client { Reason::RequestIdle } else { reason }))
+        Err(Failed::late(if by_client { Reason::RequestIdle } else { reason }))
     })
-}
-
-fn late(reason: Reason) -> Failed {
-    if matches!(reason, Reason::PerTryTimeout | Reason::PerTryIdle) {
-        Failed::Attempt(Failure::PerTryTimeout, reason, String::new())
-    } else {
-        Failed::Answer(reason, String::new())
-    }
-}
-
-fn bad_body(error: &SourceError) -> Failed {
-    match error {
-        SourceError::Malformed(_) => Failed::Answer(Reason::BadRequest, error.to_string()),
-        SourceError::Injected => Failed::Gone(Reason::FaultInjected),
-        SourceError::Truncated | SourceError::Reset(_) | SourceError::Io(_) => {
-            Failed::Gone(Reason::DownstreamGone)
-        }
-    }
-}
-
-fn failed(error: UpstreamError) -> Failed {
-    let detail = error.to_string();
-    let (failure, reason) = match error {
-        UpstreamError::ClosedBeforeResponse { reused: true } => {
-            (Failure::StaleConnection, Reason::UpstreamReset)
-        }
-        UpstreamError::ClosedBeforeResponse { reused: false } => (Failure::Reset, Reason::UpstreamReset),
-        UpstreamError::Refused => (Failure::Refused, Reason::UpstreamRefused),
-        UpstreamError::Reset(_) => (Failure::Reset, Reason::UpstreamRefused),
-        UpstreamError::Protocol(_) => (Failure::Invalid, Reason::UpstreamProtocolError),
-        UpstreamError::Unsayable(_) => return Failed::Answer(Reason::NotSayable, detail),
-    };
-    Failed::Attempt(failure, reason, detail)
 }

@@ -14,6 +14,7 @@ use crate::http::message::RequestHead;
 use crate::model::RouteAction;
 use crate::model::overrides::FilterOverrides;
 use crate::model::rbac::HttpPolicies;
+use crate::policy::egress::{Destination, Mode};
 use crate::policy::{Filter, Subject};
 
 /// What stops the request on a chain that has no faults, if anything does.
@@ -62,6 +63,8 @@ pub struct Oversight<'a> {
     asked: Option<Box<RequestHead>>,
     client: Option<SocketAddr>,
     draw: u64,
+    /// Where a tunnel leads.
+    reached: Option<Destination>,
     /// The changes that were looked at.
     seen: u32,
     place: Option<usize>,
@@ -69,19 +72,26 @@ pub struct Oversight<'a> {
 
 impl<'a> Oversight<'a> {
     /// Over a request that was let in and is about to be changed as its route wants it. `None` where no policy was
-    /// asked: one that comes later finds out with the next request.
+    /// asked: one that comes later finds out with the next request. A tunnel has no next one, and is held to the rules about
+    /// its destination too.
     pub(super) fn new(
         request: &RequestHead,
         origin: &'a Origin,
         routed: &Routed<'_>,
         report: &Report,
     ) -> Option<Self> {
-        if origin.chain.policies.is_empty() {
+        let is_guarded_tunnel = !request.upgrade.is_empty() && origin.standing.is_guarded();
+        if origin.chain.policies.is_empty() && !is_guarded_tunnel {
             return None;
         }
         let asked = routed.changes_request().then(|| Box::new(request.clone()));
         let (client, draw, seen) = (report.client(), routed.draw, origin.standing.changes());
-        Some(Self { origin, asked, client, draw, seen, place: None })
+        Some(Self { origin, asked, client, draw, reached: None, seen, place: None })
+    }
+
+    /// Takes note of where the attempt of a tunnel leads.
+    pub(super) const fn reaches(&mut self, to: Destination) {
+        self.reached = Some(to);
     }
 
     /// Ready when the policies no longer allow the request.
@@ -90,7 +100,10 @@ impl<'a> Oversight<'a> {
         if self.seen != standing.changes() {
             self.seen = standing.changes();
             let asked = self.asked.as_deref().unwrap_or(request);
-            if !still_allows(asked, self.origin, self.draw, self.client) {
+            let surroundings = &self.origin.worker.surroundings;
+            let guard =
+                self.reached.and_then(|to| standing.passage(surroundings, to, |passage| passage.mode));
+            if guard == Some(Mode::Refuse) || !still_allows(asked, self.origin, self.draw, self.client) {
                 return Poll::Ready(());
             }
         }

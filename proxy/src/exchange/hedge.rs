@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::attempt::{Attempts, Ending, Established, Failed};
+use super::attempt::{Attempts, Ending, Established};
+use super::failed::Failed;
 use super::mirror::Mirrors;
 use super::replay::Replay;
 use super::report::Report;

@@ -79,6 +79,8 @@ pub(super) async fn pass<D: Downstream>(
     if !authorize::decide(request, origin, routed, (decided..origin.chain.policies.len(), report)) {
         return Some(Stop::Denied);
     }
+    // A delay before the route is no part of the time that the route allows, as in Envoy.
+    report.routed = Instant::now();
     // What was decided before a delay may not hold any more.
     let holds = origin.standing.changes() == changes
         || authorize::still_allows(request, origin, routed.map_or(0, |routed| routed.draw), report.client());

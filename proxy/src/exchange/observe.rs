@@ -2,7 +2,8 @@
 
 use tokio::time::Instant;
 
-use super::attempt::{Attempts, Failed};
+use super::attempt::Attempts;
+use super::failed::Failed;
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::observe::Reason;
 use crate::observe::metrics::Labels;

@@ -16,6 +16,7 @@ use crate::http::message::{BodyLength, RequestHead};
 use crate::model::retry::RetryPolicy;
 use crate::model::{ForwardAction, HttpChain};
 use crate::observe::Reason;
+use crate::policy::egress::Destination;
 
 /// A timer that is armed only when it must be.
 #[derive(Debug, Default)]
@@ -52,6 +53,7 @@ impl LazyTimer {
 pub struct Timers<'a> {
     timer: &'a mut LazyTimer,
     oversight: Option<Oversight<'a>>,
+    tunnel: bool,
     idle_timeout: Option<Duration>,
     last_activity: Instant,
     /// The whole request must be in by then.
@@ -99,6 +101,7 @@ impl<'a> Timers<'a> {
         Self {
             timer,
             oversight,
+            tunnel,
             idle_timeout: action.idle_timeout.unwrap_or(chain.stream_idle_timeout),
             last_activity: started,
             request: chain.request_timeout.filter(|_| !bodiless).map(|limit| started + limit),
@@ -123,6 +126,13 @@ impl<'a> Timers<'a> {
         self.request = None;
         if self.route.is_none() {
             self.route = self.route_timeout.map(|limit| Instant::now() + limit);
+        }
+    }
+
+    /// Takes note of where the attempt leads, for a tunnel that is held to it.
+    pub fn reaches(&mut self, to: impl FnOnce() -> Destination) {
+        if let Some(oversight) = self.oversight.as_mut().filter(|_| self.tunnel) {
+            oversight.reaches(to());
         }
     }
 

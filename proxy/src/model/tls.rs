@@ -59,6 +59,8 @@ pub struct UpstreamTls {
     pub server_name: Option<ServerName<'static>>,
     /// Whether TLS 1.2 will do.
     pub allows_12: bool,
+    /// Whether its application protocols are offered without being named, so that requests can agree on a version.
+    pub offers_unasked: bool,
     /// What is used now.
     pub live: Live<ClientConfig>,
 }
@@ -170,7 +172,7 @@ impl UpstreamTls {
                 Some(_) => {}
             }
             let allows_12 = lowest == TlsProtocol::TlSv12;
-            Some(Self { settings, server_name, allows_12, live: Live::default() })
+            Some(Self { settings, server_name, allows_12, offers_unasked: false, live: Live::default() })
         })
     }
 
@@ -187,6 +189,7 @@ impl UpstreamTls {
     pub(super) fn offering(mut self, both: bool) -> Self {
         if both && self.settings.protocols.is_empty() {
             self.settings.protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            self.offers_unasked = true;
         }
         self
     }

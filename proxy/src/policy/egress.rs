@@ -23,7 +23,7 @@ const METADATA_RANGES: [(IpAddr, u32); 7] = [
     (IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)), 32),
     (IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)), 32),
     (IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), 10),
-    (IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)), 128),
+    (IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0)), 32),
     (IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)), 128),
 ];
 /// The kubelet's two, the controller manager's and the scheduler's.
@@ -200,6 +200,7 @@ mod tests {
             ("192.0.0.192:80", METADATA),
             ("[fe80::a9fe:a9fe]:80", METADATA),
             ("[fd00:ec2::254]:80", METADATA),
+            ("[fd00:ec2::23]:80", METADATA),
             ("[fd20:ce::254]:80", METADATA),
             ("10.96.0.1:443", API_SERVER),
             ("[::ffff:10.96.0.1]:443", API_SERVER),

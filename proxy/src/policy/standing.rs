@@ -178,6 +178,12 @@ impl Standing {
         self.facts.passage(&self.chain.borrow(), surroundings, to).map(of)
     }
 
+    /// Whether anything watches over the way on.
+    #[must_use]
+    pub fn is_guarded(&self) -> bool {
+        self.chain.borrow().egress.is_some()
+    }
+
     /// Remembers where an opaque connection has led, so that it is held to what is said about that later.
     pub fn has_reached(&self, to: Destination) {
         self.reached.set(Some(to));

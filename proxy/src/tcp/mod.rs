@@ -142,6 +142,7 @@ async fn connect(
         let choice = Choice { tried: &tried, ..Choice::any(target.standing.facts.destination) };
         let picked: Option<Rc<EndpointState>> = cluster.pick(&choice, &mut worker.random.borrow_mut());
         let endpoint = picked.ok_or(Reason::NoHealthyUpstream)?;
+        let seen = target.standing.changes();
         worker.may_reach(&target.standing, cluster, &endpoint)?;
         let (active, begun) = (endpoint.begin(), cluster.stamp());
         let met = Box::pin(fault::meet_attempt((target, cluster), &endpoint, worker, notes)).await;
@@ -159,7 +160,10 @@ async fn connect(
                     endpoint.ends_with_health(transport.cutoff());
                 }
                 notes.refusal = None;
-                target.standing.has_reached(cluster.destination(transport.peer()));
+                let peer = transport.peer();
+                target.standing.has_reached(cluster.destination(peer));
+                // From here on it is held to every change; this one came while it was connecting.
+                worker.may_still_reach(&target.standing, cluster, (peer, seen))?;
                 observe(cluster, &endpoint, (Outcome::Connected, begun), worker);
                 return Ok(Upstream {
                     transport,

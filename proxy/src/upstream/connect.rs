@@ -35,6 +35,9 @@ pub enum Offer {
     All,
     /// HTTP/1.1 alone, for what only that can carry.
     Http1,
+    /// What the cluster itself names, and nothing because its requests may agree on a version: for bytes that are
+    /// passed on as they are.
+    Opaque,
 }
 
 /// Why there is no connection.
@@ -116,8 +119,15 @@ pub async fn connect(
         if let Some(tls) = &cluster.tls {
             let refused = |refusal| ConnectError::Tls { address, refusal };
             let mut current = tls.current().map_err(refused)?;
-            if offer == Offer::Http1 && cluster.protocol == ProtocolChoice::Agreed {
-                Arc::make_mut(&mut current.config).alpn_protocols = vec![b"http/1.1".to_vec()];
+            let narrowed = match offer {
+                Offer::Http1 if cluster.protocol == ProtocolChoice::Agreed => {
+                    Some(vec![b"http/1.1".to_vec()])
+                }
+                Offer::Opaque if tls.offers_unasked => Some(Vec::new()),
+                Offer::All | Offer::Http1 | Offer::Opaque => None,
+            };
+            if let Some(protocols) = narrowed {
+                Arc::make_mut(&mut current.config).alpn_protocols = protocols;
             }
             let peer = Box::pin(encrypt(&mut transport, (tls, current), &cluster.name, buffers))
                 .await

@@ -36,6 +36,8 @@ pub struct EndpointState {
     shared: RefCell<Vec<Rc<H2Connection>>>,
     /// Requests and TCP connections under way from this worker.
     active: Cell<u32>,
+    /// Connections that are being opened.
+    opening: Cell<u32>,
     /// What all workers know of it.
     host: Arc<Host>,
     /// Its latency to this worker.
@@ -75,6 +77,7 @@ impl EndpointState {
             idle: RefCell::default(),
             shared: RefCell::default(),
             active: Cell::new(0),
+            opening: Cell::new(0),
             removed: Cell::new(false),
             connecting: Cell::new(false),
             shares_none: Cell::new(false),
@@ -161,6 +164,19 @@ impl EndpointState {
     pub fn begin(self: &Rc<Self>) -> ActiveGuard {
         self.active.set(self.active.get().saturating_add(1));
         ActiveGuard(Rc::clone(self))
+    }
+
+    /// Whether this worker is opening a connection to it.
+    #[must_use]
+    pub fn is_opening(&self) -> bool {
+        self.opening.get() > 0
+    }
+
+    /// Counts a connection that is being opened until the guard is dropped.
+    #[must_use]
+    pub fn begin_opening(self: &Rc<Self>) -> OpeningGuard {
+        self.opening.set(self.opening.get().saturating_add(1));
+        OpeningGuard(Rc::clone(self))
     }
 
     /// An idle HTTP/1 connection that its peer has not closed.
@@ -290,6 +306,16 @@ pub struct ActiveGuard(Rc<EndpointState>);
 impl Drop for ActiveGuard {
     fn drop(&mut self) {
         self.0.active.set(self.0.active.get().saturating_sub(1));
+    }
+}
+
+/// A connection that is being opened to an endpoint.
+#[derive(Debug)]
+pub struct OpeningGuard(Rc<EndpointState>);
+
+impl Drop for OpeningGuard {
+    fn drop(&mut self) {
+        self.0.opening.set(self.0.opening.get().saturating_sub(1));
     }
 }
 

@@ -76,9 +76,21 @@ pub async fn open_opaque(
     let Some(place) = cluster.connection_permit(Priority::Default, false) else {
         return Err(AcquireError::Overflow(Resource::Connections));
     };
+    Ok((dial(cluster, endpoint, Offer::Opaque).await?, place))
+}
+
+/// Connects, in the cluster's time for it. Cancel-safe.
+///
+/// # Errors
+/// When the endpoint cannot be reached.
+pub(super) async fn dial(
+    cluster: &ClusterState,
+    endpoint: &Rc<EndpointState>,
+    offer: Offer,
+) -> Result<Transport, ConnectError> {
+    let _opening = endpoint.begin_opening();
     let way = (endpoint.address(), &**endpoint.more());
-    let transport = connect(cluster.config(), way, cluster.tools(), Offer::All).await?;
-    Ok((transport, place))
+    connect(cluster.config(), way, cluster.tools(), offer).await
 }
 
 async fn acquire_h1(
@@ -94,8 +106,7 @@ async fn acquire_h1(
         // Registered before the limit is looked at, so that a connection freed in between is not missed.
         let freed = cluster.connection_freed();
         if let Some(place) = cluster.connection_permit(priority, false) {
-            let way = (endpoint.address(), &**endpoint.more());
-            let transport = connect(cluster.config(), way, cluster.tools(), Offer::Http1).await?;
+            let transport = dial(cluster, endpoint, Offer::Http1).await?;
             let link = H1Link::new(transport, Rc::clone(cluster.buffers()));
             let client = H1Client::new(link, place, Instant::now());
             return Ok(UpstreamLink::from_h1(Box::new(client)));

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
 use super::clusters::ClusterState;
-use super::connect::{Offer, connect};
+use super::connect::Offer;
 use super::endpoint::EndpointState;
 use super::pool::{self, UpstreamProtocol};
 use crate::http::body::{Collect, Discard, Pump, Whole};
@@ -174,13 +174,7 @@ impl Subject {
     }
 
     async fn tcp(&self, check: &TcpCheck) -> Result<Finding, NoAnswer> {
-        let mut transport = connect(
-            self.cluster.config(),
-            (self.endpoint.address(), self.endpoint.more()),
-            self.cluster.tools(),
-            Offer::All,
-        )
-        .await?;
+        let mut transport = pool::dial(&self.cluster, &self.endpoint, Offer::Opaque).await?;
         if !check.send.is_empty() {
             transport.write_all(&check.send).await?;
             transport.flush().await?;

@@ -12,10 +12,10 @@ use tokio::time::Instant;
 
 use super::client::{H1Client, H2Connection};
 use super::clusters::{ClusterState, Place};
-use super::connect::{ConnectError, Offer, connect};
+use super::connect::{ConnectError, Offer};
 use super::endpoint::EndpointState;
 use super::link::UpstreamLink;
-use super::pool::AcquireError;
+use super::pool::{AcquireError, dial};
 use super::usage::{Permit, Resource};
 use crate::http::h1::link::H1Link;
 use crate::model::limits::Priority;
@@ -115,8 +115,7 @@ async fn opened(
     endpoint: &Rc<EndpointState>,
     (place, agreed): (Place, bool),
 ) -> Result<Opened, ConnectError> {
-    let way = (endpoint.address(), &**endpoint.more());
-    let transport = connect(cluster.config(), way, cluster.tools(), Offer::All).await?;
+    let transport = dial(cluster, endpoint, Offer::All).await?;
     let shares = !agreed || agreed_on_h2(&transport);
     endpoint.found_sharing(shares);
     if shares {

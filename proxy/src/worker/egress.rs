@@ -25,6 +25,20 @@ impl Worker {
         endpoint.addresses().try_for_each(|address| self.may_reach_address(standing, cluster, address))
     }
 
+    /// Whether a connection may go on to where it has led, if what holds for it has changed since `seen`, when it was let
+    /// through.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn may_still_reach(
+        &self,
+        standing: &Standing,
+        cluster: &ClusterState,
+        (address, seen): (SocketAddr, u32),
+    ) -> Result<(), Reason> {
+        if standing.changes() == seen { Ok(()) } else { self.may_reach_address(standing, cluster, address) }
+    }
+
     fn may_reach_address(
         &self,
         standing: &Standing,

@@ -41,12 +41,12 @@ impl Worker {
     pub fn review(self: &Rc<Self>, trust: u64) {
         let changed = self.trust.replace(trust) != trust;
         if self.review_due.take() || changed {
-            tokio::task::spawn_local(review(Rc::clone(self)));
+            tokio::task::spawn_local(review(Rc::clone(self), changed));
         }
     }
 }
 
-async fn review(worker: Rc<Worker>) {
+async fn review(worker: Rc<Worker>, changed: bool) {
     let mut ended = 0;
     for standings in worker.standings.alive().chunks(REVIEWED_AT_ONCE) {
         ended += standings.iter().filter(|standing| standing.review()).count();
@@ -59,7 +59,9 @@ async fn review(worker: Rc<Worker>) {
             peer.is_some_and(|peer| {
                 let cluster = snapshot.clusters.get(&peer.context);
                 let tls = cluster.and_then(|cluster| cluster.config.tls.as_ref());
-                tls.is_some_and(|tls| tls.still_trusts(peer).is_err())
+                // A cluster that is gone cannot say whom it would trust now. What is under way on its connections goes on until
+                // somebody is trusted no longer: it may be them.
+                tls.map_or(changed, |tls| tls.still_trusts(peer).is_err())
             })
         });
         ended += lost.map(|link| link.cut()).count();

@@ -76,5 +76,6 @@ fn proxy_kind(kind: Kind) -> ProxyKind {
         Kind::Secret => ProxyKind::Secret,
         Kind::Faults => ProxyKind::Faults,
         Kind::Destination => ProxyKind::Destination,
+        Kind::Revocations => ProxyKind::Revocations,
     }
 }

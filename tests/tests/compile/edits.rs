@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use outrider_control::compile::faults::InForce;
 use outrider_control::compile::{Mesh, Settings};
-use outrider_control::object::{AnyObject, Key, ObjectKind, Objects, Place};
+use outrider_control::object::{AnyObject, ObjectKind, Objects, Place, any};
 use outrider_control::proxy_info::{Dialect, ProxyInfo};
 use outrider_control::snapshot::{Kind, Snapshot};
 use serde_json::{Value, json};
@@ -114,11 +114,12 @@ fn edit(objects: &mut Objects, random: &mut fastrand::Rng) -> String {
         ObjectKind::TrafficPolicy,
         ObjectKind::EgressPolicy,
         ObjectKind::FaultInjection,
+        ObjectKind::Revocation,
     ];
     let kind = kinds[random.usize(..kinds.len())];
     let (namespace, name) = (namespace(random), name(random));
     if random.u8(..5) == 0 {
-        let key = Key::new(kind, namespace, name);
+        let key = any::key(kind, Some(namespace), name);
         objects.remove(&key);
         return format!("without {key}");
     }
@@ -128,7 +129,9 @@ fn edit(objects: &mut Objects, random: &mut fastrand::Rng) -> String {
         group => json!(format!("{group}/{}", kind.versions()[0])),
     };
     value["kind"] = json!(kind.as_str());
-    value["metadata"]["namespace"] = json!(namespace);
+    if kind.is_namespaced() {
+        value["metadata"]["namespace"] = json!(namespace);
+    }
     value["metadata"]["name"] = json!(name);
     let object = AnyObject::from_value(value.clone(), &Place::default());
     objects.insert(object.unwrap_or_else(|faults| panic!("{value}: {faults:?}")));
@@ -203,6 +206,14 @@ fn object(kind: ObjectKind, random: &mut fastrand::Rng) -> Value {
             "allowSensitive": some(random, &["CloudMetadata", "Kubelet", "KubernetesApi"]),
         }}),
         ObjectKind::FaultInjection => fault(random),
+        ObjectKind::Revocation => json!({"spec": {
+            "identities": some(random, &[
+                "spiffe://cluster.local/ns/one/sa/default",
+                "spiffe://cluster.local/ns/outrider-system/sa/outrider-control",
+                "spiffe://elsewhere/vm/1",
+            ]),
+            "serialNumbers": [format!("{:x}", random.u8(1..))],
+        }}),
         ObjectKind::Namespace => unreachable!("it is in no namespace"),
     }
 }

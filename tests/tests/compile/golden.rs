@@ -18,6 +18,7 @@ use outrider_proto::envoy::config::route::v3::RouteConfiguration;
 use outrider_proto::json;
 use outrider_proto::outrider::destination::v1::Destination;
 use outrider_proto::outrider::fault::v1::FaultInjection;
+use outrider_proto::outrider::identity::v1::RevocationList;
 use prost::{Message, Name};
 use serde_json::Value;
 
@@ -145,6 +146,7 @@ fn resources(snapshot: &Snapshot, dialect: Dialect) -> Vec<String> {
                 Kind::Destination => pretty::<Destination>(&resource.body),
                 Kind::Secret => unreachable!("secrets are not compiled"),
                 Kind::Faults => pretty::<FaultInjection>(&resource.body),
+                Kind::Revocations => pretty::<RevocationList>(&resource.body),
             };
             let ttl = snapshot.ttl(kind, name).map_or(String::new(), |ttl| format!(" for {ttl:?}"));
             all.push(format!("## {kind:?} {name} of {}{ttl}\n{body}", resource.origin));

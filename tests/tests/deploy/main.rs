@@ -198,11 +198,13 @@ const RIGHTS: &[(&str, &str, &str, &str)] = &[
     ("mesh.outrider.dev", "authorizationpolicies", "get list watch", "our own kinds"),
     ("mesh.outrider.dev", "egresspolicies", "get list watch", "our own kinds"),
     ("mesh.outrider.dev", "faultinjections", "get list watch", "our own kinds"),
+    ("mesh.outrider.dev", "revocations", "get list watch", "who is cut off"),
     ("mesh.outrider.dev", "workloads/status", "patch", "what has become of them"),
     ("mesh.outrider.dev", "trafficpolicies/status", "patch", "what has become of them"),
     ("mesh.outrider.dev", "authorizationpolicies/status", "patch", "what has become of them"),
     ("mesh.outrider.dev", "egresspolicies/status", "patch", "what has become of them"),
     ("mesh.outrider.dev", "faultinjections/status", "patch", "what has become of them"),
+    ("mesh.outrider.dev", "revocations/status", "patch", "what has become of them"),
     ("authentication.k8s.io", "tokenreviews", "create", "whose token a sidecar shows"),
     (
         "admissionregistration.k8s.io",

@@ -57,6 +57,8 @@ fn an_object_is_described() {
         "status": "False", "reason": "Rejected", "message": "rejected by p: a: no"}], "problems": []}"#;
     let (code, out, _, asked) = command(&["describe", "Service/shop/web"], "200 OK", object);
     assert_eq!((code, asked.as_str()), (1, "/api/v1/status/Service/shop/web"));
+    let (.., asked) = command(&["describe", "Revocation/stolen"], "200 OK", object);
+    assert_eq!(asked, "/api/v1/status/Revocation//stolen");
     let expected = "Service/shop/web (a.yaml:1)\n  Programmed: False (Rejected): rejected by p: a: no\n";
     assert_eq!(out, expected);
 }

@@ -1,4 +1,6 @@
 use rcgen::{CertificateParams, KeyPair, SanType};
+use serde_json::json;
+use tokio::sync::watch;
 use tonic::Code;
 
 use super::*;
@@ -7,10 +9,12 @@ use crate::auth::parse;
 use crate::ca::state::StateDir;
 use crate::ca::testing::Scratch;
 use crate::ca::{Lives, Origin};
+use crate::revoked::{Revoked, testing};
 
 struct Lab {
     service: Identities,
     join: Arc<JoinKey>,
+    revoked: watch::Sender<Arc<Revoked>>,
     _scratch: Scratch,
 }
 
@@ -21,12 +25,14 @@ impl Lab {
         let join = Arc::new(JoinKey::open(&state, "a").unwrap());
         let authority =
             Authority::open("a", Origin::Own(state), Lives::default(), SystemTime::now()).unwrap();
+        let revoked = watch::channel(Arc::default()).0;
         let service = Identities {
             authority: Arc::new(authority),
             tokens: Arc::clone(&join) as _,
+            revocations: Revocations::new(revoked.subscribe()),
             limit: Mutex::default(),
         };
-        Self { service, join, _scratch: scratch }
+        Self { service, join, revoked, _scratch: scratch }
     }
 
     fn request(&self, wish: Option<&str>) -> pb::IssueSvidRequest {
@@ -50,6 +56,21 @@ async fn the_identity_is_the_one_that_is_proved() {
     }
     let error = lab.service.issue(&lab.request(Some("spiffe://a/ns/shop/sa/other"))).await.unwrap_err();
     assert_eq!(error.code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn who_is_cut_off_gets_no_certificate_and_hears_why() {
+    let lab = Lab::new();
+    let cut_off = |identity: &str| {
+        let revoked = testing::revoked(&json!({"identities": [identity]}), "");
+        lab.revoked.send_replace(revoked);
+    };
+    cut_off("spiffe://a/ns/shop/sa/cart");
+    let error = lab.service.issue(&lab.request(None)).await.unwrap_err();
+    assert_eq!(error.code(), Code::PermissionDenied);
+    assert_eq!(error.message(), "spiffe://a/ns/shop/sa/cart is revoked by Revocation stolen");
+    cut_off("spiffe://a/ns/shop/sa/other");
+    lab.service.issue(&lab.request(None)).await.unwrap();
 }
 
 #[tokio::test]

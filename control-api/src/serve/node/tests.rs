@@ -18,11 +18,11 @@ fn node(fields: Vec<(&str, Any)>) -> Node {
 
 fn proved() -> Caller {
     let place = Place::At([10, 0, 0, 7].into());
-    Caller { identity: parse("spiffe://a/ns/shop/sa/cart"), expires: None, place }
+    Caller { identity: parse("spiffe://a/ns/shop/sa/cart"), expires: None, serial: None, place }
 }
 
 fn unproved() -> Caller {
-    Caller { identity: None, expires: None, place: Place::Anywhere }
+    Caller { identity: None, expires: None, serial: None, place: Place::Anywhere }
 }
 
 #[test]
