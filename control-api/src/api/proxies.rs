@@ -22,9 +22,6 @@ use crate::digest;
 use crate::registry::{KindReport, ProxyReport, ResourceReport, ResourceState};
 use crate::snapshot::Kind;
 
-/// What lists proxies.
-const LISTS: &str = "`outrider proxies`";
-
 /// All proxies.
 #[derive(Debug, Serialize)]
 pub(super) struct All {
@@ -102,14 +99,16 @@ pub(super) fn all(api: &Api) -> All {
     All { proxies: api.registry.proxies().iter().map(Proxy::new).collect() }
 }
 
-/// One proxy; of several with the same id, the one of `?namespace=`. `?kind=` leaves out others.
+/// One proxy; of several with the same id, the one of `?namespace=` and `?service_account=`. `?kind=` leaves out others.
 pub(super) fn one(api: &Api, id: &str, query: &Query) -> Answer {
     let kind = match kind(query) {
         Ok(kind) => kind,
         Err(refused) => return refused,
     };
-    let found = find(api, id, query).map(|found| detail(found, kind));
-    Answer::found(found, ("proxy", id, LISTS))
+    match find(api, id, query) {
+        Ok(found) => Answer::json(&detail(found, kind)),
+        Err(refused) => refused,
+    }
 }
 
 fn detail((report, resources): (ProxyReport, Vec<ResourceReport>), kind: Option<Kind>) -> Detail {
@@ -127,15 +126,16 @@ pub(super) fn config(api: &Api, id: &str, query: &Query) -> Answer {
         Err(refused) => return refused,
     };
     let wanted = query.parameter("name");
-    let config = find(api, id, query).map(|(report, resources)| {
-        let shown = resources.iter().filter(|one| {
-            kind.is_none_or(|kind| kind == one.kind) && wanted.is_none_or(|name| name == &*one.name)
-        });
-        let resources = shown.filter_map(body).collect();
-        let info = &report.info;
-        Config { id: Arc::clone(&info.id), namespace: Arc::clone(&info.namespace), resources }
+    let (report, resources) = match find(api, id, query) {
+        Ok(found) => found,
+        Err(refused) => return refused,
+    };
+    let shown = resources.iter().filter(|one| {
+        kind.is_none_or(|kind| kind == one.kind) && wanted.is_none_or(|name| name == &*one.name)
     });
-    Answer::found(config, ("proxy", id, LISTS))
+    let resources = shown.filter_map(body).collect();
+    let info = &report.info;
+    Answer::json(&Config { id: Arc::clone(&info.id), namespace: Arc::clone(&info.namespace), resources })
 }
 
 /// The kind that is asked for, by its name or by the plural of it; one that there is not is told apart from one of which
@@ -153,10 +153,24 @@ fn kind(query: &Query) -> Result<Option<Kind>, Answer> {
     })
 }
 
-fn find(api: &Api, id: &str, query: &Query) -> Option<(ProxyReport, Vec<ResourceReport>)> {
-    let namespace = query.parameter("namespace");
-    let mut all = api.registry.resources(id).into_iter();
-    all.find(|(report, _)| namespace.is_none_or(|namespace| namespace == &*report.info.namespace))
+/// The one that is meant. Which of several that call themselves alike that is, only who asks can say.
+fn find(api: &Api, id: &str, query: &Query) -> Result<(ProxyReport, Vec<ResourceReport>), Answer> {
+    let is_it = |field: &str, own: &str| query.parameter(field).is_none_or(|wanted| wanted == own);
+    let mut all = api.registry.resources(id);
+    all.retain(|(report, _)| {
+        is_it("namespace", &report.info.namespace) && is_it("service_account", &report.info.service_account)
+    });
+    if all.len() > 1 {
+        let who = all
+            .iter()
+            .map(|(report, _)| format!("{}/{}", report.info.namespace, report.info.service_account));
+        let who = who.collect::<Vec<_>>().join(", ");
+        let reason = format!(
+            "several proxies are called `{id}`; which one, by namespace and service_account? {who}\n"
+        );
+        return Err(Answer::text(StatusCode::CONFLICT, reason));
+    }
+    all.pop().ok_or_else(|| Answer::found(None::<()>, ("proxy", id, "`outrider proxies`")))
 }
 
 fn hash(resources: &[ResourceReport]) -> String {

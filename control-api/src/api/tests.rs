@@ -158,6 +158,15 @@ fn proxies_and_their_resources_are_shown() {
     };
     let (status, said) = asked("/api/v1/proxies/p%2F1/config?kind=foo");
     assert!(status == 400 && said.starts_with("kind: there is no `foo`; there are "), "{said}");
+    let other = ProxyInfo { id: "p/1".into(), namespace: "shop".into(), ..ProxyInfo::default() };
+    let other = api.registry.connect(&Arc::new(ProxyInfo { service_account: "b".into(), ..other }), "delta");
+    let (status, said) = asked("/api/v1/proxies/p%2F1/config");
+    assert!(
+        status == 409 && said.ends_with("which one, by namespace and service_account? shop/, shop/b\n"),
+        "{said}"
+    );
+    assert_eq!(asked("/api/v1/proxies/p%2F1?service_account=b").0, 200);
+    drop(other);
     let (status, said) = asked("/api/v1/proxies/none/config");
     assert_eq!((status, said.as_str()), (404, "no proxy `none` is known; `outrider proxies` lists them\n"));
     for path in ["/api/v1/proxies/none", "/api/v1/services/shop/none", "/api/v1/status/Service/a/b", "/x"] {

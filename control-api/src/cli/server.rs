@@ -108,6 +108,12 @@ pub(super) enum Question {
         /// Only the resource of this name.
         #[arg(long)]
         name: Option<String>,
+        /// Of several proxies with this id, the one of this namespace.
+        #[arg(short, long, value_name = "NAME")]
+        namespace: Option<String>,
+        /// Of several proxies with this id, the one of this service account.
+        #[arg(long, value_name = "NAME")]
+        service_account: Option<String>,
         #[command(flatten)]
         options: Options,
     },
@@ -190,10 +196,14 @@ fn path(question: &Question) -> String {
         Question::Describe { object, .. } => below("status", object),
         Question::Proxies { .. } => "/api/v1/proxies".to_owned(),
         Question::Endpoints { service, .. } => below("services", service),
-        Question::Config { proxy, kind, name, .. } => {
-            let kind = kind.map(|kind| format!("kind={}", kind.name()));
-            let name = name.as_ref().map(|name| format!("name={}", ask::encoded(name)));
-            let pairs: Vec<String> = kind.into_iter().chain(name).collect();
+        Question::Config { proxy, kind, name, namespace, service_account, .. } => {
+            let kind = kind.map(|kind| kind.name().to_owned());
+            let pairs = [("kind", &kind), ("name", name), ("namespace", namespace)];
+            let pairs = pairs.into_iter().chain([("service_account", service_account)]);
+            let pairs = pairs.filter_map(|(field, value)| {
+                value.as_ref().map(|value| format!("{field}={}", ask::encoded(value)))
+            });
+            let pairs: Vec<String> = pairs.collect();
             format!("/api/v1/proxies/{}/config?{}", ask::encoded(proxy), pairs.join("&"))
         }
     }
