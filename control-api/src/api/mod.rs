@@ -189,7 +189,7 @@ fn route(query: &Query, api: &Api) -> Answer {
         ["api", "v1", "services"] => Answer::json(&services::all(api)),
         ["api", "v1", "services", namespace, name] => {
             let found = services::one(api, namespace, name);
-            Answer::found(found, ("service", &format!("{namespace}/{name}"), "GET /api/v1/services"))
+            Answer::found(found, ("service", &format!("{namespace}/{name}"), "`outrider status`"))
         }
         ["api", "v1", "workloads"] => Answer::json(&services::workloads(api)),
         ["api", "v1", "faults"] => faults::all(api),

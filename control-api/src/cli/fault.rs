@@ -95,7 +95,7 @@ pub(super) fn run(action: &Action, out: &mut dyn Write) -> io::Result<u8> {
             let (name, unable) = (named(fault), &fault["unable"]);
             writeln!(
                 out,
-                "{name}: {unable} proxies that are meant take no faults: outrider-proxy alone does."
+                "{name}: proxies that are meant and take no faults, because they are not ours: {unable}"
             )?;
         }
         if let Action::Stop { name: Some(name), .. } = action

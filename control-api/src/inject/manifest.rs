@@ -154,7 +154,7 @@ fn each(
 }
 
 fn read(index: usize, document: &Document) -> Result<Value, ManifestError> {
-    parse(document).map_err(|reason| ManifestError::Syntax { document: index + 1, reason })
+    document.value().map_err(|reason| ManifestError::Syntax { document: index + 1, reason })
 }
 
 fn is_list(object: &Value) -> bool {
@@ -212,16 +212,31 @@ pub fn documents(text: &str) -> Vec<Document> {
     all
 }
 
-/// Reads one document: no key twice, and bounds that an "alias bomb" runs into.
+impl Document {
+    /// What it says.
+    ///
+    /// # Errors
+    /// What the reader says, with the line in the file.
+    pub fn value(&self) -> Result<Value, String> {
+        value(&self.text, self.begin)
+    }
+}
+
+/// Reads a text that is one document.
 ///
 /// # Errors
-/// What the reader says, with the line in the file.
-pub fn parse(document: &Document) -> Result<Value, String> {
+/// What the reader says.
+pub fn parse(text: &str) -> Result<Value, String> {
+    value(text, 1)
+}
+
+/// No key twice, and bounds that an "alias bomb" runs into.
+fn value(text: &str, first: usize) -> Result<Value, String> {
     let mut options = outrider_proto::yaml::options();
     // As every tool of Kubernetes reads `defaultMode: 0644`.
     options.legacy_octal_numbers = true;
-    serde_saphyr::from_str_with_options(&document.text, options)
-        .map_err(|error| outrider_proto::yaml::said(&error, document.begin))
+    serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| outrider_proto::yaml::said(&error, first))
 }
 
 /// What the namespaces in a file say, by name, wherever in the file they stand.

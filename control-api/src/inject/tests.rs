@@ -34,8 +34,7 @@ fn files() -> Vec<(String, String)> {
 
 /// The first pod of a file.
 fn pod(text: &str) -> Value {
-    let document = manifest::documents(text).remove(0);
-    manifest::template(&mut manifest::parse(&document).unwrap()).unwrap().clone()
+    manifest::template(&mut manifest::parse(text).unwrap()).unwrap().clone()
 }
 
 #[test]
@@ -66,7 +65,7 @@ fn injecting_again_changes_nothing_and_undoing_it_brings_back_what_was() {
         let (undone, before) = (manifest::documents(&undone), manifest::documents(&text));
         assert_eq!(undone.len(), before.len(), "{name}");
         for (undone, before) in undone.iter().zip(&before) {
-            let (undone, before) = (manifest::parse(undone).unwrap(), manifest::parse(before).unwrap());
+            let (undone, before) = (undone.value().unwrap(), before.value().unwrap());
             assert_eq!(undone, before, "{name}");
         }
     }
@@ -164,7 +163,7 @@ fn only_half_of_the_proxys_identity_is_nobody() {
 fn the_patch_makes_the_pod_of_the_pod() {
     for (name, text) in files() {
         let Some(mut before) =
-            manifest::template(&mut manifest::parse(&manifest::documents(&text)[0]).unwrap()).cloned()
+            manifest::template(&mut manifest::documents(&text)[0].value().unwrap()).cloned()
         else {
             continue;
         };

@@ -131,3 +131,19 @@ fn no_answer_is_told_from_a_bad_one() {
     assert_eq!(cli::run(words.collect::<Vec<_>>(), &mut out, &mut err), 2);
     assert!(String::from_utf8(err).unwrap().contains("--control"));
 }
+
+#[test]
+fn a_fault_says_whom_it_does_not_reach_and_one_that_is_gone_that_it_is() {
+    let all = r#"{"stopped": false, "faults": [{"namespace": "shop", "name": "f", "file": "", "phase": "Running",
+        "left_s": 9, "proxies": 0, "acknowledged": 0, "unable": 2}]}"#;
+    let (code, out, ..) = command(&["fault", "list"], "200 OK", all);
+    assert_eq!(code, 0);
+    assert!(out.contains("shop/f  Running  9s    0/0      applied\n"), "{out}");
+    assert!(
+        out.ends_with("shop/f: proxies that are meant and take no faults, because they are not ours: 2\n"),
+        "{out}"
+    );
+    let (_, out, _, asked) = command(&["fault", "stop", "g"], "200 OK", r#"{"faults": []}"#);
+    assert_eq!(asked, "/api/v1/faults/default/g/stop");
+    assert!(out.ends_with("default/g is stopped, and gone: it was applied by hand.\n"), "{out}");
+}
