@@ -36,6 +36,11 @@ if [ -z "${OUTRIDER_TEST_GRPC:-}" ] && ! .venv/bin/python -c 'import grpc' >/dev
   { python3 -m venv .venv && .venv/bin/pip -q install 'grpcio==1.*'; } >/dev/null 2>&1 \
     || echo "tools: gRPC could not be installed; its xDS client is skipped"
 fi
+if [ -z "${OUTRIDER_TEST_GRPC:-}" ] && ! .venv/bin/python -c 'import websockets' >/dev/null 2>&1; then
+  echo "tools: installing websockets from PyPI into .venv"
+  { python3 -m venv .venv && .venv/bin/pip -q install 'websockets==17.*'; } >/dev/null 2>&1 \
+    || echo "tools: websockets could not be installed; WebSockets are not tested against it"
+fi
 if ! command -v kubectl >/dev/null 2>&1 && [ ! -x .venv/bin/kustomize ] && command -v go >/dev/null 2>&1; then
   echo "tools: building kustomize with Go into .venv"
   GOBIN="$PWD/.venv/bin" go install sigs.k8s.io/kustomize/kustomize/v5@v5.7.1 >/dev/null 2>&1 \

@@ -129,9 +129,13 @@ impl Condition {
         for rejection in &status.rejections {
             message.push_str(&format!("; rejected by {}: {}", rejection.proxy, rejection.detail));
         }
-        let (status, reason) = match (status.refused, status.acknowledged == status.proxies) {
-            (0, true) => ("True", "Programmed"),
-            (0, false) => ("Unknown", "Pending"),
+        if status.lapsed > 0 {
+            message.push_str(&format!("; lapsed at {}", status.lapsed));
+        }
+        let (status, reason) = match (status.refused, status.lapsed) {
+            (0, 0) if status.acknowledged == status.proxies => ("True", "Programmed"),
+            (0, 0) => ("Unknown", "Pending"),
+            (0, _) => ("False", "Lapsed"),
             (_, _) => ("False", "Rejected"),
         };
         Some(Self { r#type: "Programmed", status, reason, message, parent: String::new() })

@@ -1,12 +1,13 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::bootstrap::{self, Settings, StartError};
-use crate::run;
+use crate::control::secrets;
+use crate::run::{self, End};
 
 mod check_lock_in;
 mod fetch_svid;
@@ -33,6 +34,9 @@ enum Command {
         /// The start-up file.
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Does not look at the certificate files that it names: for machines that do not have them.
+        #[arg(long)]
+        without_files: bool,
     },
     /// Keeps certificate files fresh for a workload that does mTLS itself.
     FetchSvid(Box<fetch_svid::Arguments>),
@@ -50,8 +54,8 @@ pub fn main() -> ExitCode {
         Some(Command::FetchSvid(arguments)) => return fetch_svid::run(*arguments),
         Some(Command::CheckLockIn(arguments)) => return check_lock_in::run(arguments),
         Some(Command::Redirect(arguments)) => return redirect::run(*arguments),
-        Some(Command::Validate { config }) => {
-            bootstrap::read(&config).map(|_| say(&format!("{}: OK", config.display())))
+        Some(Command::Validate { config, without_files }) => {
+            validate(&config, without_files).map(|()| End::Drained)
         }
         None => match arguments.config.or_else(|| std::env::var_os("OUTRIDER_CONFIG").map(PathBuf::from)) {
             Some(config) => proxy(config),
@@ -61,7 +65,8 @@ pub fn main() -> ExitCode {
         },
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(End::Drained) => ExitCode::SUCCESS,
+        Ok(End::AtOnce) => ExitCode::FAILURE,
         Err(error) => {
             complain(&error.to_string());
             ExitCode::from(WRONG)
@@ -69,7 +74,17 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn proxy(config: PathBuf) -> Result<(), StartError> {
+fn validate(config: &Path, without_files: bool) -> Result<(), StartError> {
+    let bootstrap = bootstrap::read(config)?;
+    let faults = if without_files { Vec::new() } else { secrets::check(&bootstrap.resources) };
+    if !faults.is_empty() {
+        return Err(bootstrap::lines(config, &faults));
+    }
+    say(&format!("{}: OK", config.display()));
+    Ok(())
+}
+
+fn proxy(config: PathBuf) -> Result<End, StartError> {
     let mut bootstrap = bootstrap::read(&config)?;
     bootstrap::name_node(&mut bootstrap, |name| std::env::var(name).ok())?;
     let settings = Settings::from_env(config, |name| std::env::var(name).ok())?;

@@ -23,6 +23,7 @@ pub mod report;
 mod routed;
 pub mod sticky;
 pub mod timers;
+mod websocket;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -31,7 +32,6 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::exchange::attempt::{Attempts, Ending};
-use crate::exchange::authorize::Oversight;
 use crate::exchange::relay::Relayed;
 use crate::exchange::report::Report;
 use crate::exchange::routed::Routed;
@@ -202,14 +202,16 @@ async fn forward<D: Downstream>(
     let Some(_place) = cluster.request_permit(action.priority) else {
         return reply::local(down, request, response, (Reason::OverflowRequests, Some(routed)), report).await;
     };
-    let oversight = Oversight::new(request, origin, routed, report);
+    let oversight = authorize::Oversight::new(request, origin, routed, report);
     prepare::upstream_request(request, routed, weighted, action, report);
+    let our_key = websocket::ask(request, || origin.worker.draw());
     let mirrors = mirror::start(action, request, origin);
     let mut timers = Timers::new(timer, action, &origin.chain, request, (report.routed, oversight));
     let sticky = Sticky::new(action, &cluster, request, report, || origin.worker.draw());
     let subset = weighted.and_then(|entry| entry.subset.as_ref()).or(action.subset.as_ref());
     let mut attempts = Attempts::new(&cluster, routed, action, (mirrors, sticky, subset), origin);
-    let ending = attempts.run(down, request, response, &mut timers, report).await;
+    let mut ending = attempts.run(down, request, response, &mut timers, report).await;
+    websocket::prove(&mut ending, request, response, our_key);
     match ending {
         Ending::Response(mut exchange) => {
             if !inject::hold(down, request, report).await {
@@ -237,9 +239,8 @@ async fn forward<D: Downstream>(
 fn finish(exchange: attempt::Established, relayed: Relayed, cluster: &ClusterState) -> Outcome {
     match relayed {
         Relayed::Whole => {
-            let attempt::Established { link, endpoint, .. } = exchange;
             let now = Instant::now();
-            link.finish(cluster, &endpoint, now);
+            exchange.link.finish(cluster, &exchange.endpoint, now);
             Outcome::Complete(now)
         }
         // Dropping the upstream closes its connection or resets its stream.

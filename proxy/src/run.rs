@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use outrider_proto::envoy::config::core::v3::Node;
 use tokio::runtime::Builder;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, interval, sleep_until};
 
 use crate::admin::{self, Admin, SharedState, State};
 use crate::bootstrap::{self, Settings, StartError};
+use crate::control::asks::{self, Asks};
 use crate::control::secrets::Own;
 use crate::control::starting::First;
 use crate::control::{Control, Message, QUEUED_MESSAGES, TICK, overload};
@@ -21,19 +21,27 @@ use crate::model::bootstrap::Bootstrap;
 use crate::observe::{logging, series};
 use crate::policy::egress::Surroundings;
 use crate::runtime::Workers;
+use crate::runtime::signals::{Signals, Told};
 use crate::runtime::workers::WorkerSettings;
 use crate::{svid, xds};
 
-/// Destinations that may wait to be asked for.
-const QUEUED_ASKS: usize = 1024;
 /// How a control server knows that it need not tell everything.
 const ON_DEMAND: &str = "outrider.on-demand";
+
+/// How the proxy ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Nothing was under way any more, or the drain timeout was over.
+    Drained,
+    /// It was told to end at once.
+    AtOnce,
+}
 
 /// Runs the proxy until it is told to end.
 ///
 /// # Errors
 /// Why it cannot start.
-pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartError> {
+pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<End, StartError> {
     let failed = |what: &str, error: &dyn std::fmt::Display| StartError(vec![format!("{what}: {error}")]);
     // What has read the start-up file and what compiles it are not needed at the same time.
     crate::sys::release_code();
@@ -47,7 +55,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
     let locked = lock_in(settings, &bootstrap).map_err(|error| failed("lock-in", &error))?;
     locked.tell();
     let pressure = Arc::new(Pressure::default());
-    let (asks, asked) = mpsc::channel(QUEUED_ASKS);
+    let (asks, asked) = mpsc::channel(asks::QUEUED);
     let own_cluster = bootstrap.local_cluster.as_ref().map(|local| Arc::from(&*local.name));
     let workers = Workers::start(&WorkerSettings {
         count: settings.workers,
@@ -62,7 +70,8 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
     .map_err(|error| failed("workers", &error))?;
     let runtime =
         Builder::new_current_thread().enable_all().build().map_err(|error| failed("event loop", &error))?;
-    let control = LocalSet::new().block_on(&runtime, async {
+    let fixed = fixed(&bootstrap);
+    let (control, end) = LocalSet::new().block_on(&runtime, async {
         let (messages, inbox) = mpsc::channel(QUEUED_MESSAGES);
         if let Some(overload) = bootstrap.overload.take() {
             tokio::spawn(overload::watch(overload, pressure, workers.own_shard().clone()));
@@ -83,10 +92,7 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
                 lock_in: locked.to_json(),
                 changes: settings.admin_changes,
             };
-            let bound = admin::start(address, admin)
-                .await
-                .map_err(|error| failed(&format!("admin: cannot listen on {address}"), &error))?;
-            tracing::info!(address = %bound, "admin endpoints listen");
+            start_admin(address, admin).await?;
         }
         if let Some(source) = settings.identity.clone().or(bootstrap.identity.clone()) {
             control.await_first(First::Identity);
@@ -96,13 +102,24 @@ pub fn run(settings: &Settings, mut bootstrap: Bootstrap) -> Result<(), StartErr
         outrider_proto::release_descriptors();
         crate::sys::release_code();
         crate::sys::release_free_memory();
-        serve(&mut control, settings, &state, (inbox, asked))
+        let end = serve(&mut control, (settings, &fixed), &state, (inbox, Asks::new(asked)))
             .await
             .map_err(|error| failed("signals", &error))?;
-        Ok::<_, StartError>(control)
+        Ok::<_, StartError>((control, end))
     })?;
-    control.join();
+    // What else is under way ends with the process.
+    if end == End::Drained {
+        control.join();
+    }
     tracing::info!("ended");
+    Ok(end)
+}
+
+async fn start_admin(address: SocketAddr, admin: Admin) -> Result<(), StartError> {
+    let bound = admin::start(address, admin)
+        .await
+        .map_err(|error| StartError(vec![format!("admin: cannot listen on {address}: {error}")]))?;
+    tracing::info!(address = %bound, "admin endpoints listen");
     Ok(())
 }
 
@@ -169,13 +186,11 @@ fn start_xds(
 /// policies and revocations come in, and the admin port answers.
 async fn serve(
     control: &mut Control,
-    settings: &Settings,
+    (settings, fixed): (&Settings, &Fixed),
     state: &SharedState,
-    (mut inbox, mut asked): (mpsc::Receiver<Message>, mpsc::Receiver<SocketAddr>),
-) -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+    (mut inbox, mut asked): (mpsc::Receiver<Message>, Asks),
+) -> std::io::Result<End> {
+    let mut signals = Signals::new()?;
     let mut tick = interval(TICK);
     loop {
         state.set(match (control.is_draining(), control.is_ready()) {
@@ -185,16 +200,21 @@ async fn serve(
         });
         let message = tokio::select! {
             Some(message) = inbox.recv() => message,
-            Some(address) = asked.recv() => Message::Destination(address),
-            () = received(&mut terminate) => Message::Drain,
-            () = received(&mut interrupt) => Message::Drain,
-            () = received(&mut hangup) => Message::Reload,
+            addresses = asked.next() => Message::Destinations(addresses),
+            told = signals.next() => match told {
+                Told::Drain => Message::Drain,
+                Told::Reload => Message::Reload,
+                Told::EndAtOnce => {
+                    tracing::warn!("told to end once more: what is under way is cut off");
+                    return Ok(End::AtOnce);
+                }
+            },
             _ = tick.tick() => Message::Tick,
             () = until(control.due()) => Message::Publish,
-            () = control.ended() => return Ok(()),
+            () = control.ended() => return Ok(End::Drained),
         };
         if matches!(message, Message::Reload) {
-            reload(control, settings);
+            reload(control, settings, fixed);
         } else {
             control.handle(message);
         }
@@ -208,16 +228,28 @@ async fn until(due: Option<Instant>) {
     }
 }
 
-async fn received(signal: &mut Signal) {
-    if signal.recv().await.is_none() {
-        // No more signals will come; waiting for ever is what "none came" means.
-        std::future::pending::<()>().await;
-    }
+/// What a reload does not change, by the name of its field.
+type Fixed = [(&'static str, String); 6];
+
+fn fixed(bootstrap: &Bootstrap) -> Fixed {
+    let Bootstrap { admin, ads, on_demand, identity, overload, local_cluster, .. } = bootstrap;
+    [
+        ("admin", format!("{admin:?}")),
+        ("dynamic_resources", format!("{ads:?}")),
+        ("outrider.on_demand", format!("{on_demand:?}")),
+        ("outrider.identity", format!("{identity:?}")),
+        ("overload_manager", format!("{overload:?}")),
+        ("cluster_manager", format!("{:?}", local_cluster.as_ref().map(|local| &local.name))),
+    ]
 }
 
 /// Reads the start-up file again. A wrong one changes nothing.
-fn reload(control: &mut Control, settings: &Settings) {
+fn reload(control: &mut Control, settings: &Settings, before: &Fixed) {
     let read = bootstrap::read(&settings.config).and_then(|bootstrap| {
+        let now = fixed(&bootstrap);
+        for (field, _) in now.iter().zip(before).filter(|(now, before)| now != before).map(|(now, _)| now) {
+            tracing::warn!("{field}: changed in the file, and taken up only by a new start");
+        }
         control.load(bootstrap.resources).map_err(|faults| bootstrap::lines(&settings.config, &faults))
     });
     let outcome = match read {

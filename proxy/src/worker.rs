@@ -1,5 +1,6 @@
 //! What one worker owns: nothing in it is shared with another worker but what says so.
 
+mod asks;
 mod demand;
 mod egress;
 mod peers;
@@ -33,6 +34,7 @@ use crate::policy::{Decision, Standing};
 use crate::transport::{BufferPool, Registry};
 use crate::upstream::Clusters;
 use crate::upstream::usage::UsageRegistry;
+use asks::Asks;
 use rooms::Rooms;
 use throttle::Throttle;
 
@@ -79,8 +81,8 @@ pub struct Worker {
     trust: Cell<u64>,
     review_due: Cell<bool>,
     events: Throttle,
-    /// Takes the destinations that are to be asked for.
-    asks: mpsc::Sender<SocketAddr>,
+    /// The destinations that are asked for.
+    asks: Asks,
     /// Wakes who waits for another configuration.
     news: Notify,
 }
@@ -131,7 +133,7 @@ impl Worker {
             trust: Cell::new(0),
             review_due: Cell::new(false),
             events: Throttle::default(),
-            asks,
+            asks: Asks::new(asks),
             news: Notify::new(),
         }
     }

@@ -8,6 +8,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -152,8 +155,10 @@ async fn serve_h1(mut stream: TcpStream, state: Arc<State>) {
             && !seen.headers.contains_key("x-reply-status")
         {
             state.seen.lock().expect("the list").push(seen.clone());
-            let head =
-                "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\r\n";
+            let proof = seen.headers.get("sec-websocket-key").map(|key| proof(key)).unwrap_or_default();
+            let head = format!(
+                "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n{proof}\r\n"
+            );
             let _ = stream.write_all(head.as_bytes()).await;
             let _ = stream.write_all(&buffer).await;
             let (mut read, mut write) = stream.split();
@@ -282,6 +287,13 @@ fn add(fields: &mut BTreeMap<String, String>, name: &str, value: &str) {
             known.push_str(value);
         })
         .or_insert_with(|| value.to_owned());
+}
+
+/// The field that proves that a WebSocket's key was read (RFC 6455 section 4.2.2).
+fn proof(key: &str) -> String {
+    let key = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, key.as_bytes());
+    format!("sec-websocket-accept: {}\r\n", STANDARD.encode(digest))
 }
 
 async fn serve_h2(stream: TcpStream, state: Arc<State>) {

@@ -21,7 +21,7 @@ struct Mesh {
     /// Where the caller finds `web` and `calm`.
     web: u16,
     calm: u16,
-    _proxies: Vec<Process>,
+    proxies: Vec<Process>,
     _backend: Backend,
 }
 
@@ -70,7 +70,7 @@ spec:
             Process::outrider(&control.outrider(workload, account, admin), admin)
         };
         let proxies = [("web-1", "web"), ("calm-1", "calm"), ("client-1", "client")].map(start).into();
-        let mesh = Self { control, web, calm, _proxies: proxies, _backend: backend };
+        let mesh = Self { control, web, calm, proxies, _backend: backend };
         for port in [web, calm] {
             mesh.becomes(port, "/", 200).await;
         }
@@ -152,6 +152,45 @@ async fn faults_end_when_the_control_server_is_killed_or_paused() {
         }
     }
     println!("{count} rounds, at most {longest:?} after the control server was lost, with a TTL of {TTL:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_that_was_paused_too_long_is_told_no_more_that_its_fault_goes_on() {
+    let mesh = Mesh::start(&abort(0)).await;
+    mesh.becomes(mesh.web, "/x", 418).await;
+    mesh.control.settled("web-1");
+    let web = &mesh.proxies[0];
+    web.signal("STOP");
+    tokio::time::sleep(TTL + SECOND).await;
+    web.signal("CONT");
+    mesh.becomes(mesh.web, "/x", 200).await;
+    mesh.control.wait("/api/v1/faults", "lapsed", |all| {
+        let fault = &all["faults"][0];
+        fault["lapsed"] == 1 && fault["refused"] == 0 && fault["proxies"] == 2
+    });
+    assert_eq!(
+        mesh.control.condition("FaultInjection/shop/teapot", "Programmed"),
+        "False Lapsed: acknowledged by 1 of 2 proxies; lapsed at 1"
+    );
+    let (done, text) = mesh.control.outrider_cli(&["fault", "list"]);
+    assert!(done && text.contains("1/2 (1 lapsed)"), "{text}");
+    // Those that waited for it are refused, and none comes after them.
+    let refusals = || mesh.control.log().matches("configuration refused").count();
+    let waited = refusals();
+    let begun = Instant::now();
+    while begun.elapsed() < TTL * 3 {
+        assert_eq!(mesh.status(mesh.web, "/x").await, 200, "a heartbeat brings no fault back");
+    }
+    assert!(refusals() <= waited + 6, "{waited}, then {}", refusals());
+    let before = refusals();
+    tokio::time::sleep(TTL * 2).await;
+    assert_eq!(refusals(), before, "{}", mesh.control.log());
+    // Who wants it anew has it.
+    mesh.control.write("faults.yaml", &abort(1));
+    mesh.becomes(mesh.web, "/x", 418).await;
+    mesh.control.wait("/api/v1/faults", "acknowledged", |all| {
+        all["faults"][0]["lapsed"] == 0 && all["faults"][0]["acknowledged"] == 2
+    });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,6 +6,7 @@ use std::process::Command;
 use outrider_tests::backend::Backend;
 use outrider_tests::client::{self, Ask, PATIENCE, connect, echoes, websocket};
 use outrider_tests::config;
+use outrider_tests::mesh::Mesh;
 use outrider_tests::process::{Process, admin_get, admin_request, free_port, proxy_binary, scratch};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
@@ -268,6 +269,78 @@ async fn a_port_that_is_taken_is_said_at_the_start() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("static_resources.listeners[0]: address: cannot listen on"), "{said}");
     let _ = fs::remove_dir_all(directory);
+}
+
+#[tokio::test]
+async fn a_proxy_that_was_left_behind_is_noticed() {
+    let (backend, admin, port) = (Backend::start().await, free_port(), free_port());
+    let left = Process::outrider(&config(admin, port, backend.port, "old"), admin);
+    let file = left.directory.join("second.yaml");
+    fs::write(&file, config(free_port(), port, backend.port, "new")).unwrap();
+    let output = Command::new(proxy_binary()).arg("--config").arg(&file).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("static_resources.listeners[0]: address: cannot listen on"), "{said}");
+    assert_eq!(client::h1(port, &version()).await.body, "old");
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_what_a_first_one_lets_finish_and_others_end_nothing() {
+    let (backend, admin, port) = (Backend::start().await, free_port(), free_port());
+    let mut proxy = Process::outrider(&config(admin, port, backend.port, "one"), admin);
+    let mut tunnel = websocket(port).await;
+    for harmless in ["USR1", "USR2"] {
+        proxy.signal(harmless);
+        assert!(echoes(&mut tunnel, b"still there").await);
+    }
+    assert!(admin_request(admin, "POST", "/drain").unwrap().contains("200"));
+    proxy.signal("TERM");
+    let draining = || admin_get(admin, "/ready").is_some_and(|answer| answer.contains("DRAINING"));
+    while !draining() {}
+    assert!(echoes(&mut tunnel, b"a drain over the admin port is not a first signal").await);
+    proxy.signal("INT");
+    assert_eq!(proxy.wait(PATIENCE), Some(1));
+    assert!(proxy.log().contains("told to end once more"));
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_there_is_said_and_waited_for() {
+    let (mesh, backend) = (Mesh::new("late"), Backend::start().await);
+    let (admin, port) = (free_port(), free_port());
+    let text = config(admin, port, backend.port, "one")
+        .replace("}]}}}]}]\n", &format!("}}]}}}}}}], {}}}]\n", mesh.downstream()));
+    let (there, away) = (mesh.folder.join("server.pem"), mesh.folder.join("away.pem"));
+    fs::rename(&there, &away).unwrap();
+    let directory = scratch("late");
+    let file = directory.join("config.yaml");
+    fs::write(&file, &text).unwrap();
+    let validate = |more: &[&str]| {
+        Command::new(proxy_binary()).arg("validate").args(more).arg("--config").arg(&file).output().unwrap()
+    };
+    let output = validate(&[]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("static_resources.listeners[0].transport_socket") && said.contains("server.pem"),
+        "{said}"
+    );
+    assert!(validate(&["--without-files"]).status.success());
+
+    let mut command = Command::new(proxy_binary());
+    command.arg("--config").arg(&file);
+    let proxy = Process::spawn(command, directory, "outrider-proxy");
+    let ready = || admin_get(admin, "/ready").unwrap_or_default();
+    while !ready().contains("503") {}
+    assert!(ready().contains("INITIALIZING"));
+    assert!(proxy.log().contains("connections are refused until it is"), "{}", proxy.log());
+    fs::rename(&away, &there).unwrap();
+    let served = async {
+        while !ready().contains(" 200 ") {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, served).await.expect("ready with the certificate");
+    assert!(validate(&[]).status.success());
 }
 
 #[tokio::test]

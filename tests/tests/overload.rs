@@ -9,6 +9,7 @@ use outrider_tests::client::{self, PATIENCE};
 use outrider_tests::config::{self, TO_BE};
 use outrider_tests::process::{Process, envoy_binary, free_port};
 use outrider_tests::trouble::{Trouble, Troubled};
+use outrider_tests::upstream::Upstream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -194,6 +195,42 @@ struct Flood {
     growth: u64,
     /// How long after it all was well.
     recovered: Duration,
+}
+
+/// Three is what a measurement lets in at a time.
+#[tokio::test(flavor = "multi_thread")]
+async fn tunnels_and_streams_of_events_hold_no_place() {
+    let adaptive = "{name: adaptive, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.filters.http.adaptive_concurrency.v3.AdaptiveConcurrency, \
+                    gradient_controller_config: {concurrency_limit_params: {concurrency_update_interval: 0.1s}, min_rtt_calc_params: {interval: 60s}}}}";
+    let upstream = Upstream::h1(|_, head| {
+        let answer: &[u8] = if head.contains("upgrade: websocket") {
+            b"HTTP/1.1 101 S\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+        } else if head.starts_with("GET /events ") {
+            b"HTTP/1.1 200 OK\r\ncontent-type: Text/Event-Stream; charset=utf-8\r\n\r\ndata: 1\n\n"
+        } else {
+            b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+        };
+        answer.into()
+    })
+    .await;
+    for streams in ["upgrade: websocket\r\nconnection: upgrade\r\n", ""] {
+        let (admin, port) = (free_port(), free_port());
+        let clusters = [config::cluster("be", upstream.port, "")];
+        let web =
+            config::web(admin, port, "upgrade_configs: [{upgrade_type: websocket}]", &[TO_BE], &clusters);
+        let web = web.replace("http_filters: [", &format!("http_filters: [{adaptive}, "));
+        let _process = Process::outrider(&web, admin);
+        let mut open = Vec::new();
+        for _ in 0..5 {
+            let mut stream = client::connect(port).await;
+            let ask = format!("GET /events HTTP/1.1\r\nhost: a\r\n{streams}\r\n");
+            stream.write_all(ask.as_bytes()).await.unwrap();
+            let head = client::read_head(&mut stream).await;
+            assert!(head.starts_with("HTTP/1.1 101") || head.starts_with("HTTP/1.1 200"), "{head}");
+            open.push(stream);
+        }
+        assert_eq!(client::h1(port, &client::Ask::default()).await.status, 200);
+    }
 }
 
 /// Ten times of what the one endpoint can do is asked for this long, and then, without a pause, half of it.

@@ -58,7 +58,7 @@ impl Drop for SourcePlace<'_> {
 }
 
 /// What counts as one: an IPv4 address, or a network of IPv6 in which a host is who it likes.
-fn source(address: IpAddr) -> IpAddr {
+pub(super) fn source(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> HOST_BITS << HOST_BITS).into(),

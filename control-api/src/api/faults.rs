@@ -38,6 +38,8 @@ struct Fault {
     proxies: usize,
     acknowledged: usize,
     refused: usize,
+    /// Those that did not hear in time that it goes on, and have ended it.
+    lapsed: usize,
     /// Proxies that are meant and take no faults, as Envoy.
     unable: usize,
 }
@@ -74,6 +76,7 @@ pub(super) fn all(api: &Api) -> Answer {
             proxies: status.proxies,
             acknowledged: status.acknowledged,
             refused: status.refused,
+            lapsed: status.lapsed,
             unable: unable.get(&object.key).copied().unwrap_or_default(),
         })
     });

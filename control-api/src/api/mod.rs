@@ -34,6 +34,14 @@ use faults::Done;
 
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 64;
+/// Those of one source. All who forward the port, and all on the control server's host, are one.
+const MAX_CONNECTIONS_OF_ONE: usize = MAX_CONNECTIONS / 2;
+/// There is nothing to prove; the oldest of a source goes when it has too many.
+const PLACES: accept::Bounds = accept::Bounds {
+    most: MAX_CONNECTIONS,
+    of_one: MAX_CONNECTIONS_OF_ONE,
+    unproven_of_one: MAX_CONNECTIONS_OF_ONE,
+};
 /// For a head to come in.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest body of a request: faults are small.
@@ -87,14 +95,13 @@ pub async fn start(
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
     let api = Arc::new(api);
-    let serve = move |stream, peer, place| {
+    let serve = move |stream, peer, mut place: accept::Place| {
         let api = Arc::clone(&api);
         async move {
-            serve(stream, peer, &api).await;
-            drop(place);
+            let _ = place.keep(serve(stream, peer, &api)).await;
         }
     };
-    tokio::spawn(accept::each(listener, ("the API", MAX_CONNECTIONS), accept::set(ending), serve));
+    tokio::spawn(accept::each(listener, ("the API", PLACES), accept::set(ending), serve));
     Ok(bound)
 }
 

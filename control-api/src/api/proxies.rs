@@ -273,6 +273,7 @@ impl Resource {
             ResourceState::Missing => ("missing", None),
             ResourceState::Sent => ("sent", None),
             ResourceState::Accepted => ("accepted", None),
+            ResourceState::Lapsed(reason) => ("lapsed", Some(Arc::clone(reason))),
             ResourceState::Refused(reason) => ("refused", Some(Arc::clone(reason))),
         };
         Self {

@@ -53,6 +53,7 @@ fn api() -> (Api, crate::registry::Connection) {
         nonce: "1".into(),
         error: Some(format!("{name}: lb_policy: not supported")),
         items: items.collect(),
+        lapsed: Vec::new(),
     };
     connection.answered(&answer);
     let standing = Standing { told, wildcard: true, named: Arc::default(), settled: true };
@@ -117,6 +118,7 @@ fn what_nobody_wrote_is_shown_when_it_is_refused() {
         nonce: "1".into(),
         error: Some("outbound: no room".into()),
         items: vec![Item { name: "outbound".into(), version: Some("1".into()) }],
+        lapsed: Vec::new(),
     });
     let one = ask(&api, key);
     assert_eq!((&one["key"], &one["refused"]), (&"Mesh//outbound".into(), &1.into()));

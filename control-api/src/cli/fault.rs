@@ -131,7 +131,10 @@ fn table(answer: &Value) -> Table {
             named(fault),
             text(&fault["phase"]).to_owned(),
             fault["left_s"].as_u64().map_or_else(|| "-".to_owned(), |left| format!("{left}s")),
-            format!("{}/{}", fault["acknowledged"], fault["proxies"]),
+            match fault["lapsed"].as_u64() {
+                None | Some(0) => format!("{}/{}", fault["acknowledged"], fault["proxies"]),
+                Some(lapsed) => format!("{}/{} ({lapsed} lapsed)", fault["acknowledged"], fault["proxies"]),
+            },
             match text(&fault["file"]) {
                 "" => "applied".to_owned(),
                 file => file.to_owned(),

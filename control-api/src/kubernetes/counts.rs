@@ -44,6 +44,9 @@ struct Count {
     proxies: usize,
     acknowledged: usize,
     refused: usize,
+    /// An older replica does not say it.
+    #[serde(default)]
+    lapsed: usize,
     /// Proxies and their words.
     rejections: Vec<(Arc<str>, Arc<str>)>,
 }
@@ -63,6 +66,7 @@ impl Others {
             status.proxies = status.proxies.saturating_add(count.proxies);
             status.acknowledged = status.acknowledged.saturating_add(count.acknowledged);
             status.refused = status.refused.saturating_add(count.refused);
+            status.lapsed = status.lapsed.saturating_add(count.lapsed);
             let rejections = count.rejections.iter().cloned();
             status.rejections.extend(rejections.map(|(proxy, detail)| Rejection { proxy, detail }));
             status.rejections.truncate(crate::registry::MAX_REJECTIONS);
@@ -186,8 +190,8 @@ fn counts(registry: &Registry) -> Counts {
     let all = registry.objects().into_iter().filter(|(object, _)| has_status(object));
     let each = all.map(|(object, status)| {
         let rejections = status.rejections.into_iter().map(|one| (one.proxy, one.detail)).collect();
-        let ObjectStatus { proxies, acknowledged, refused, .. } = status;
-        (object, Count { proxies, acknowledged, refused, rejections })
+        let ObjectStatus { proxies, acknowledged, refused, lapsed, .. } = status;
+        (object, Count { proxies, acknowledged, refused, lapsed, rejections })
     });
     each.collect()
 }
@@ -209,6 +213,7 @@ mod tests {
             proxies,
             acknowledged: proxies - refused.len(),
             refused: refused.len(),
+            lapsed: 0,
             rejections: rejections.collect(),
         }
     }
@@ -224,7 +229,13 @@ mod tests {
 
         let objects = Counts::from([(
             "HTTPRoute/shop/web".into(),
-            Count { proxies: 7, acknowledged: 6, refused: 1, rejections: vec![("x".into(), "no".into())] },
+            Count {
+                proxies: 7,
+                acknowledged: 6,
+                refused: 1,
+                lapsed: 0,
+                rejections: vec![("x".into(), "no".into())],
+            },
         )]);
         let text = serde_json::to_string(&Words { beat: 9, objects }).unwrap();
         let mut before = server.object(PATH).unwrap();

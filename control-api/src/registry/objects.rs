@@ -18,6 +18,8 @@ pub struct ObjectStatus {
     pub proxies: usize,
     /// Those of them that have accepted all of that, in its present version.
     pub acknowledged: usize,
+    /// Those of them that have let go of something of it, because its lease was renewed too late.
+    pub lapsed: usize,
     /// Those of them that have refused something of it.
     pub refused: usize,
     /// Who refused and why; the first few.
@@ -38,6 +40,7 @@ pub struct Rejection {
 enum Stand {
     Accepted,
     Sent,
+    Lapsed,
     Refused(Arc<str>),
 }
 
@@ -77,6 +80,7 @@ fn count_one(proxy: &Proxy, all: &mut Status) {
             let stand = match one.state(name) {
                 ResourceState::Accepted => Stand::Accepted,
                 ResourceState::Refused(detail) => Stand::Refused(detail),
+                ResourceState::Lapsed(_) => Stand::Lapsed,
                 ResourceState::Sent | ResourceState::Missing => Stand::Sent,
             };
             for origin in resource.origin.all() {
@@ -99,6 +103,7 @@ fn count_one(proxy: &Proxy, all: &mut Status) {
         match stand {
             Stand::Accepted => status.acknowledged += 1,
             Stand::Sent => {}
+            Stand::Lapsed => status.lapsed += 1,
             Stand::Refused(detail) => {
                 status.refused += 1;
                 if status.rejections.len() < MAX_REJECTIONS {
@@ -114,6 +119,7 @@ fn worse(stand: &Stand) -> u8 {
     match stand {
         Stand::Accepted => 0,
         Stand::Sent => 1,
-        Stand::Refused(_) => 2,
+        Stand::Lapsed => 2,
+        Stand::Refused(_) => 3,
     }
 }

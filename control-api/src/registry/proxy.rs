@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::proxy_info::ProxyInfo;
-use crate::serve::{Answer, Item, Standing};
+use crate::serve::{Answer, Item, Standing, blamed};
 use crate::snapshot::{Kind, Resource, Resources};
 
 /// Longest reason that is kept of a refusal, in bytes.
@@ -47,6 +47,8 @@ struct Counts {
 pub(super) struct RefusedVersion {
     version: Arc<str>,
     pub(super) detail: Arc<str>,
+    /// It had been accepted before, and what is refused is that its lease goes on.
+    lapsed: bool,
 }
 
 /// When something was said, and under which nonce.
@@ -110,6 +112,8 @@ pub enum ResourceState {
     Accepted,
     /// It has refused it, for this reason.
     Refused(Arc<str>),
+    /// It had accepted it, and its lease ran out there before it was renewed: it has no effect any more. In its words.
+    Lapsed(Arc<str>),
 }
 
 /// A resource of a proxy.
@@ -157,12 +161,12 @@ impl Proxy {
         one.counts.refused += 1;
         let (nonce, told) = (Arc::clone(&answer.nonce), Arc::clone(&detail));
         one.last_refused = Some(Refusal { nonce, at, detail: told });
-        // Those that it names; all of them when it names none.
-        let named: Vec<bool> = answer.items.iter().map(|item| mentions(&detail, &item.name)).collect();
-        let all = !named.contains(&true);
-        for (item, named) in answer.items.iter().zip(named) {
-            if let Some(version) = item.version.as_ref().filter(|_| all || named) {
-                let refused = RefusedVersion { version: Arc::clone(version), detail: Arc::clone(&detail) };
+        let blamed = blamed(&detail, answer.items.iter().map(|item| &item.name));
+        for (item, blamed) in answer.items.iter().zip(blamed) {
+            if let Some(version) = item.version.as_ref().filter(|_| blamed) {
+                let lapsed = answer.lapsed.contains(&item.name);
+                let (version, detail) = (Arc::clone(version), Arc::clone(&detail));
+                let refused = RefusedVersion { version, detail, lapsed };
                 one.refused.insert(Arc::clone(&item.name), refused);
             } else {
                 one.accept(std::iter::once(item));
@@ -228,7 +232,12 @@ impl OfKind {
     pub(super) fn state(&self, name: &Arc<str>) -> ResourceState {
         let Some(told) = self.told.get(name) else { return ResourceState::Missing };
         if let Some(refused) = self.refused.get(name).filter(|refused| refused.version == told.version) {
-            return ResourceState::Refused(Arc::clone(&refused.detail));
+            let detail = Arc::clone(&refused.detail);
+            return if refused.lapsed {
+                ResourceState::Lapsed(detail)
+            } else {
+                ResourceState::Refused(detail)
+            };
         }
         let before = || self.accepted.get(name).map(|resource| &resource.version);
         match self.since.get(name).or_else(before) {
@@ -258,38 +267,5 @@ impl OfKind {
             last_accepted: self.last_accepted.clone(),
             last_refused: self.last_refused.clone(),
         }
-    }
-}
-
-/// Whether a refusal has this name in it, as a word and not as a part of another name.
-fn mentions(detail: &str, name: &str) -> bool {
-    let of_a_name = |letter: char| letter.is_alphanumeric() || matches!(letter, '-' | '_' | '/' | '.');
-    detail.match_indices(name).any(|(at, found)| {
-        let before = detail.get(..at).and_then(|text| text.chars().next_back());
-        let mut after = detail.get(at + found.len()..).unwrap_or_default().chars();
-        let (next, then) = (after.next(), after.next());
-        // "a." ends a sentence, "a.b" is another name.
-        let ends = match next {
-            Some('.') => then.is_none_or(|letter| !of_a_name(letter)),
-            Some(letter) => !of_a_name(letter),
-            None => true,
-        };
-        !before.is_some_and(of_a_name) && ends
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::mentions;
-
-    #[test]
-    fn a_name_is_a_word() {
-        let refusal = "Error adding/updating cluster(s) shop/cart: no such type; api.v2";
-        for (name, there) in
-            [("shop/cart", true), ("cart", false), ("shop", false), ("api", false), ("api.v2", true)]
-        {
-            assert_eq!(mentions(refusal, name), there, "{name}");
-        }
-        assert!(mentions("a: lb_policy: no", "a") && mentions("bad resource a.", "a"));
     }
 }

@@ -36,6 +36,7 @@ fn answer(items: &[(&str, &str)], error: Option<&str>) -> Answer {
         nonce: "1".into(),
         error: error.map(ToOwned::to_owned),
         items: items.collect(),
+        lapsed: Vec::new(),
     }
 }
 

@@ -11,10 +11,11 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::listen::Client;
 use super::protocol::Protocol;
 use super::stream::{self, QUEUED_RESPONSES, Shared};
 use super::{delta, sotw};
-use crate::auth::{Access, Peer};
+use crate::auth::Access;
 
 /// Largest request, in bytes. A client that names every resource of a large mesh is still below it.
 const MAX_REQUEST_BYTES: usize = 16 * 1024 * 1024;
@@ -42,11 +43,17 @@ impl Ads {
         request: Request<Streaming<P::Request>>,
     ) -> Result<Response<Responses<P::Response>>, Status> {
         // No peer, no proof: a connection without one is treated as one that has shown nothing.
-        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+        let client = request.extensions().get::<Client>().cloned();
+        let peer = client.as_ref().map(|client| client.peer.clone()).unwrap_or_default();
         let caller = self.access.caller(&peer, request.metadata()).await?;
+        let used = client.map(|client| client.uses.begin());
         let (send, responses) = mpsc::channel(QUEUED_RESPONSES);
         // It ends with either direction of the stream.
-        tokio::spawn(stream::serve::<P>(self.shared.clone(), caller, request.into_inner(), send));
+        let serving = stream::serve::<P>(self.shared.clone(), caller, request.into_inner(), send);
+        tokio::spawn(async move {
+            serving.await;
+            drop(used);
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
     }
 }

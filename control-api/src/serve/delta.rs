@@ -215,7 +215,9 @@ impl Session {
     ) -> Option<Outgoing<pb::DeltaDiscoveryResponse>> {
         let nonce: Arc<str> = response.nonce.as_str().into();
         let one = self.kinds.get_mut(&kind)?;
-        one.sent(&nonce, &items, now);
+        let renewed = response.resources.iter().filter(|one| one.resource.is_none());
+        let renewed = renewed.map(|one| one.name.as_str().into()).collect();
+        one.sent(&nonce, (&items, renewed), now);
         Some(Outgoing { response, kind, nonce, items })
     }
 

@@ -16,11 +16,21 @@ use tonic::transport::server::Connected;
 
 use super::peer;
 use super::stream::MAX_PROXIES;
+use super::uses::{UsedPlace, Uses};
 use crate::accept::{self, Handshakes, Place};
 use crate::auth::Peer;
 
 /// Connections at a time: one of each proxy, and as many that ask for certificates.
 const MAX_CONNECTIONS: usize = 2 * MAX_PROXIES;
+/// Those of one source: the proxies of a node, or of a network, may come through one address.
+const MAX_CONNECTIONS_OF_ONE: usize = MAX_CONNECTIONS / 4;
+/// Those of one source on which nobody has proved who he is: some 60 MB in all.
+const MAX_UNPROVEN_OF_ONE: usize = 1024;
+const PLACES: accept::Bounds = accept::Bounds {
+    most: MAX_CONNECTIONS,
+    of_one: MAX_CONNECTIONS_OF_ONE,
+    unproven_of_one: MAX_UNPROVEN_OF_ONE,
+};
 /// Connections that wait to be served.
 const MAX_READY: usize = 256;
 /// Connections that wait in the kernel: after a restart all proxies come at once. The system's own limit holds, too.
@@ -74,38 +84,45 @@ pub fn accept(listener: TcpListener, transport: Transport) -> ReceiverStream<io:
         let serve = |stream, address, place| {
             ready((stream, address, place), transport.clone(), Arc::clone(&handshakes), send.clone())
         };
-        accept::each(listener, ("the control server", MAX_CONNECTIONS), send.closed(), serve).await;
+        accept::each(listener, ("the control server", PLACES), send.closed(), serve).await;
     });
     ReceiverStream::new(connections)
 }
 
 async fn ready(
-    (stream, address, place): (TcpStream, SocketAddr, Place),
+    (stream, address, mut place): (TcpStream, SocketAddr, Place),
     transport: Transport,
     handshakes: Arc<Handshakes>,
     send: mpsc::Sender<io::Result<Connection>>,
 ) {
     // Without it an answer of two packets waits for the other end's acknowledgement of the first.
     let _ = stream.set_nodelay(true);
-    let connection = match transport {
+    let spoken = spoken((stream, address), transport, &handshakes);
+    match place.keep(spoken).await {
+        Some(Ok((io, peer))) => {
+            let peer = Peer { address: Some(address.ip()), ..peer };
+            let _ = send.send(Ok(Connection { io, peer, place: UsedPlace::new(place) })).await;
+        }
+        Some(Err(error)) => {
+            metrics::counter!("outrider_control_handshake_failures_total").increment(1);
+            handshakes.refused(address, &error);
+        }
+        None => {}
+    }
+}
+
+async fn spoken(
+    (stream, address): (TcpStream, SocketAddr),
+    transport: Transport,
+    handshakes: &Handshakes,
+) -> io::Result<(Io, Peer)> {
+    match transport {
         Transport::Plaintext => Ok((Io::Plain(stream), Peer { plaintext: true, ..Peer::default() })),
         Transport::Tls(tls) => {
             let tls = Arc::clone(&tls.borrow());
-            let stream = handshakes.accept(stream, address.ip(), &tls.config).await;
-            stream.and_then(|stream| {
-                let peer = proved(&stream, &tls)?;
-                Ok((Io::Tls(Box::new(stream)), peer))
-            })
-        }
-    };
-    match connection {
-        Ok((io, peer)) => {
-            let peer = Peer { address: Some(address.ip()), ..peer };
-            let _ = send.send(Ok(Connection { io, peer, _place: place })).await;
-        }
-        Err(error) => {
-            metrics::counter!("outrider_control_handshake_failures_total").increment(1);
-            handshakes.refused(address, &error);
+            let stream = handshakes.accept(stream, address.ip(), &tls.config).await?;
+            let peer = proved(&stream, &tls)?;
+            Ok((Io::Tls(Box::new(stream)), peer))
         }
     }
 }
@@ -124,7 +141,15 @@ fn proved(stream: &TlsStream<TcpStream>, tls: &Tls) -> io::Result<Peer> {
 pub struct Connection {
     io: Io,
     peer: Peer,
-    _place: Place,
+    place: UsedPlace,
+}
+
+/// What those know who serve a stream of a connection.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// The other end.
+    pub peer: Peer,
+    pub(crate) uses: Uses,
 }
 
 #[derive(Debug)]
@@ -134,10 +159,22 @@ enum Io {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Peer;
+    type ConnectInfo = Client;
 
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+    fn connect_info(&self) -> Client {
+        Client { peer: self.peer.clone(), uses: self.place.uses() }
+    }
+}
+
+impl Connection {
+    /// What there is to read from or write to, unless the connection is to be closed.
+    fn io(&mut self, cx: &mut Context<'_>) -> io::Result<&mut Io> {
+        match self.place.poll_lost(cx) {
+            Poll::Ready(()) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, "nobody uses it, or others need it"))
+            }
+            Poll::Pending => Ok(&mut self.io),
+        }
     }
 }
 
@@ -147,7 +184,7 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.io {
+        match self.io(cx)? {
             Io::Plain(io) => Pin::new(io).poll_read(cx, buf),
             Io::Tls(io) => Pin::new(io).poll_read(cx, buf),
         }
@@ -156,21 +193,21 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.io {
+        match self.io(cx)? {
             Io::Plain(io) => Pin::new(io).poll_write(cx, buf),
             Io::Tls(io) => Pin::new(io).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
+        match self.io(cx)? {
             Io::Plain(io) => Pin::new(io).poll_flush(cx),
             Io::Tls(io) => Pin::new(io).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.io {
+        match self.io(cx)? {
             Io::Plain(io) => Pin::new(io).poll_shutdown(cx),
             Io::Tls(io) => Pin::new(io).poll_shutdown(cx),
         }

@@ -4,6 +4,7 @@
 //! a client asked for of one kind, and what of it is still to be said.
 
 pub mod ads;
+mod blame;
 pub mod debounce;
 pub mod delta;
 mod diff;
@@ -23,7 +24,9 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod tls;
+mod uses;
 
+pub(crate) use blame::blamed;
 pub use diff::Differ;
 
 use std::collections::BTreeSet;
@@ -80,6 +83,8 @@ pub struct Answer {
     pub error: Option<String>,
     /// What it carried.
     pub items: Vec<Item>,
+    /// What of it is refused because the client had let go of it before its lease was renewed.
+    pub lapsed: Vec<Arc<str>>,
 }
 
 /// How a client stands with one kind.

@@ -164,6 +164,8 @@ impl Session {
         let names = std::mem::take(&mut one.send);
         let all: Vec<(Arc<str>, Resource)> = if is_full(kind) {
             let there = one.told.iter().filter(|(name, _)| one.holds(name)).chain(&one.remove);
+            // What a client has let go of it is not to begin again because of another one.
+            let there = there.filter(|(name, _)| names.contains(*name) || !one.has_lapsed(name));
             there.map(|(name, resource)| (Arc::clone(name), resource.clone())).collect()
         } else {
             let names = names.iter().chain(due.iter().filter(|name| !names.contains(*name)));
@@ -177,17 +179,21 @@ impl Session {
             control_plane: Some(ControlPlane { identifier: self.identifier.to_string() }),
             ..pb::DiscoveryResponse::default()
         };
+        let mut renewed = BTreeSet::new();
         for (name, resource) in &all {
             let goes_on = one.has_lease(name) && !names.contains(name);
             let ttl = one.lease(name, &self.snapshot, now);
             response.resources.push(any(kind, name, (resource, !goes_on), ttl));
+            if goes_on && ttl.is_some() {
+                renewed.insert(Arc::clone(name));
+            }
         }
         one.owed = false;
         let gone = names.iter().filter(|name| is_full(kind) && !one.told.contains_key(*name));
         let gone: Vec<Item> = gone.map(|name| one.item(name)).collect();
         let there = all.into_iter().map(|(name, one)| Item { name, version: Some(one.version) });
         let items: Vec<Item> = there.chain(gone).collect();
-        one.sent(&nonce, &items, now);
+        one.sent(&nonce, (&items, renewed), now);
         if let Some(seen) = self.seen.get_mut(&kind) {
             seen.last_nonce = Some(Arc::clone(&nonce));
         }

@@ -22,7 +22,9 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::auth::{Access, Caller, Peer};
+use super::listen::Client;
+use super::uses::Use;
+use crate::auth::{Access, Caller};
 use crate::proxy_info::ProxyInfo;
 use crate::registry::{ProxyReport, Registry, ResourceReport, ResourceState};
 use crate::snapshot::Kind;
@@ -57,9 +59,12 @@ impl ClientStatus {
             .max_encoding_message_size(MAX_RESPONSE_BYTES)
     }
 
-    async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
-        let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-        Ok(self.access.caller(&peer, request.metadata()).await?)
+    /// Who asks, and that its connection is in use.
+    async fn caller<T>(&self, request: &Request<T>) -> Result<(Caller, Option<Use>), Status> {
+        let client = request.extensions().get::<Client>().cloned();
+        let peer = client.as_ref().map(|client| client.peer.clone()).unwrap_or_default();
+        let caller = self.access.caller(&peer, request.metadata()).await?;
+        Ok((caller, client.map(|client| client.uses.begin())))
     }
 
     async fn answer(
@@ -113,11 +118,12 @@ impl ClientStatusDiscoveryService for ClientStatus {
         &self,
         request: Request<Streaming<pb::ClientStatusRequest>>,
     ) -> Result<Response<Responses>, Status> {
-        let caller = self.caller(&request).await?;
+        let (caller, used) = self.caller(&request).await?;
         let (own, mut questions) = (self.clone(), request.into_inner());
         let (send, responses) = mpsc::channel(QUEUED_RESPONSES);
         // It ends with either direction of the stream.
         tokio::spawn(async move {
+            let _used = used;
             while let Ok(permit) = send.reserve().await {
                 let answer = match questions.message().await {
                     Ok(Some(question)) => own.answer(&caller, question).await,
@@ -138,7 +144,7 @@ impl ClientStatusDiscoveryService for ClientStatus {
         &self,
         request: Request<pb::ClientStatusRequest>,
     ) -> Result<Response<pb::ClientStatusResponse>, Status> {
-        let caller = self.caller(&request).await?;
+        let (caller, _used) = self.caller(&request).await?;
         self.answer(&caller, request.into_inner()).await.map(Response::new)
     }
 }
@@ -197,7 +203,7 @@ fn config(proxy: &ProxyReport, one: &ResourceReport, contents: bool) -> GenericX
         ResourceState::Missing => (pb::ConfigStatus::NotSent, None),
         ResourceState::Sent => (pb::ConfigStatus::Stale, None),
         ResourceState::Accepted => (pb::ConfigStatus::Synced, None),
-        ResourceState::Refused(reason) => {
+        ResourceState::Refused(reason) | ResourceState::Lapsed(reason) => {
             let at = of_kind.and_then(|kind| kind.last_refused.as_ref()).map(|refusal| refusal.at.into());
             let (details, version_info) = (reason.to_string(), version.clone());
             let state = UpdateFailureState { last_update_attempt: at, details, version_info };

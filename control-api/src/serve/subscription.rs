@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::diff::Diff;
 use super::order::ASK_WAIT;
-use super::{Answer, Item, MAX_NAME_BYTES, MAX_NAMES, ProtocolError, Standing};
+use super::{Answer, Item, MAX_NAME_BYTES, MAX_NAMES, ProtocolError, Standing, blamed};
 use crate::snapshot::{Kind, Resource, Resources, Snapshot};
 
 /// Responses of one kind that a client may leave unanswered before it gets no more.
@@ -50,13 +50,16 @@ pub(super) struct Subscription {
 struct Unanswered {
     nonce: Arc<str>,
     items: Vec<Item>,
+    /// Those of them whose lease goes on, and of which no more was said.
+    renewed: BTreeSet<Arc<str>>,
     at: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Lease {
     ttl: Duration,
-    renew: Instant,
+    /// `None`: the client has let go of it. It is not told of it again before it is to have it anew.
+    renew: Option<Instant>,
 }
 
 impl Subscription {
@@ -220,17 +223,22 @@ impl Subscription {
         }
     }
 
-    /// A response was sent.
-    pub(super) fn sent(&mut self, nonce: &Arc<str>, items: &[Item], now: Instant) {
+    /// A response was sent, in which of some it was only `renewed` what they are leased for.
+    pub(super) fn sent(
+        &mut self,
+        nonce: &Arc<str>,
+        (items, renewed): (&[Item], BTreeSet<Arc<str>>),
+        now: Instant,
+    ) {
         let (nonce, items) = (Arc::clone(nonce), items.to_vec());
-        self.unanswered.push_back(Unanswered { nonce, items, at: now });
+        self.unanswered.push_back(Unanswered { nonce, items, renewed, at: now });
     }
 
     /// A resource is being sent: its time to live, if it has one and the client keeps to it.
     pub(super) fn lease(&mut self, name: &Arc<str>, snapshot: &Snapshot, now: Instant) -> Option<Duration> {
         let ttl = snapshot.ttl(self.kind, name).filter(|_| self.leasing);
         if let Some(ttl) = ttl {
-            self.leases.insert(Arc::clone(name), Lease { ttl, renew: now + ttl / RENEW_AT });
+            self.leases.insert(Arc::clone(name), Lease { ttl, renew: Some(now + ttl / RENEW_AT) });
         } else {
             self.leases.remove(name);
         }
@@ -242,15 +250,20 @@ impl Subscription {
         self.leases.contains_key(name)
     }
 
+    /// Whether the client has let go of it although it is there.
+    pub(super) fn has_lapsed(&self, name: &str) -> bool {
+        self.leases.get(name).is_some_and(|lease| lease.renew.is_none())
+    }
+
     /// The leases that are to be renewed now.
     pub(super) fn due(&self, now: Instant) -> Vec<Arc<str>> {
-        let due = self.leases.iter().filter(|(_, lease)| lease.renew <= now);
+        let due = self.leases.iter().filter(|(_, lease)| lease.renew.is_some_and(|at| at <= now));
         due.map(|(name, _)| Arc::clone(name)).collect()
     }
 
     /// When the next lease is to be renewed.
     pub(super) fn next_renewal(&self) -> Option<Instant> {
-        self.leases.values().map(|lease| lease.renew).min()
+        self.leases.values().filter_map(|lease| lease.renew).min()
     }
 
     /// A client answers a response. Answers to earlier responses that it left out are implied: a client answers in
@@ -261,9 +274,31 @@ impl Subscription {
         let mut of = None;
         for one in self.unanswered.drain(..=at) {
             items.extend(one.items);
-            of = Some(one.nonce);
+            of = Some((one.nonce, one.renewed));
         }
-        Some(Answer { kind: self.kind, nonce: of?, error, items })
+        let (nonce, renewed) = of?;
+        let lapsed = error.as_ref().map(|detail| self.lapse(detail, &items, &renewed)).unwrap_or_default();
+        Some(Answer { kind: self.kind, nonce, error, items, lapsed })
+    }
+
+    /// A client that refuses a renewal has let go of the resource before it came: to go on with that would be refused for
+    /// ever. What it has been told anew since then is another lease.
+    fn lapse(&mut self, detail: &str, items: &[Item], renewed: &BTreeSet<Arc<str>>) -> Vec<Arc<str>> {
+        let names = || items.iter().map(|item| &item.name);
+        let lapsed =
+            names().zip(blamed(detail, names())).filter(|(name, blamed)| *blamed && renewed.contains(*name));
+        let lapsed: Vec<Arc<str>> = lapsed.map(|(name, _)| Arc::clone(name)).collect();
+        for name in &lapsed {
+            let anew = |one: &Unanswered| {
+                !one.renewed.contains(name) && one.items.iter().any(|item| item.name == *name)
+            };
+            if !self.unanswered.iter().any(anew)
+                && let Some(lease) = self.leases.get_mut(name)
+            {
+                lease.renew = None;
+            }
+        }
+        lapsed
     }
 
     /// When the last response was sent that is not answered.

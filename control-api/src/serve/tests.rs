@@ -330,5 +330,5 @@ async fn a_connection_knows_where_it_comes_from() {
     let mut connections = accept(listener, Transport::Plaintext);
     let client = tokio::net::TcpStream::connect(address).await.unwrap();
     let accepted = timeout(PATIENCE, connections.next()).await.unwrap().unwrap().unwrap();
-    assert_eq!(accepted.connect_info().address, Some(client.local_addr().unwrap().ip()));
+    assert_eq!(accepted.connect_info().peer.address, Some(client.local_addr().unwrap().ip()));
 }

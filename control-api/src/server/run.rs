@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use kube::Client;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -66,6 +67,7 @@ struct Base {
 /// Why it cannot start.
 pub(super) fn run(serve: Serve) -> Result<(), StartError> {
     start_log(&serve)?;
+    raise_open_files();
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)
         .and_then(PrometheusBuilder::install_recorder)
@@ -327,6 +329,15 @@ async fn upkeep(recorder: PrometheusHandle) {
     loop {
         tokio::time::sleep(UPKEEP).await;
         recorder.run_upkeep();
+    }
+}
+
+/// As many files as the system lets us have: each connection is one, and who has as many as its source may have is not to take
+/// the last of them.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, open_files = limit.current, "the limit on open files cannot be raised");
     }
 }
 

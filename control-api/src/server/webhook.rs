@@ -1,6 +1,7 @@
 //! The admission webhooks as a part of the control server.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -13,6 +14,7 @@ use crate::audit::Exemption;
 use crate::ca::Authority;
 use crate::inject::flags::Flags;
 use crate::serve::listen::Transport;
+use crate::webhook::certificates::Certificates;
 use crate::webhook::{OnError, Policy, bundle, server};
 
 /// The admission webhooks.
@@ -21,6 +23,10 @@ pub(super) struct Webhook {
     /// Where the API server asks the admission webhooks; there are none when it is not said.
     #[arg(long, value_name = "ADDRESS")]
     pub(super) webhook_address: Option<SocketAddr>,
+    /// Authorities (PEM): only clients are answered that show a certificate of one of them. Without it whoever can connect
+    /// is. It is read again when it changes.
+    #[arg(long, value_name = "FILE", requires = "webhook_address")]
+    webhook_client_ca: Option<PathBuf>,
     /// What becomes of a pod that should have a sidecar and can have none that works.
     #[arg(long, value_enum, default_value_t = OnError::Deny)]
     webhook_on_error: OnError,
@@ -51,12 +57,17 @@ pub(super) async fn start(
             "--webhook-address: the API server asks over TLS; leave --plaintext off".to_owned(),
         ));
     };
+    let certificates = match &arguments.webhook_client_ca {
+        None => Certificates::new(tls.clone()),
+        Some(file) => Certificates::with_clients(tls.clone(), file)
+            .map_err(|error| StartError::of("--webhook-client-ca")(&error))?,
+    };
     let (policy, policies) = watch::channel(Arc::new(policy(arguments, mesh, &authority)?));
     let failed = |error: std::io::Error| StartError(format!("--webhook-address: {address}: {error}"));
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     tracing::info!(address = %bound, "admission webhooks are ready");
-    tokio::spawn(server::run(listener, policies, tls.clone(), ending.clone()));
+    tokio::spawn(server::run(listener, policies, certificates, ending.clone()));
     if let Some(client) = client {
         tokio::spawn(bundle::run(client, Arc::clone(&authority), ending));
     }

@@ -15,6 +15,7 @@
 )]
 
 pub mod bundle;
+pub mod certificates;
 pub mod configuration;
 mod question;
 mod review;

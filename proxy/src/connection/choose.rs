@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::refuse;
-use crate::model::destination::InUse;
 use crate::model::{FilterChain, Listener};
 use crate::observe::Reason;
 use crate::policy::Authorized;
@@ -21,14 +20,14 @@ pub(super) async fn chain(
 ) -> Option<Arc<FilterChain>> {
     let mut told = None;
     if listener.on_demand && facts.redirected {
-        let Some(known) = worker.destination(facts.destination).await else {
+        let Some((known, in_use)) = worker.destination(facts.destination).await else {
             transport.reset_on_close();
             let why = (&*facts, Reason::DestinationNotTold, &Authorized::default());
             refuse(transport, listener, worker, why);
             return None;
         };
-        facts.in_use = Some(InUse::new(&known.usage));
-        told = known.destination;
+        facts.in_use = Some(in_use);
+        told = known;
     }
     let chain = facts.chain(told.as_deref(), listener).cloned();
     if chain.is_none() {

@@ -3,6 +3,7 @@
 //! Resources come from the start-up file and over xDS, endpoints of names from DNS; together they become a
 //! snapshot, which is published to the workers.
 
+pub mod asks;
 pub mod change;
 pub mod dns;
 pub mod health;
@@ -50,8 +51,8 @@ pub enum Message {
     Resolved(dns::Resolved),
     /// Somebody wants a cluster as it is now; `None` when there is none.
     Cluster(String, oneshot::Sender<Option<Arc<Cluster>>>),
-    /// The workload calls somebody of whom nothing is known yet.
-    Destination(SocketAddr),
+    /// The workload calls somebody of whom nothing may be known yet.
+    Destinations(Vec<SocketAddr>),
     /// The operator wants to know something.
     Ask(Question, oneshot::Sender<String>),
     /// The proxy shall end.
@@ -188,6 +189,7 @@ impl Control {
         self.secrets.replace_static(secrets);
         self.store.replace_static(listeners.chain(clusters).collect());
         self.publish();
+        self.sockets.started();
         Ok(())
     }
 
@@ -272,8 +274,9 @@ impl Control {
                 let found = self.store.compiled().1.find(|cluster| *cluster.name == *name).cloned();
                 let _ = answer.send(found);
             }
-            Message::Destination(address) => {
-                if self.store.ask(address, Instant::now()) {
+            Message::Destinations(addresses) => {
+                let now = Instant::now();
+                if addresses.into_iter().filter(|address| self.store.ask(*address, now)).count() > 0 {
                     self.store.follow_references();
                     self.tell_wanted();
                 }
@@ -340,6 +343,7 @@ impl Control {
         self.was_ready |= self.starting.is_over()
             && self.due.is_none()
             && self.store.is_settled()
+            && secrets::are_read(self.store.compiled())
             && self.health.is_settled();
         self.was_ready
     }

@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use outrider_proto::Fault;
 use tokio::time::Instant;
 
 use crate::identity::config::{self, Credential};
 use crate::identity::live::{Live, Material};
 use crate::identity::trust::Roots;
 use crate::identity::{Revocations, Revoked, Trust};
+use crate::model::bootstrap::StaticResources;
 use crate::model::tls::{CertificateSource, Pem, Secret, SecretKind, TlsSettings, TrustSource};
 use crate::model::{Cluster, Listener};
 
@@ -67,6 +69,61 @@ type OverAds<'a> = &'a dyn Fn(&str) -> Option<SecretKind>;
 struct Round {
     credentials: HashMap<CertificateSource, Result<Credential, String>>,
     trusts: HashMap<TrustSource, Result<Arc<Trust>, String>>,
+}
+
+/// What is wrong with the certificates and roots that a start-up file names, by the resource that wants them. What
+/// others are to bring is left out.
+#[must_use]
+pub fn check(resources: &StaticResources) -> Vec<Fault> {
+    let mut secrets = Secrets::default();
+    secrets.replace_static(resources.secrets.iter().cloned());
+    let listeners = resources.listeners.iter().enumerate().flat_map(|(index, (_, listener))| {
+        let contexts = listener.chains.all().filter_map(|chain| chain.tls.as_ref());
+        contexts.map(move |tls| (format!("static_resources.listeners[{index}]"), &tls.settings))
+    });
+    let clusters = resources.clusters.iter().enumerate().filter_map(|(index, (_, cluster))| {
+        Some((format!("static_resources.clusters[{index}]"), &cluster.tls.as_ref()?.settings))
+    });
+    let mut problems = |settings: &TlsSettings| {
+        let (mut round, over_ads) = (Round::default(), |_: &str| None);
+        let brought = |name: &str, ads: bool| ads || !secrets.named.contains_key(name);
+        let certificate = settings.certificate.as_ref().filter(|source| match source {
+            CertificateSource::Pem { .. } => true,
+            CertificateSource::Named(name, ads) => !brought(name, *ads),
+        });
+        let trust = settings.trust.as_ref().filter(|source| match source {
+            TrustSource::Pem(_) | TrustSource::Spiffe(_) => true,
+            TrustSource::Named(name, ads) => !brought(name, *ads),
+        });
+        let certificate =
+            certificate.and_then(|source| secrets.credential(source, &over_ads, &mut round).err());
+        certificate
+            .into_iter()
+            .chain(trust.and_then(|source| secrets.trust(source, &over_ads, &mut round).err()))
+    };
+    let contexts: Vec<_> = listeners.chain(clusters).collect();
+    let faults = contexts.into_iter().flat_map(|(path, settings)| {
+        problems(settings)
+            .map(move |problem| Fault::new(format!("{path}.transport_socket"), problem))
+            .collect::<Vec<_>>()
+    });
+    faults.collect()
+}
+
+/// Whether every TLS context has what its files are to give it.
+pub fn are_read<'a>(
+    (mut listeners, mut clusters): (
+        impl Iterator<Item = &'a Arc<Listener>>,
+        impl Iterator<Item = &'a Arc<Cluster>>,
+    ),
+) -> bool {
+    listeners.all(|listener| {
+        let mut contexts = listener.chains.all().filter_map(|chain| chain.tls.as_ref());
+        contexts.all(|tls| tls.settings.is_brought() || tls.live.material().is_some())
+    }) && clusters.all(|cluster| {
+        let tls = cluster.tls.as_ref();
+        tls.is_none_or(|tls| tls.settings.is_brought() || tls.live.material().is_some())
+    })
 }
 
 impl Secrets {
@@ -156,13 +213,27 @@ impl Secrets {
         {
             self.lost_roots += 1;
         }
-        if let Some(problem) = live.replace(material) {
-            tracing::warn!(
+        let had_some = live.material().is_some();
+        match live.replace(material) {
+            Some(problem) if had_some => {
+                tracing::warn!(
+                    kind,
+                    name,
+                    problem,
+                    "TLS material is not to be had; what was there before is kept"
+                );
+            }
+            // It comes with the identity, or over ADS, and the start waits for it.
+            Some(problem) if settings.is_brought() => {
+                tracing::info!(kind, name, problem, "waiting for TLS material");
+            }
+            Some(problem) => tracing::error!(
                 kind,
                 name,
                 problem,
-                "TLS material is not to be had; what was there before is kept"
-            );
+                "TLS material is not to be had; connections are refused until it is"
+            ),
+            None => {}
         }
     }
 

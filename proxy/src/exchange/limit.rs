@@ -55,6 +55,20 @@ impl Drop for Place {
     }
 }
 
+/// A tunnel, and a stream of events, is answered when it begins: it goes on for as long as both sides like, and holds no
+/// place meanwhile.
+pub(super) fn answered(place: &mut Option<Place>, tunnel: bool, headers: &Headers) {
+    if place.is_some() && (tunnel || is_event_stream(headers)) {
+        place.take().into_iter().for_each(|place| place.give_back(true));
+    }
+}
+
+/// Server-sent events, as the HTML standard calls them.
+fn is_event_stream(headers: &Headers) -> bool {
+    let essence = headers.first(b"content-type").and_then(|value| value.split(|byte| *byte == b';').next());
+    essence.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
+}
+
 /// Takes the tokens of a request and its place; the limit that it is too much for, if there is one.
 pub(super) fn over<'a>(
     request: &RequestHead,
@@ -91,10 +105,11 @@ pub(super) fn over<'a>(
         RouteAction::Forward(action) => action.priority,
         RouteAction::Redirect(_) | RouteAction::Direct(_) => Priority::Default,
     });
-    if !gradient.enter(priority) {
+    let draw = origin.worker.draw();
+    if !gradient.enter(priority, now, draw) {
         return Some(Over::Concurrency(gradient.settings().status));
     }
-    let (gradient, draw) = (Arc::clone(gradient), origin.worker.draw());
+    let gradient = Arc::clone(gradient);
     report.place = Some(Place { gradient, began: now, draw, whole: false });
     None
 }

@@ -47,6 +47,7 @@ pub async fn response<D: Downstream>(
         response.body = BodyLength::Streamed;
     }
     report.status = response.status.as_u16();
+    super::limit::answered(&mut report.place, tunnel, &response.headers);
     super::limit::tell(report.quota.as_deref(), &mut response.headers);
     if down.send_head(response).is_err() {
         report.ended(Reason::DownstreamGone);
@@ -70,6 +71,12 @@ pub async fn response<D: Downstream>(
             // Answered before the request was whole: the rest of it is not wanted.
             Relayed::Cut
         }
+        Err(reason @ Reason::UpstreamBodyFailed) if down.shows_a_cut() => {
+            report.ended(reason);
+            Box::pin(deliver(down, request, timers)).await;
+            down.cut_short();
+            Relayed::Cut
+        }
         Err(reason) => {
             report.ended(reason);
             down.abort();
@@ -78,8 +85,19 @@ pub async fn response<D: Downstream>(
     }
 }
 
+/// Sends what there is of a response that goes no further.
+async fn deliver<D: Downstream>(down: &mut D, request: &RequestHead, timers: &mut Timers<'_>) {
+    poll_fn(|cx| match down.poll_flush(cx) {
+        Poll::Ready(_) => Poll::Ready(()),
+        Poll::Pending => timers.poll(cx, request).map(|_| ()),
+    })
+    .await;
+    // What is on an HTTP/2 connection is written by its own task, whose turn it is now.
+    tokio::task::yield_now().await;
+}
+
 /// Whether the upstream agreed to switch protocols: 101 in HTTP/1, success in HTTP/2.
-fn opens_tunnel(request: &RequestHead, response: &ResponseHead) -> bool {
+pub(super) fn opens_tunnel(request: &RequestHead, response: &ResponseHead) -> bool {
     let h2_agreed = response.version == crate::http::message::Version::Http2 && response.status.is_success();
     !request.upgrade.is_empty() && (response.status == StatusCode::SWITCHING_PROTOCOLS || h2_agreed)
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 use std::future::poll_fn;
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -226,6 +227,11 @@ pub(super) async fn send_body<D: Downstream>(
     let bodiless = request.method == Method::HEAD || crate::http::h1::write::is_bodiless(response.status);
     response.declared_length = Some(length).filter(|_| !crate::http::h1::write::is_bodiless(response.status));
     response.body = if bodiless || body.is_empty() { BodyLength::Empty } else { BodyLength::Known(length) };
+    poll_fn(|cx| {
+        down.settle(cx);
+        Poll::Ready(())
+    })
+    .await;
     super::limit::tell(report.quota.as_deref(), &mut response.headers);
     if down.send_head(response).is_err() {
         return Outcome::Broken;

@@ -23,6 +23,16 @@ pub trait Downstream: BodySource + BodySink {
     /// From now on bytes are passed as they come, in both directions.
     fn open_tunnel(&mut self);
 
+    /// An answer of our own is about to be sent: takes what is there of the request, so that another one may follow where
+    /// that is all. What is not there yet is not waited for.
+    fn settle(&mut self, cx: &mut Context<'_>);
+
+    /// Whether a client that gets everything which was sent until now, and then the end, sees that something is missing.
+    fn shows_a_cut(&self) -> bool;
+
+    /// Ends the exchange when all that there was of a response has been sent, and [`Self::shows_a_cut`].
+    fn cut_short(&mut self);
+
     /// Ends the exchange so that the client cannot take what it has for a whole response.
     fn abort(&mut self);
 

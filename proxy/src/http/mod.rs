@@ -94,6 +94,18 @@ pub fn is_forbidden_in_trailers(name: &[u8]) -> bool {
     FORBIDDEN.contains(&name) || FORBIDDEN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
+/// The value of a field without the blanks around it (RFC 9110 section 5.5).
+pub(crate) fn trim_blanks(value: &[u8]) -> &[u8] {
+    let mut value = value;
+    while let [b' ' | b'\t', rest @ ..] = value {
+        value = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = value {
+        value = rest;
+    }
+    value
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,9 @@
 //!
 //! Now and then few requests are let in at a time, which shows how fast the service is at rest. In between the limit
 //! is multiplied, every interval, by how much slower it is now, and given a little room to grow.
+//!
+//! Unlike in Envoy, what takes very long is no longer waited for: streams and long polls would hold their places all
+//! their lives, and three of them at the time of a measurement would leave none for anybody else until one ended.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,6 +14,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::bucket::nanos;
+use super::places::{OLDEST_S, Places};
 use crate::model::limits::Priority;
 
 /// Steps of latency: eight for each doubling, from a microsecond to two minutes.
@@ -21,6 +25,13 @@ const GRADIENTS: (f64, f64) = (0.5, 2.0);
 const RESERVE: u32 = 10;
 /// With the least limit this often in a row, the service at rest is measured anew.
 const MINIMUMS: u32 = 5;
+/// In a second.
+const NANOS: u64 = 1_000_000_000;
+/// So many times as long as the service takes at rest is long.
+const LONG_FACTOR: u64 = 10;
+/// Seconds that are not long in any case, and such as are in any case.
+const LONG_S: (u32, u32) = (5, 60);
+const _: () = assert!(LONG_S.1 <= OLDEST_S, "ages are known that far");
 
 /// Its settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,7 +61,7 @@ pub struct Gradient {
     settings: Settings,
     begun: Instant,
     limit: AtomicU32,
-    under_way: AtomicU32,
+    under_way: Places,
     samples: Box<[AtomicU32]>,
     count: AtomicU32,
     /// Held by who changes what follows.
@@ -80,7 +91,7 @@ impl Gradient {
             settings,
             begun: Instant::now(),
             limit: AtomicU32::new(settings.min_limit),
-            under_way: AtomicU32::new(0),
+            under_way: Places::new(),
             samples: std::iter::repeat_with(AtomicU32::default).take(STEPS).collect(),
             count: AtomicU32::new(0),
             changing: AtomicBool::new(false),
@@ -107,35 +118,61 @@ impl Gradient {
     }
 
     /// Takes a place; whether there was one. Each must be given back by [`Self::leave`]. What is of high priority finds
-    /// one beyond the limit too, so that the rest is refused first.
+    /// one beyond the limit too, so that the rest is refused first. Where there is none, those who are under way for
+    /// long lose theirs.
     #[must_use]
-    pub fn enter(&self, priority: Priority) -> bool {
-        let limit = self.limit();
-        let limit = match priority {
-            Priority::Default => limit,
-            Priority::High => limit.saturating_add((limit / RESERVE).max(1)),
+    pub fn enter(&self, priority: Priority, now: Instant, random: u64) -> bool {
+        let now_ns = self.since(now);
+        let take = || {
+            let limit = self.limit();
+            let limit = match priority {
+                Priority::Default => limit,
+                Priority::High => limit.saturating_add((limit / RESERVE).max(1)),
+            };
+            self.under_way.take(limit, second(now_ns))
         };
-        let entered = self.under_way.fetch_add(1, Ordering::Relaxed) < limit;
-        if !entered {
-            self.under_way.fetch_sub(1, Ordering::Relaxed);
-        }
-        entered
+        take() || (self.release_long(now_ns, random) && take())
     }
 
-    /// Gives a place back; how long it took counts if the request came to its end.
+    /// Gives a place back; how long it took counts if the request was answered.
     pub fn leave(&self, began: Instant, whole: bool, now: Instant, random: u64) {
-        self.under_way.fetch_sub(1, Ordering::Relaxed);
         let (began_ns, now_ns) = (self.since(began), self.since(now));
-        if !whole || began_ns < self.epoch_ns.load(Ordering::Relaxed) {
-            return;
+        let held = self.under_way.give_back(second(began_ns));
+        if held && whole && began_ns >= self.epoch_ns.load(Ordering::Relaxed) {
+            self.sample((now_ns - began_ns.min(now_ns)) / 1000, 1);
+            self.change_when_due(now_ns, random);
         }
-        let took_us = (now_ns - began_ns.min(now_ns)) / 1000;
+    }
+
+    /// Takes their places from those who have been under way for long. They count as if they had been answered now;
+    /// so a service that has stopped answering is found slow. Whether there were any.
+    fn release_long(&self, now_ns: u64, random: u64) -> bool {
+        let at_rest_s = self.at_rest_us.load(Ordering::Relaxed).saturating_mul(LONG_FACTOR) / 1_000_000;
+        let long_s = u32::try_from(at_rest_s).unwrap_or(u32::MAX).clamp(LONG_S.0, LONG_S.1);
+        let epoch_ns = self.epoch_ns.load(Ordering::Relaxed);
+        let mut any = false;
+        self.under_way.clear(second(now_ns).saturating_sub(long_s), |began_s, count| {
+            any = true;
+            if u64::from(began_s) * NANOS >= epoch_ns {
+                self.sample(u64::from(long_s) * 1_000_000, count);
+            }
+        });
+        if any {
+            self.change_when_due(now_ns, random);
+        }
+        any
+    }
+
+    fn sample(&self, took_us: u64, count: u32) {
         if let Some(sample) = self.samples.get(step(took_us)) {
-            sample.fetch_add(1, Ordering::Relaxed);
+            sample.fetch_add(count, Ordering::Relaxed);
         }
-        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        self.count.fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn change_when_due(&self, now_ns: u64, random: u64) {
         let due = if self.measuring.load(Ordering::Relaxed) {
-            count >= self.settings.requests
+            self.count.load(Ordering::Relaxed) >= self.settings.requests
         } else {
             now_ns >= self.update_at_ns.load(Ordering::Relaxed)
         };
@@ -202,6 +239,11 @@ impl Gradient {
     fn since(&self, at: Instant) -> u64 {
         nanos(at.saturating_duration_since(self.begun))
     }
+}
+
+/// The second, of those since it was made, that a moment falls in.
+fn second(since_ns: u64) -> u32 {
+    u32::try_from(since_ns / NANOS).unwrap_or(u32::MAX)
 }
 
 /// The limit that follows.
@@ -290,7 +332,7 @@ mod tests {
                 }
                 *ends > now
             });
-            while gradient.enter(Priority::Default) {
+            while gradient.enter(Priority::Default, now, 0) {
                 let slot = slots.iter_mut().min().unwrap();
                 *slot = (*slot).max(now) + Duration::from_millis(10);
                 under_way.push((now, *slot));
@@ -305,11 +347,12 @@ mod tests {
     #[test]
     fn what_is_of_high_priority_is_refused_last() {
         let gradient = Gradient::new(settings());
-        let entered = |priority| (0..1000).take_while(|_| gradient.enter(priority)).count();
+        let now = Instant::now();
+        let entered = |priority| (0..1000).take_while(|_| gradient.enter(priority, now, 0)).count();
         let limit = usize::try_from(gradient.limit()).unwrap();
         assert_eq!(entered(Priority::Default), limit);
         assert_eq!(entered(Priority::High), (limit / 10).max(1));
-        assert!(!gradient.enter(Priority::Default));
+        assert!(!gradient.enter(Priority::Default, now, 0));
     }
 
     #[test]
@@ -319,7 +362,7 @@ mod tests {
         let begin = Instant::now();
         let at = |milliseconds| begin + Duration::from_millis(milliseconds);
         let ask = |began, ended| {
-            assert!(gradient.enter(Priority::Default));
+            assert!(gradient.enter(Priority::Default, at(began), 0));
             gradient.leave(at(began), true, at(ended), 0);
         };
         (0..50).for_each(|_| ask(10, 20));
@@ -330,5 +373,45 @@ mod tests {
         assert_eq!(gradient.count.load(Ordering::Relaxed), 0);
         ask(45, 46);
         assert_eq!(gradient.count.load(Ordering::Relaxed), 1);
+    }
+
+    /// Three streams begin when the proxy does, and never end.
+    #[test]
+    fn streams_do_not_keep_others_out_for_ever() {
+        let gradient = Gradient::new(settings());
+        let begin = Instant::now();
+        let at = |milliseconds| begin + Duration::from_millis(milliseconds);
+        let streams = 3;
+        (0..streams).for_each(|_| assert!(gradient.enter(Priority::Default, at(0), 0)));
+        assert!(!gradient.enter(Priority::Default, at(4000), 0));
+        for request in 0..u64::from(gradient.settings.requests) {
+            let began = at(6000 + request * 10);
+            assert!(gradient.enter(Priority::Default, began, 0), "{request}");
+            gradient.leave(began, true, began + Duration::from_millis(5), 0);
+        }
+        // That was the measurement, and the limit follows what it has found.
+        assert!(!gradient.measuring.load(Ordering::Relaxed));
+        assert!((4_500..=5_000).contains(&gradient.at_rest_us.load(Ordering::Relaxed)));
+        (0..streams).for_each(|_| gradient.leave(at(0), true, at(100_000), 0));
+        let entered = (0..100).take_while(|_| gradient.enter(Priority::Default, at(100_000), 0)).count();
+        assert_eq!(entered, gradient.limit() as usize, "each place was given back once");
+    }
+
+    #[test]
+    fn a_service_that_stops_answering_is_asked_by_few() {
+        let gradient = Gradient::new(settings());
+        let begin = Instant::now();
+        let at = |milliseconds| begin + Duration::from_millis(milliseconds);
+        for millisecond in 0..5000 {
+            assert!(gradient.enter(Priority::Default, at(millisecond), 0));
+            gradient.leave(at(millisecond), true, at(millisecond + 1), 0);
+        }
+        assert!(gradient.limit() > 100, "{}", gradient.limit());
+        let entered = |seconds: std::ops::Range<u64>| {
+            let all = seconds.start * 1000..seconds.end * 1000;
+            all.filter(|millisecond| gradient.enter(Priority::Default, at(*millisecond), 0)).count()
+        };
+        entered(6..60);
+        assert!(entered(60..120) <= 120 / 5 * settings().min_limit as usize * 2, "{}", gradient.limit());
     }
 }

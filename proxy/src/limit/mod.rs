@@ -4,6 +4,7 @@ pub mod bucket;
 pub mod descriptor;
 pub mod gradient;
 pub mod keyed;
+mod places;
 pub mod pressure;
 pub mod rate;
 

@@ -89,10 +89,17 @@ pub struct Told {
     pub usage: Arc<DestinationUse>,
 }
 
+/// What stands instead of a number of connections once a destination was let go of.
+const LET_GO: usize = usize::MAX;
+
 /// Whether a destination is in use, and when it was last. Shared by all workers.
+///
+/// It is either used or let go of, never both: whoever still has an old configuration cannot begin to use what was let
+/// go of meanwhile, and what somebody has begun to use is not let go of.
 #[derive(Debug)]
 pub struct DestinationUse {
     began: Instant,
+    /// Or [`LET_GO`].
     connections: AtomicUsize,
     /// Since `began`.
     last_ms: AtomicU64,
@@ -112,6 +119,12 @@ impl DestinationUse {
         (self.connections.load(Ordering::Relaxed) == 0).then(|| now.saturating_duration_since(last))
     }
 
+    /// Lets go of it for good, unless somebody uses it; whether it is let go of.
+    #[must_use]
+    pub fn let_go(&self) -> bool {
+        self.connections.compare_exchange(0, LET_GO, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
     fn touch(&self) {
         let elapsed_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_ms.fetch_max(elapsed_ms, Ordering::Relaxed);
@@ -123,12 +136,13 @@ impl DestinationUse {
 pub struct InUse(Arc<DestinationUse>);
 
 impl InUse {
-    /// One connection more.
+    /// One connection more; `None` where the destination was let go of, so that it is to be asked for again.
     #[must_use]
-    pub fn new(usage: &Arc<DestinationUse>) -> Self {
-        usage.connections.fetch_add(1, Ordering::Relaxed);
+    pub fn new(usage: &Arc<DestinationUse>) -> Option<Self> {
+        let more = |connections: usize| (connections != LET_GO).then(|| connections + 1);
+        usage.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         usage.touch();
-        Self(Arc::clone(usage))
+        Some(Self(Arc::clone(usage)))
     }
 }
 
@@ -148,12 +162,22 @@ mod tests {
         let now = Instant::now();
         let usage = DestinationUse::new(now);
         assert!(usage.idle(now + Duration::from_secs(3)).is_some_and(|idle| idle > Duration::from_secs(2)));
-        let (one, two) = (InUse::new(&usage), InUse::new(&usage));
+        let (one, two) = (InUse::new(&usage).unwrap(), InUse::new(&usage).unwrap());
         assert_eq!(usage.idle(now + Duration::from_secs(3)), None);
         drop(one);
         assert_eq!(usage.idle(now + Duration::from_secs(3)), None);
         drop(two);
         assert!(usage.idle(now + Duration::from_secs(3)).is_some());
+    }
+
+    #[test]
+    fn a_destination_is_used_or_let_go_of_never_both() {
+        let usage = DestinationUse::new(Instant::now());
+        let in_use = InUse::new(&usage).unwrap();
+        assert!(!usage.let_go(), "somebody uses it");
+        drop(in_use);
+        assert!(usage.let_go() && !usage.let_go());
+        assert!(InUse::new(&usage).is_none() && usage.idle(Instant::now()).is_none());
     }
 
     #[test]

@@ -231,6 +231,13 @@ fn missing() -> rustls::Error {
 }
 
 impl TlsSettings {
+    /// Whether something of it is brought by others: the workload's identity, or a secret.
+    #[must_use]
+    pub const fn is_brought(&self) -> bool {
+        matches!(self.certificate, Some(CertificateSource::Named(..)))
+            || matches!(self.trust, Some(TrustSource::Named(..)))
+    }
+
     fn from_proto(common: &pb::CommonTlsContext, path: &mut Path) -> Option<Self> {
         let certificate = match (
             common.tls_certificates.as_slice(),

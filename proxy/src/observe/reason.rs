@@ -146,7 +146,7 @@ reasons! {
     Redirect "redirect" 301 NONE Configuration Never "The route or the path normalisation sends the client elsewhere." "Nothing is wrong.";
     UpstreamBodyFailed "upstream_body_failed" 502 UC Upstream Again "The upstream ended in the middle of its response; the client saw it cut." "Look at the upstream; the access log names it.";
     DownstreamGone "downstream_gone" 499 DC Downstream Never "The client went away before it had its response. Only in logs and metrics." "Look at the client's timeouts.";
-    DestinationNotTold "destination_not_told" 503 NR Configuration Again "The control server was asked what is at the destination, and has not said it in time. Only in logs and metrics." "See why there is no configuration stream, or whether more destinations are in use than a proxy asks for.";
+    DestinationNotTold "destination_not_told" 503 NR Configuration Again "The control server was asked what is at the destination, and has not said it in time. Only in logs and metrics." "See why there is no configuration stream, or whether the workload calls more destinations at a time, or more new ones in a second, than a proxy asks for.";
     NoFilterChain "no_filter_chain" 400 NR Configuration Never "No filter chain matches the connection, which was closed. Only in logs and metrics." "Look at the filter_chain_match of the listener.";
 }
 

@@ -1,7 +1,8 @@
 //! Threads: the sockets, the workers that serve them, and their end.
 
 pub mod listeners;
-pub mod sockets;
+pub mod signals;
+mod sockets;
 pub mod workers;
 
 pub use sockets::{BoundListener, Sockets};

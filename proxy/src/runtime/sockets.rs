@@ -77,6 +77,17 @@ fn socket(address: SocketAddr, dual_stack: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// Looks whether anybody listens there already. With `SO_REUSEPORT` the kernel would share connections with another process
+/// of the same user, a proxy that was left behind for one.
+fn probe(address: SocketAddr, dual_stack: bool) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!dual_stack)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
+}
+
 /// Where a listener listens: what its sockets are kept by. A listener that moves has those of both places until its new
 /// version is published.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -102,13 +113,14 @@ pub struct Sockets {
     bound: HashMap<Place, Arc<BoundListener>>,
     workers: usize,
     closed: bool,
+    started: bool,
 }
 
 impl Sockets {
     /// No sockets, for so many workers.
     #[must_use]
     pub fn new(workers: usize) -> Self {
-        Self { bound: HashMap::new(), workers, closed: false }
+        Self { bound: HashMap::new(), workers, closed: false, started: false }
     }
 
     /// Sees to it that there are sockets for a listener: those that it had at this address, or new ones. Nobody uses
@@ -130,12 +142,22 @@ impl Sockets {
             return Err(format!("address: listener \"{}\" has the same", other.name));
         }
         let place = Place::of(listener);
+        let is_ours = |bound: &Arc<BoundListener>| bound.address.port() == listener.address.port();
+        if !self.started && !self.bound.values().any(is_ours) {
+            probe(listener.address, listener.dual_stack)
+                .map_err(|error| format!("address: cannot listen on {}: {error}", listener.address))?;
+        }
         if !self.closed && !self.bound.contains_key(&place) {
             let bound = BoundListener::bind(listener.address, listener.dual_stack, self.workers)
                 .map_err(|error| format!("address: cannot listen on {}: {error}", listener.address))?;
             self.bound.insert(place, Arc::new(bound));
         }
         Ok(())
+    }
+
+    /// From now on others who share an address are not looked for: they may be sockets of ours that are being closed.
+    pub const fn started(&mut self) {
+        self.started = true;
     }
 
     /// Forgets the sockets of all but these listeners; they close when no worker uses them any more.

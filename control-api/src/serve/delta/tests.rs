@@ -366,6 +366,45 @@ fn leases_are_renewed_without_a_body() {
 }
 
 #[test]
+fn a_renewal_that_is_refused_is_the_last_one_until_it_is_told_anew() {
+    let mut all = plain(&[(Kind::Faults, "shop/a", "1"), (Kind::Faults, "shop/b", "1")]);
+    for name in ["shop/a", "shop/b"] {
+        all.set_ttl(Kind::Faults, name.into(), Duration::from_secs(9));
+    }
+    let mut stream = Stream::leasing(Arc::new(all.clone()), true);
+    stream.ask(Kind::Faults, &[], &[]);
+    assert_eq!(stream.talk(), [short(Kind::Faults, &["shop/a", "shop/b"], &[])]);
+    // The client takes nothing for a while, and then says of all renewals what it thinks of one.
+    let mut renewals = Vec::new();
+    for _ in 0..4 {
+        stream.now += Duration::from_secs(3);
+        renewals.push(stream.next().unwrap().nonce);
+    }
+    let late = Some("shop/a: ttl: had run out");
+    let answer = stream.answer(Kind::Faults, &renewals[0], late).unwrap();
+    assert_eq!(answer.lapsed, ["shop/a".into()]);
+    stream.answer(Kind::Faults, &renewals[1], late).unwrap();
+    stream.now += Duration::from_secs(3);
+    let next = stream.next().unwrap();
+    assert_eq!(brief(&next), short(Kind::Faults, &["shop/b"], &[]));
+    // Neither does another resource bring it back.
+    let mut more = plain(&[(Kind::Faults, "shop/a", "1"), (Kind::Faults, "shop/c", "1")]);
+    more.set_ttl(Kind::Faults, "shop/a".into(), Duration::from_secs(9));
+    stream.session.change(Arc::new(more));
+    assert_eq!(stream.said(), [short(Kind::Faults, &["shop/c"], &["shop/b"])]);
+    // A new version does, whatever is still answered to what came before it.
+    let mut anew = plain(&[(Kind::Faults, "shop/a", "2")]);
+    anew.set_ttl(Kind::Faults, "shop/a".into(), Duration::from_secs(9));
+    stream.session.change(Arc::new(anew));
+    let told = stream.next().unwrap();
+    assert!(told.response.resources[0].resource.is_some());
+    stream.answer(Kind::Faults, &renewals[3], late).unwrap();
+    stream.answer(Kind::Faults, &told.nonce, None).unwrap();
+    stream.now += Duration::from_secs(3);
+    assert_eq!(stream.said(), [short(Kind::Faults, &["shop/a"], &[])]);
+}
+
+#[test]
 fn bounds_are_kept_and_other_types_are_passed_over() {
     let mut stream = Stream::new(&[]);
     let long = pb::DeltaDiscoveryRequest {

@@ -216,6 +216,28 @@ fn a_lease_that_goes_on_is_said_without_what_it_is_about() {
 }
 
 #[test]
+fn what_a_client_has_let_go_of_does_not_begin_again_because_of_another() {
+    let snapshot = |names: &[&str]| {
+        let listed: Vec<_> = names.iter().map(|name| (Kind::Faults, *name, "1")).collect();
+        let mut all = plain(&listed);
+        names.iter().for_each(|name| all.set_ttl(Kind::Faults, (*name).into(), Duration::from_secs(6)));
+        Arc::new(all)
+    };
+    let session = Session::new("test".into(), true, snapshot(&["a"]), Arc::default());
+    let mut stream = Stream { session, now: Instant::now(), names: BTreeMap::new(), version: String::new() };
+    stream.say(Kind::Faults, "", &["*"], None);
+    assert_eq!(stream.talk(), [short(Kind::Faults, &["a"])]);
+    stream.now += Duration::from_secs(9);
+    let renewal = stream.next().unwrap();
+    let answer = stream.say(Kind::Faults, &renewal.nonce, &["*"], Some("a: ttl: had run out")).unwrap();
+    assert_eq!(answer.lapsed, ["a".into()]);
+    stream.now += Duration::from_secs(9);
+    assert!(stream.next().is_none());
+    stream.session.change(snapshot(&["a", "b"]));
+    assert_eq!(stream.talk(), [short(Kind::Faults, &["b"])]);
+}
+
+#[test]
 fn the_version_is_that_of_the_set() {
     let mut one = Stream::new(&[(L, "a", "1"), (L, "b", "1")]);
     one.say(L, "", &[], None);

@@ -10,7 +10,7 @@ use crate::ca::testing::Scratch;
 use crate::inject::Settings;
 use crate::serve::testing::server_and_client;
 
-const QUESTION: &str = r#"{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u",
+pub(super) const QUESTION: &str = r#"{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "u",
     "kind": {"version": "v1", "kind": "Pod"}, "operation": "CREATE", "namespace": "shop", "object": {"spec": {}}}}"#;
 
 /// A server of webhooks, and how to connect to it.
@@ -29,7 +29,7 @@ impl Lab {
         let ((end, ending), (policy, policies)) = (watch::channel(false), watch::channel(Arc::new(policy)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(run(listener, policies, tls, ending));
+        tokio::spawn(run(listener, policies, Certificates::new(tls), ending));
         Self { address, client: client.into(), _end: end, _policy: policy }
     }
 
@@ -110,4 +110,32 @@ fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+#[tokio::test]
+async fn wrong_questions_end_the_connection_and_good_ones_do_not() {
+    let scratch = Scratch::new("webhook-wrong");
+    let lab = Lab::start(&scratch).await;
+    for (method, path, body, expected) in [
+        (Method::GET, "/inject", "", 405),
+        (Method::POST, "/inject/x", QUESTION, 404),
+        (Method::POST, "/inject", "{", 400),
+        (Method::POST, "/inject", "{}", 400),
+    ] {
+        let stream = TokioIo::new(lab.connect("127.0.0.1").await);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let good = (&Method::POST, "/inject", QUESTION, 200);
+        for (method, path, body, expected) in [good, good, (&method, path, body, expected)] {
+            let body = Full::<Bytes>::from(body);
+            let request = Request::builder().method(method).uri(path).body(body).unwrap();
+            sender.ready().await.unwrap();
+            let answer = sender.send_request(request).await.unwrap();
+            assert_eq!(answer.status(), expected, "{path}");
+            answer.into_body().collect().await.unwrap();
+        }
+        // Not only when it has been silent for a while.
+        let closed = timeout(PATIENCE / 2, connection).await.expect("closed").unwrap();
+        closed.unwrap();
+    }
 }

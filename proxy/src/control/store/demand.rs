@@ -18,6 +18,9 @@ use crate::model::{Discovery, FilterChains, RouteTable};
 /// Destinations that are asked for at a time. Beyond that the one goes that was not used for longest.
 pub(super) const MAX_DESTINATIONS: usize = 4096;
 
+/// How often room is looked for when somebody else is faster.
+const ROOM_TRIES: usize = 4;
+
 /// What was asked for.
 #[derive(Debug, Default)]
 pub(super) struct Demand {
@@ -91,10 +94,26 @@ impl Demand {
         }
     }
 
-    fn let_go(&mut self, address: &SocketAddr) {
+    /// Lets go of a destination, unless somebody has begun to use it; whether it is let go of.
+    fn let_go(&mut self, address: &SocketAddr) -> bool {
+        if !self.asked.get(address).is_some_and(|asked| asked.usage.let_go()) {
+            return false;
+        }
         if let Some(asked) = self.asked.remove(address) {
             self.told.remove(&asked.name);
         }
+        true
+    }
+
+    /// Lets go of what was not used for longest; whether there was anything that nobody uses. Workers have it until
+    /// the next publication, but cannot use it any more.
+    fn make_room(&mut self, now: Instant) -> bool {
+        // Somebody may begin to use it at this moment; then the next one goes.
+        (0..ROOM_TRIES).any(|_| {
+            let idle = self.asked.iter().filter_map(|(at, asked)| Some((asked.usage.idle(now)?, *at)));
+            let longest = idle.max_by_key(|(idle, _)| *idle);
+            longest.is_some_and(|(_, address)| self.let_go(&address))
+        })
     }
 }
 
@@ -112,13 +131,9 @@ impl Store {
         if self.demand.idle_timeout.is_none() || self.demand.asked.contains_key(&address) {
             return false;
         }
-        if self.demand.asked.len() >= MAX_DESTINATIONS {
-            let idle = self.demand.asked.iter().filter_map(|(at, asked)| Some((asked.usage.idle(now)?, *at)));
-            let Some((_, longest)) = idle.max_by_key(|(idle, _)| *idle) else {
-                tracing::warn!(%address, "not asked for: {MAX_DESTINATIONS} destinations are in use");
-                return false;
-            };
-            self.demand.let_go(&longest);
+        if self.demand.asked.len() >= MAX_DESTINATIONS && !self.demand.make_room(now) {
+            tracing::warn!(%address, "not asked for: {MAX_DESTINATIONS} destinations are in use");
+            return false;
         }
         let asked =
             Asked { name: address.to_string().into(), usage: DestinationUse::new(now), absent: false };
@@ -132,8 +147,7 @@ impl Store {
         let idle = |asked: &Asked| asked.usage.idle(now).is_some_and(|idle| idle >= limit);
         let all = self.demand.asked.iter().filter(|(_, asked)| idle(asked));
         let all: Vec<SocketAddr> = all.map(|(address, _)| *address).collect();
-        all.iter().for_each(|address| self.demand.let_go(address));
-        !all.is_empty()
+        all.iter().filter(|address| self.demand.let_go(address)).count() > 0
     }
 
     /// The clusters that anything in force, or about to be, sends to. None where all of them are told.
@@ -207,7 +221,11 @@ impl Store {
         let each = self.demand.asked.iter().filter_map(|(address, asked)| {
             let destination = match self.demand.told.get(&asked.name) {
                 Some(kept) if self.is_complete(&kept.compiled.chains) => Some(Arc::clone(&kept.compiled)),
-                Some(_) => return Some((*address, self.current.destinations.get(address)?.clone())),
+                // Unless that was let go of meanwhile, and asked for anew.
+                Some(_) => {
+                    let before = self.current.destinations.get(address)?;
+                    return Arc::ptr_eq(&before.usage, &asked.usage).then(|| (*address, before.clone()));
+                }
                 None if asked.absent => None,
                 None => return None,
             };

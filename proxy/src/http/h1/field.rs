@@ -73,7 +73,7 @@ pub(super) fn parse(line: &[u8]) -> Result<(&[u8], &[u8]), FieldError> {
     if name.is_empty() {
         return Err(FieldError::BadName);
     }
-    let value = trim_ows(rest);
+    let value = crate::http::trim_blanks(rest);
     if is_value(value) { Ok((name, value)) } else { Err(FieldError::BadValue) }
 }
 
@@ -137,17 +137,6 @@ const fn may_hold_control(word: u64) -> bool {
     let del = word ^ (ONES * 0x7f);
     let is_del = del.wrapping_sub(ONES) & !del;
     (below_space | is_del) & TOPS != 0
-}
-
-fn trim_ows(value: &[u8]) -> &[u8] {
-    let mut value = value;
-    while let [b' ' | b'\t', rest @ ..] = value {
-        value = rest;
-    }
-    while let [rest @ .., b' ' | b'\t'] = value {
-        value = rest;
-    }
-    value
 }
 
 #[cfg(test)]

@@ -143,6 +143,12 @@ impl H1Link {
         matches!(self.encoder, Encoder::Done)
     }
 
+    /// Whether the outgoing message, as far as it has come, says that there is more.
+    #[must_use]
+    pub const fn shows_a_cut(&self) -> bool {
+        matches!(self.encoder, Encoder::Known { left: 1.. } | Encoder::Chunked { .. })
+    }
+
     /// Gives memory back while the connection waits for its next message.
     pub fn release_memory(&mut self) {
         self.input.release(&self.pool);

@@ -15,6 +15,8 @@ use crate::http::message::{BodyLength, RequestHead, ResponseHead, Version};
 
 /// Bytes that a client may still send after its connection is given up, so that it gets to read the answer.
 const MAX_LINGER_BYTES: usize = 256 * 1024;
+/// Bytes of a request that are read for an answer of our own, so that the connection can be used again.
+const MAX_SETTLED_BYTES: usize = 64 * 1024;
 /// Bytes of a following request that are read ahead while a response is awaited.
 const MAX_READ_AHEAD_BYTES: usize = 64 * 1024;
 /// Bytes of interim responses that may wait for a slow client; further ones are left out.
@@ -159,6 +161,33 @@ impl Downstream for H1Server {
         write::response_head(self.link.output(), head, wire);
         self.link.start_body(if unframed { BodyLength::UntilClose } else { head.body });
         Ok(())
+    }
+
+    fn settle(&mut self, cx: &mut Context<'_>) {
+        let mut taken = 0;
+        // A client that waits to be told to send its body has not sent any.
+        while !self.owes_continue && taken < MAX_SETTLED_BYTES && !self.link.is_read_whole() {
+            match self.link.poll_chunk(cx) {
+                Poll::Ready(Ok(Chunk::Data)) => {
+                    let count = self.link.chunk().len();
+                    self.link.consume(count);
+                    taken += count;
+                }
+                Poll::Ready(Ok(Chunk::End) | Err(_)) | Poll::Pending => break,
+            }
+        }
+        if !self.link.is_read_whole() {
+            self.keep_alive = false;
+        }
+    }
+
+    fn shows_a_cut(&self) -> bool {
+        self.link.shows_a_cut()
+    }
+
+    fn cut_short(&mut self) {
+        self.aborted = true;
+        self.keep_alive = false;
     }
 
     fn send_interim(&mut self, head: &ResponseHead) {

@@ -10,6 +10,7 @@ use http::{Method, Request, Response, StatusCode, Uri};
 
 use crate::http::headers::Headers;
 use crate::http::message::{BodyLength, RequestHead, ResponseHead, Version, is_grpc};
+use crate::http::trim_blanks;
 
 /// Why a request that `h2` accepted is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -162,7 +163,7 @@ pub fn response_out(head: &ResponseHead) -> Option<Response<()>> {
 pub fn trailers_in(fields: &HeaderMap, trailers: &mut Headers) {
     for (name, value) in fields {
         if !crate::http::is_forbidden_in_trailers(name.as_str().as_bytes()) {
-            trailers.append(name.as_str().as_bytes(), value.as_bytes());
+            trailers.append(name.as_str().as_bytes(), trim_blanks(value.as_bytes()));
         }
     }
 }
@@ -213,7 +214,9 @@ fn fields_in(fields: &HeaderMap, headers: &mut Headers) -> Result<Option<u64>, H
             }
             "cookie" if headers.contains(b"cookie") => {}
             "cookie" => headers.append(b"cookie", &joined_cookies(fields)),
-            name => headers.append(name.as_bytes(), value.as_bytes()),
+            // Blanks at the ends are malformed (RFC 9113 section 8.2.1), may be there in gRPC metadata, and are no part of the
+            // value for an HTTP/1 hop: what policies and routes see is what it will.
+            name => headers.append(name.as_bytes(), trim_blanks(value.as_bytes())),
         }
     }
     Ok(length)
@@ -221,7 +224,8 @@ fn fields_in(fields: &HeaderMap, headers: &mut Headers) -> Result<Option<u64>, H
 
 /// Cookie crumbs as the one field that HTTP/1 wants (RFC 9113 section 8.2.3).
 fn joined_cookies(fields: &HeaderMap) -> Vec<u8> {
-    let crumbs: Vec<&[u8]> = fields.get_all("cookie").iter().map(HeaderValue::as_bytes).collect();
+    let crumbs: Vec<&[u8]> =
+        fields.get_all("cookie").iter().map(|crumb| trim_blanks(crumb.as_bytes())).collect();
     crumbs.join(&b"; "[..])
 }
 
@@ -244,6 +248,20 @@ mod tests {
         request_in(&request, true, 1, &mut head).unwrap();
         assert!(!head.secure);
         assert_eq!((head.authority.as_str(), head.path.as_str()), ("a", "/"));
+    }
+
+    #[test]
+    fn blanks_around_a_value_are_no_part_of_it() {
+        let request = Request::get("https://a/").header("x-role", " admin\t").header("cookie", "a=1 ");
+        let mut head = RequestHead::default();
+        request_in(&request.header("cookie", " b=2").body(()).unwrap(), true, 9, &mut head).unwrap();
+        assert_eq!(head.headers.first(b"x-role"), Some(&b"admin"[..]));
+        assert_eq!(head.headers.first(b"cookie"), Some(&b"a=1; b=2"[..]));
+        let mut fields = HeaderMap::new();
+        fields.insert("grpc-message", HeaderValue::from_static("done "));
+        let mut trailers = Headers::default();
+        trailers_in(&fields, &mut trailers);
+        assert_eq!(trailers.first(b"grpc-message"), Some(&b"done"[..]));
     }
 
     #[test]

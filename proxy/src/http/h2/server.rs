@@ -76,6 +76,16 @@ impl Downstream for H2Server {
 
     fn open_tunnel(&mut self) {}
 
+    fn settle(&mut self, _: &mut Context<'_>) {}
+
+    fn shows_a_cut(&self) -> bool {
+        true
+    }
+
+    fn cut_short(&mut self) {
+        self.abort();
+    }
+
     fn abort(&mut self) {
         self.link.reset(Reason::INTERNAL_ERROR);
         self.respond.send_reset(Reason::INTERNAL_ERROR);

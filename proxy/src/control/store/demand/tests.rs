@@ -73,11 +73,12 @@ async fn a_destination_is_published_with_all_that_it_needs_and_let_go_of_when_it
     let told = snapshot.destinations.get(&address).unwrap();
     assert!(told.destination.is_some() && snapshot.clusters.contains_key("c"));
 
-    let in_use = InUse::new(&told.usage);
+    let in_use = InUse::new(&told.usage).unwrap();
     assert!(!store.let_go(now + 2 * IDLE), "somebody uses it");
     drop(in_use);
     assert!(!store.let_go(now + IDLE / 2));
     assert!(store.let_go(now + 2 * IDLE));
+    assert!(InUse::new(&told.usage).is_none(), "who has the configuration of before cannot use it");
     let snapshot = store.assemble(4);
     assert!(snapshot.destinations.is_empty() && snapshot.route_tables.is_empty());
     let snapshot = store.assemble(5);
@@ -130,4 +131,34 @@ async fn where_there_is_no_room_the_one_goes_that_was_not_used_for_longest() {
     assert!(store.ask(SocketAddr::from(([10, 0, 0, 3], 1)), now + Duration::from_secs(2)));
     let wanted = wanted(&mut store, Kind::Destination);
     assert!(wanted.len() == MAX_DESTINATIONS && !wanted.contains(&first.to_string()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_use_stays_and_what_went_is_not_used_any_more() {
+    let (mut store, first, now) = asked();
+    destination(&mut store);
+    routes(&mut store, "c");
+    cluster(&mut store, "c");
+    let told = store.assemble(1).destinations[&first].clone();
+    let fill = |store: &mut Store, ports: std::ops::Range<u16>| {
+        for port in ports {
+            store.ask(SocketAddr::from(([10, 0, 0, 2], port)), now + Duration::from_secs(1));
+        }
+    };
+    let all = u16::try_from(MAX_DESTINATIONS).unwrap();
+    let in_use = InUse::new(&told.usage).unwrap();
+    fill(&mut store, 1..all + 1);
+    assert!(Arc::ptr_eq(&store.assemble(2).destinations[&first].usage, &told.usage), "somebody uses it");
+    drop(in_use);
+    // Now it is the one that was not used for longest. A worker still has what was published before.
+    fill(&mut store, all + 1..all + 2);
+    assert!(InUse::new(&told.usage).is_none());
+    // It is asked for anew, and incomplete at first: what went does not come back.
+    assert!(store.ask(first, now + Duration::from_secs(2)));
+    destination(&mut store);
+    store.routes.clear();
+    assert!(!store.assemble(3).destinations.contains_key(&first));
+    routes(&mut store, "c");
+    cluster(&mut store, "c");
+    assert!(InUse::new(&store.assemble(4).destinations[&first].usage).is_some());
 }
