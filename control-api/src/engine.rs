@@ -2,7 +2,7 @@
 //! themselves, and hands the result to serving.
 
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use tokio::time::sleep_until;
@@ -51,6 +51,8 @@ pub struct Engine {
     urgent: watch::Sender<u64>,
     /// Counts what must be compiled although neither the source nor a workload has changed.
     again: watch::Sender<u64>,
+    /// The last of those that is compiled.
+    compiled: watch::Sender<u64>,
     revoked: watch::Sender<Arc<Revoked>>,
 }
 
@@ -72,9 +74,9 @@ impl Engine {
         let mesh = Arc::new(Mesh::remembering(objects, settings, in_mesh));
         let current = RwLock::new(Compiled::new(mesh, view, &experiments));
         let count = || watch::channel(0).0;
-        let (changes, urgent, again) = (count(), count(), count());
+        let (changes, urgent, again, compiled) = (count(), count(), count(), count());
         let revoked = watch::channel(revoked).0;
-        Self { registry, experiments, current, changes, urgent, again, revoked }
+        Self { registry, experiments, current, changes, urgent, again, compiled, revoked }
     }
 
     /// Which faults run, and who may change that; after a change [`Self::faults_changed`] is to be called.
@@ -95,13 +97,24 @@ impl Engine {
     }
 
     /// Makes what is told of faults what it is to be, now, and has all proxies told at once. A fault that is new comes
-    /// with the next compiling, which begins now.
-    pub fn faults_changed(&self) {
+    /// with the next compiling, which begins now; its number is what [`Self::caught_up`] waits for.
+    pub fn faults_changed(&self) -> u64 {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         current.injections = Arc::new(current.mesh.injections(&self.experiments.in_force()));
         drop(current);
         self.urgent.send_modify(|number| *number += 1);
-        self.again.send_modify(|number| *number += 1);
+        let mut own = 0;
+        self.again.send_modify(|number| {
+            *number += 1;
+            own = *number;
+        });
+        own
+    }
+
+    /// Waits until a change of faults is compiled, `limit` at the longest.
+    pub async fn caught_up(&self, change: u64, limit: Duration) {
+        let mut compiled = self.compiled.subscribe();
+        let _ = tokio::time::timeout(limit, compiled.wait_for(|done| *done >= change)).await;
     }
 
     /// What is in force now.
@@ -131,11 +144,16 @@ impl Engine {
                 // And this one is the engine's.
                 _ = again.changed() => {}
                 () = ended => {
-                    self.faults_changed();
-                    again.borrow_and_update();
-                    continue;
+                    let before = *self.compiled.borrow();
+                    let own = self.faults_changed();
+                    // What anybody has changed meanwhile is still to be compiled.
+                    if *again.borrow_and_update() == own && before + 1 == own {
+                        self.compiled.send_replace(own);
+                        continue;
+                    }
                 }
             }
+            let change = *again.borrow_and_update();
             let view = source.borrow_and_update().clone();
             let workloads = Arc::clone(&registered.borrow_and_update());
             let engine = Arc::clone(&self);
@@ -144,6 +162,7 @@ impl Engine {
                 // What is in force stays in force.
                 tracing::error!(%error, "the objects could not be compiled");
             }
+            self.compiled.send_replace(change);
         }
     }
 

@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 use outrider_tests::ads_client::AdsClient;
 use outrider_tests::authority::{Authority, Credentials};
 use outrider_tests::client::PATIENCE;
 use outrider_tests::control::{Control, Wire};
 use outrider_tests::mesh::DAY;
+use outrider_tests::process::{Process, envoy_binary, free_port, scratch};
 use tokio::time::timeout;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Status};
@@ -102,4 +105,57 @@ async fn who_proves_nothing_gets_nothing() {
     assert!(told(client(), plaintext, Some(token.trim())).await.is_err());
     assert_eq!(control.ask("/api/v1/proxies")["proxies"].as_array().unwrap().len(), 0);
     assert!(!control.log().contains(&forged), "tokens are not logged");
+}
+
+/// The start-up file of the page, as somebody would write it off, for our proxy and for Envoy. Without what it says of TLS
+/// Envoy is refused, and the log has it.
+#[test]
+fn the_start_up_file_of_the_documentation_connects() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/control-server.md");
+    let page = fs::read_to_string(page).unwrap();
+    let (_, file) = page.split_once("this start-up file:\n\n```yaml\n").unwrap();
+    let (file, _) = file.split_once("```").unwrap();
+    let control = Control::start(Wire::Tls, MESH);
+    let (admin, state) = (free_port(), control.state());
+    let file = file
+        .replace("10.0.0.5", "127.0.0.1")
+        .replace("15012", &control.port.to_string())
+        .replace("spiffe://example.org", "spiffe://mesh.test")
+        .replace("server_name: outrider-control", "server_name: localhost")
+        .replace("cart.token", &control.token("cart").display().to_string())
+        .replace("ca_file: ca.pem", &format!("ca_file: {}/ca.pem", state.display()));
+    let admin_address = format!("admin: {{address: {}}}\n", outrider_tests::config::address(admin));
+    let proxy = Process::outrider(&format!("{admin_address}{file}"), admin);
+    control.settled("cart-1");
+    drop(proxy);
+    let Some(envoy) = envoy_binary() else { return };
+    control.wait("/api/v1/proxies", "gone", |all| all["proxies"].as_array().is_some_and(Vec::is_empty));
+    let svid = control.fetch_svid("cart-1", "cart");
+    let name = |name: &str| format!("{{filename: {}/{name}}}", svid.display());
+    let (common, _) = file.split_once("outrider:\n").unwrap();
+    let config = format!(
+        "{admin_address}{common}  secrets:
+  - {{name: default, tls_certificate: {{certificate_chain: {}, private_key: {}}}}}
+  - {{name: ROOTCA, validation_context: {{trusted_ca: {}}}}}
+",
+        name("tls.crt"),
+        name("tls.key"),
+        name("ca.crt")
+    );
+    let (before, after) = config.split_once("          tls_params: ").unwrap();
+    let without = format!("{before}{}", after.split_once('\n').unwrap().1);
+    let folder = scratch("envoy-without");
+    fs::write(folder.join("config.yaml"), without).unwrap();
+    let mut command = Command::new(&envoy);
+    command.args(["--concurrency", "1", "--use-dynamic-base-id", "-c"]).arg(folder.join("config.yaml"));
+    // It is never ready.
+    let old = Process::spawn(command, folder, "envoy without TLS 1.3");
+    let end = Instant::now() + PATIENCE;
+    while !control.log().contains("WARN outrider_control::accept::tls::refusals: no TLS connection") {
+        assert!(Instant::now() < end, "{}", control.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(old);
+    let _envoy = Process::envoy(&envoy, &config, admin);
+    control.settled("cart-1");
 }

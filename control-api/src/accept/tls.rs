@@ -1,8 +1,10 @@
 //! TLS handshakes, of which nobody can take all places: a connection that says nothing has none, one that has begun to speak
 //! must come to the end of its hello soon, and each source has some of them only.
 
+mod refusals;
+
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use self::refusals::Refusals;
 use super::Sources;
 
 /// Handshakes at a time.
@@ -31,6 +34,7 @@ pub(crate) struct Handshakes {
     places: Semaphore,
     sources: Sources,
     hello: Duration,
+    refusals: Refusals,
 }
 
 impl Default for Handshakes {
@@ -41,7 +45,13 @@ impl Default for Handshakes {
 
 impl Handshakes {
     fn new((most, most_of_one): (usize, usize), hello: Duration) -> Self {
-        Self { places: Semaphore::new(most), sources: Sources::new(most_of_one), hello }
+        let (places, sources) = (Semaphore::new(most), Sources::new(most_of_one));
+        Self { places, sources, hello, refusals: Refusals::default() }
+    }
+
+    /// Says why there is no TLS with somebody; of each source once in a while.
+    pub(crate) fn refused(&self, address: SocketAddr, error: &io::Error) {
+        self.refusals.say(address, error);
     }
 
     /// TLS over a connection from this address.
@@ -86,14 +96,14 @@ mod tests {
 
     const FOREVER: Duration = Duration::from_secs(3600);
 
-    async fn connect(from: &str, to: std::net::SocketAddr) -> TcpStream {
+    async fn connect(from: &str, to: SocketAddr) -> TcpStream {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
         socket.connect(to).await.unwrap()
     }
 
     /// A listener whose connections are shaken hands with.
-    async fn listen(handshakes: Handshakes, config: Arc<ServerConfig>) -> std::net::SocketAddr {
+    async fn listen(handshakes: Handshakes, config: Arc<ServerConfig>) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, handshakes) = (listener.local_addr().unwrap(), Arc::new(handshakes));
         tokio::spawn(async move {

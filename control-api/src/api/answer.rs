@@ -62,11 +62,14 @@ impl Answer {
         }
     }
 
-    /// 404 where there is nothing.
-    pub(super) fn found(value: Option<impl Serialize>) -> Self {
+    /// 404 where there is nothing, with what is missing and what lists those that there are.
+    pub(super) fn found(value: Option<impl Serialize>, (what, name, lists): (&str, &str, &str)) -> Self {
         match value {
             Some(value) => Self::json(&value),
-            None => Self::text(StatusCode::NOT_FOUND, "there is none\n"),
+            None => {
+                let reason = format!("no {what} `{name}` is known; {lists} lists them\n");
+                Self::text(StatusCode::NOT_FOUND, reason)
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Api;
 use super::answer::Answer;
+use crate::ca::state::StateError;
 use crate::experiments::Phase;
 use crate::object::fault_injection::FaultInjection;
 use crate::object::{AnyObject, Key, Object, ObjectKind};
@@ -39,20 +40,33 @@ struct Fault {
     refused: usize,
     /// Those that did not hear in time that it goes on, and have ended it.
     lapsed: usize,
+    /// Proxies that are meant and take no faults, as Envoy.
+    unable: usize,
+}
+
+/// What came of a change.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// Nothing, or not all of it.
+    Answered(Answer),
+    /// This change of the engine's; when it is compiled the faults are the answer.
+    Changed(u64),
 }
 
 pub(super) fn all(api: &Api) -> Answer {
     let compiled = api.engine.compiled();
     let told = api.registry.objects();
-    let faults = compiled.mesh.objects().faults.values().map(|object| {
+    let unable = compiled.mesh.without_faults(&compiled.injections, &api.registry.infos());
+    let faults = compiled.mesh.objects().faults.values().filter_map(|object| {
         let status = told.get(object.key.to_string().as_str()).cloned().unwrap_or_default();
         let (phase, left_s) = match api.engine.experiments().phase(&object.key) {
             Some(Phase::Running { left }) => ("Running", Some(left.as_secs())),
             Some(Phase::Over) => ("Over", None),
             Some(Phase::Stopped) => ("Stopped", None),
-            None => ("Pending", None),
+            // It was applied by hand and is stopped; the next compiling leaves it out.
+            None => return None,
         };
-        Fault {
+        Some(Fault {
             namespace: Arc::clone(&object.key.namespace),
             name: Arc::clone(&object.key.name),
             file: Arc::clone(&object.place.file),
@@ -63,61 +77,62 @@ pub(super) fn all(api: &Api) -> Answer {
             acknowledged: status.acknowledged,
             refused: status.refused,
             lapsed: status.lapsed,
-        }
+            unable: unable.get(&object.key).copied().unwrap_or_default(),
+        })
     });
     Answer::json(&All { stopped: api.engine.experiments().is_stopped(), faults: faults.collect() })
 }
 
 /// Stops everything, or lifts that.
-pub(super) fn stop_all(api: &Api, stopped: bool) -> Answer {
+pub(super) fn stop_all(api: &Api, stopped: bool) -> Done {
     let kept = api.engine.experiments().stop_all(stopped);
-    api.engine.faults_changed();
+    let change = api.engine.faults_changed();
     tracing::warn!(target: "outrider_control::audit", stopped, "all faults stopped, or let go on");
     match kept {
-        Ok(()) => all(api),
-        Err(error) => {
-            let reason =
-                format!("done, but it will not hold over a restart of the control server: {error}\n");
-            Answer::text(StatusCode::INTERNAL_SERVER_ERROR, reason)
-        }
+        Ok(()) => Done::Changed(change),
+        Err(error) => not_kept(&error),
     }
 }
 
+fn not_kept(error: &StateError) -> Done {
+    let reason = format!("done, but it will not hold over a restart of the control server: {error}\n");
+    Done::Answered(Answer::text(StatusCode::INTERNAL_SERVER_ERROR, reason))
+}
+
 /// Stops one.
-pub(super) fn stop(api: &Api, namespace: &str, name: &str) -> Answer {
+pub(super) fn stop(api: &Api, namespace: &str, name: &str) -> Done {
     let key = Key::new(ObjectKind::FaultInjection, namespace, name);
     let stopped = api.engine.experiments().stop(&key);
-    api.engine.faults_changed();
+    let change = api.engine.faults_changed();
     match stopped {
         Ok(true) => {
             tracing::warn!(target: "outrider_control::audit", fault = %key, "fault stopped");
-            all(api)
+            Done::Changed(change)
         }
-        Ok(false) => Answer::text(StatusCode::NOT_FOUND, format!("there is no {key}\n")),
-        Err(error) => {
-            let reason =
-                format!("done, but it will not hold over a restart of the control server: {error}\n");
-            Answer::text(StatusCode::INTERNAL_SERVER_ERROR, reason)
+        Ok(false) => {
+            let reason = format!("there is no {key}; `outrider fault list` lists them\n");
+            Done::Answered(Answer::text(StatusCode::NOT_FOUND, reason))
         }
+        Err(error) => not_kept(&error),
     }
 }
 
 /// Begins those that a file of YAML has; none where one of them is not good.
-pub(super) fn apply(api: &Api, text: &str) -> Answer {
+pub(super) fn apply(api: &Api, text: &str) -> Done {
+    let refused = |status, reason: String| Done::Answered(Answer::text(status, reason));
     let objects = match read(text) {
         Ok(objects) => objects,
-        Err(reason) => return Answer::text(StatusCode::UNPROCESSABLE_ENTITY, reason + "\n"),
+        Err(reason) => return refused(StatusCode::UNPROCESSABLE_ENTITY, reason + "\n"),
     };
     let source = api.engine.compiled().source;
     let keys: Vec<Key> = objects.iter().map(|object| object.key.clone()).collect();
     if let Err(error) = api.engine.experiments().apply(objects, &source) {
-        return Answer::text(StatusCode::CONFLICT, format!("{error}; none of them is applied\n"));
+        return refused(StatusCode::CONFLICT, format!("{error}; none of them is applied\n"));
     }
     for key in keys {
         tracing::warn!(target: "outrider_control::audit", fault = %key, "fault applied by hand");
     }
-    api.engine.faults_changed();
-    all(api)
+    Done::Changed(api.engine.faults_changed())
 }
 
 fn read(text: &str) -> Result<Vec<Arc<Object<FaultInjection>>>, String> {

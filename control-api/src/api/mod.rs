@@ -30,6 +30,7 @@ use crate::auth::operator::OperatorToken;
 use crate::engine::Engine;
 use crate::registry::Registry;
 use answer::{Answer, Query};
+use faults::Done;
 
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 64;
@@ -45,6 +46,8 @@ const PLACES: accept::Bounds = accept::Bounds {
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest body of a request: faults are small.
 const MAX_BODY_BYTES: usize = 256 * 1024;
+/// How long a change waits for its compiling before what there is then is the answer.
+const COMPILE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The description of all this.
 const OPENAPI: &str = include_str!("openapi.json");
 
@@ -111,18 +114,24 @@ async fn serve(stream: TcpStream, peer: SocketAddr, api: &Arc<Api>) {
                 Ok(body) => body,
                 Err(refused) => return Ok::<_, Infallible>(refused.into_response()),
             };
-            // Thousands of resources take a while; the streams of proxies must not wait for them.
-            let answered = tokio::task::spawn_blocking(move || {
+            let asked = Arc::clone(&api);
+            let done = blocking(move || {
                 let query = Query::new(&head.uri);
-                let refused = refused(&head.method, &head.headers, (&query, peer));
-                let answer = || match head.method {
-                    Method::POST => change(&query, &head.headers, &body, &api),
-                    _ => route(&query, &api),
-                };
-                refused.unwrap_or_else(answer)
+                let refused = refused(&head.method, &head.headers, (&query, peer)).map(Done::Answered);
+                refused.unwrap_or_else(|| match head.method {
+                    Method::POST => change(&query, &head.headers, &body, &asked),
+                    _ => Done::Answered(route(&query, &asked)),
+                })
             });
-            let failed = || Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made\n");
-            Ok(answered.await.unwrap_or_else(|_| failed()).into_response())
+            let answered = match done.await {
+                Ok(Done::Answered(answer)) => Ok(answer),
+                Ok(Done::Changed(change)) => {
+                    api.engine.caught_up(change, COMPILE_TIMEOUT).await;
+                    blocking(move || faults::all(&api)).await
+                }
+                Err(failed) => Err(failed),
+            };
+            Ok(answered.unwrap_or_else(|failed| failed).into_response())
         }
     });
     let served = hyper::server::conn::http1::Builder::new()
@@ -133,6 +142,12 @@ async fn serve(stream: TcpStream, peer: SocketAddr, api: &Arc<Api>) {
     if let Err(error) = served {
         tracing::debug!(%error, "a connection of the API ended");
     }
+}
+
+/// Thousands of resources take a while; the streams of proxies must not wait for them.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Answer> {
+    let failed = |_| Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made\n");
+    tokio::task::spawn_blocking(work).await.map_err(failed)
 }
 
 /// Why a request is refused whatever there is.
@@ -172,20 +187,25 @@ fn route(query: &Query, api: &Api) -> Answer {
         ["metrics"] => metrics(api),
         ["openapi.json"] => Answer::json_text(OPENAPI),
         ["api", "v1", "status"] => Answer::json(&objects::all(api)),
-        ["api", "v1", "status", kind, namespace, name] => {
-            Answer::found(objects::one(api, &format!("{kind}/{namespace}/{name}")))
-        }
+        ["api", "v1", "status", kind, namespace, name] => object(api, &format!("{kind}/{namespace}/{name}")),
         // What is in no namespace.
-        ["api", "v1", "status", kind, name] => Answer::found(objects::one(api, &format!("{kind}//{name}"))),
+        ["api", "v1", "status", kind, name] => object(api, &format!("{kind}//{name}")),
         ["api", "v1", "proxies"] => Answer::json(&proxies::all(api)),
-        ["api", "v1", "proxies", id] => Answer::found(proxies::one(api, id, query)),
-        ["api", "v1", "proxies", id, "config"] => Answer::found(proxies::config(api, id, query)),
+        ["api", "v1", "proxies", id] => proxies::one(api, id, query),
+        ["api", "v1", "proxies", id, "config"] => proxies::config(api, id, query),
         ["api", "v1", "services"] => Answer::json(&services::all(api)),
-        ["api", "v1", "services", namespace, name] => Answer::found(services::one(api, namespace, name)),
+        ["api", "v1", "services", namespace, name] => {
+            let found = services::one(api, namespace, name);
+            Answer::found(found, ("service", &format!("{namespace}/{name}"), "`outrider status`"))
+        }
         ["api", "v1", "workloads"] => Answer::json(&services::workloads(api)),
         ["api", "v1", "faults"] => faults::all(api),
         _ => Answer::text(StatusCode::NOT_FOUND, format!("no such page; there are:\n{HELP}")),
     }
+}
+
+fn object(api: &Api, key: &str) -> Answer {
+    Answer::found(objects::one(api, key), ("object", key, "`outrider status`"))
 }
 
 /// What of a request's body there may be, as text.
@@ -202,7 +222,7 @@ async fn read(body: Incoming) -> Result<String, Answer> {
 }
 
 /// What changes something. To stop faults can do no harm; to begin them takes the operator's token.
-fn change(query: &Query, headers: &HeaderMap, body: &str, api: &Api) -> Answer {
+fn change(query: &Query, headers: &HeaderMap, body: &str, api: &Api) -> Done {
     let authorization = headers.get("authorization").map(HeaderValue::as_bytes);
     let operator = api.operator.is_in(authorization);
     let parts: Vec<&str> = query.segments();
@@ -213,9 +233,12 @@ fn change(query: &Query, headers: &HeaderMap, body: &str, api: &Api) -> Answer {
         ["api", "v1", "faults", "resume"] if operator => faults::stop_all(api, false),
         ["api", "v1", "faults"] | ["api", "v1", "faults", "resume"] => {
             let reason = "the operator's token is needed: operator.token in the state directory\n";
-            Answer::text(StatusCode::UNAUTHORIZED, reason)
+            Done::Answered(Answer::text(StatusCode::UNAUTHORIZED, reason))
         }
-        _ => Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only faults can be changed here\n"),
+        _ => {
+            let reason = "only faults can be changed here\n";
+            Done::Answered(Answer::text(StatusCode::METHOD_NOT_ALLOWED, reason))
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use http::StatusCode;
 use outrider_proto::envoy::config::cluster::v3::Cluster;
 use outrider_proto::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use outrider_proto::envoy::config::listener::v3::Listener;
@@ -16,7 +17,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Api;
-use super::answer::Query;
+use super::answer::{Answer, Query};
 use crate::digest;
 use crate::registry::{KindReport, ProxyReport, ResourceReport, ResourceState};
 use crate::snapshot::Kind;
@@ -98,32 +99,78 @@ pub(super) fn all(api: &Api) -> All {
     All { proxies: api.registry.proxies().iter().map(Proxy::new).collect() }
 }
 
-/// One proxy; of several with the same id, the one of `?namespace=`. `?kind=` leaves out others.
-pub(super) fn one(api: &Api, id: &str, query: &Query) -> Option<Detail> {
-    let (report, resources) = find(api, id, query)?;
-    let kind = query.parameter("kind");
+/// One proxy; of several with the same id, the one of `?namespace=` and `?service_account=`. `?kind=` leaves out others.
+pub(super) fn one(api: &Api, id: &str, query: &Query) -> Answer {
+    let kind = match kind(query) {
+        Ok(kind) => kind,
+        Err(refused) => return refused,
+    };
+    match find(api, id, query) {
+        Ok(found) => Answer::json(&detail(found, kind)),
+        Err(refused) => refused,
+    }
+}
+
+fn detail((report, resources): (ProxyReport, Vec<ResourceReport>), kind: Option<Kind>) -> Detail {
     let settled = resources.iter().all(|one| one.state == ResourceState::Accepted);
     let config_hash = hash(&resources);
-    let shown = resources.iter().filter(|one| kind.is_none_or(|kind| kind == name(one.kind)));
+    let shown = resources.iter().filter(|one| kind.is_none_or(|kind| kind == one.kind));
     let resources = shown.map(Resource::new).collect();
-    Some(Detail { proxy: Proxy::new(&report), config_hash, settled, resources })
+    Detail { proxy: Proxy::new(&report), config_hash, settled, resources }
 }
 
 /// The resources of one proxy as JSON; those of one kind with `?kind=`, one with `?name=`.
-pub(super) fn config(api: &Api, id: &str, query: &Query) -> Option<Config> {
-    let (report, resources) = find(api, id, query)?;
-    let (kind, wanted) = (query.parameter("kind"), query.parameter("name"));
+pub(super) fn config(api: &Api, id: &str, query: &Query) -> Answer {
+    let kind = match kind(query) {
+        Ok(kind) => kind,
+        Err(refused) => return refused,
+    };
+    let wanted = query.parameter("name");
+    let (report, resources) = match find(api, id, query) {
+        Ok(found) => found,
+        Err(refused) => return refused,
+    };
     let shown = resources.iter().filter(|one| {
-        kind.is_none_or(|kind| kind == name(one.kind)) && wanted.is_none_or(|name| name == &*one.name)
+        kind.is_none_or(|kind| kind == one.kind) && wanted.is_none_or(|name| name == &*one.name)
     });
     let resources = shown.filter_map(body).collect();
-    Some(Config { id: Arc::clone(&report.info.id), namespace: Arc::clone(&report.info.namespace), resources })
+    let info = &report.info;
+    Answer::json(&Config { id: Arc::clone(&info.id), namespace: Arc::clone(&info.namespace), resources })
 }
 
-fn find(api: &Api, id: &str, query: &Query) -> Option<(ProxyReport, Vec<ResourceReport>)> {
-    let namespace = query.parameter("namespace");
-    let mut all = api.registry.resources(id).into_iter();
-    all.find(|(report, _)| namespace.is_none_or(|namespace| namespace == &*report.info.namespace))
+/// The kind that is asked for, by its name or by the plural of it; one that there is not is told apart from one of which
+/// there are no resources.
+fn kind(query: &Query) -> Result<Option<Kind>, Answer> {
+    let Some(said) = query.parameter("kind") else { return Ok(None) };
+    let is_it = |kind: &Kind| {
+        let name = name(*kind);
+        said == name || said.strip_suffix('s') == Some(name) || name.strip_suffix('s') == Some(said)
+    };
+    let found = Kind::ALL.into_iter().find(is_it).map(Some);
+    found.ok_or_else(|| {
+        let names = Kind::ALL.map(name).join(", ");
+        Answer::text(StatusCode::BAD_REQUEST, format!("kind: there is no `{said}`; there are {names}\n"))
+    })
+}
+
+/// The one that is meant. Which of several that call themselves alike that is, only who asks can say.
+fn find(api: &Api, id: &str, query: &Query) -> Result<(ProxyReport, Vec<ResourceReport>), Answer> {
+    let is_it = |field: &str, own: &str| query.parameter(field).is_none_or(|wanted| wanted == own);
+    let mut all = api.registry.resources(id);
+    all.retain(|(report, _)| {
+        is_it("namespace", &report.info.namespace) && is_it("service_account", &report.info.service_account)
+    });
+    if all.len() > 1 {
+        let who = all
+            .iter()
+            .map(|(report, _)| format!("{}/{}", report.info.namespace, report.info.service_account));
+        let who = who.collect::<Vec<_>>().join(", ");
+        let reason = format!(
+            "several proxies are called `{id}`; which one, by namespace and service_account? {who}\n"
+        );
+        return Err(Answer::text(StatusCode::CONFLICT, reason));
+    }
+    all.pop().ok_or_else(|| Answer::found(None::<()>, ("proxy", id, "`outrider proxies`")))
 }
 
 fn hash(resources: &[ResourceReport]) -> String {

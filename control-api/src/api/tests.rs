@@ -64,6 +64,14 @@ fn api() -> (Api, crate::registry::Connection) {
     (Api { engine, registry, recorder, operator }, connection)
 }
 
+/// The answer to a change, without waiting for anybody to compile it.
+fn answered(done: Done, api: &Api) -> Answer {
+    match done {
+        Done::Answered(answer) => answer,
+        Done::Changed(_) => faults::all(api),
+    }
+}
+
 fn ask(api: &Api, path: &str) -> Value {
     let answer = route(&Query::new(&path.parse().unwrap()), api);
     assert_eq!(answer.status, StatusCode::OK, "{path}: {}", answer.body);
@@ -142,6 +150,27 @@ fn proxies_and_their_resources_are_shown() {
     assert_eq!(endpoint["address"], "10.0.1.1:80");
     assert_eq!(endpoint["identity"], "spiffe://cluster.local/ns/shop/sa/web");
     assert_eq!(ask(&api, "/api/v1/workloads")["workloads"], Value::Array(Vec::new()));
+    let of =
+        |kind: &str| ask(&api, &format!("/api/v1/proxies/p%2F1/config?kind={kind}"))["resources"].clone();
+    assert_eq!(of("clusters"), of("cluster"));
+    assert!(!of("clusters").as_array().unwrap().is_empty() && of("routes").as_array().unwrap().is_empty());
+    let asked = |path: &str| {
+        let answer = route(&Query::new(&path.parse().unwrap()), &api);
+        (answer.status.as_u16(), answer.body)
+    };
+    let (status, said) = asked("/api/v1/proxies/p%2F1/config?kind=foo");
+    assert!(status == 400 && said.starts_with("kind: there is no `foo`; there are "), "{said}");
+    let other = ProxyInfo { id: "p/1".into(), namespace: "shop".into(), ..ProxyInfo::default() };
+    let other = api.registry.connect(&Arc::new(ProxyInfo { service_account: "b".into(), ..other }), "delta");
+    let (status, said) = asked("/api/v1/proxies/p%2F1/config");
+    assert!(
+        status == 409 && said.ends_with("which one, by namespace and service_account? shop/, shop/b\n"),
+        "{said}"
+    );
+    assert_eq!(asked("/api/v1/proxies/p%2F1?service_account=b").0, 200);
+    drop(other);
+    let (status, said) = asked("/api/v1/proxies/none/config");
+    assert_eq!((status, said.as_str()), (404, "no proxy `none` is known; `outrider proxies` lists them\n"));
     for path in ["/api/v1/proxies/none", "/api/v1/services/shop/none", "/api/v1/status/Service/a/b", "/x"] {
         assert_eq!(route(&Query::new(&path.parse().unwrap()), &api).status, StatusCode::NOT_FOUND);
     }
@@ -165,7 +194,10 @@ fn the_description_and_the_help_name_every_page() {
         let query = Query::new(&asked.parse().unwrap());
         let answers = match operations.get(path).unwrap().contains_key("get") {
             true => route(&query, &api).status == StatusCode::OK,
-            false => change(&query, &HeaderMap::new(), "", &api).status != StatusCode::METHOD_NOT_ALLOWED,
+            false => {
+                answered(change(&query, &HeaderMap::new(), "", &api), &api).status
+                    != StatusCode::METHOD_NOT_ALLOWED
+            }
         };
         assert!(answers, "{path}");
         let upper =
@@ -213,7 +245,7 @@ async fn anybody_here_may_stop_faults_and_the_operator_alone_begins_them() {
         let mut headers = HeaderMap::new();
         let token = if token { api.operator.header() } else { "Bearer guessed".to_owned() };
         headers.insert("authorization", token.parse().unwrap());
-        let answer = change(&Query::new(&path.parse().unwrap()), &headers, body, &api);
+        let answer = answered(change(&Query::new(&path.parse().unwrap()), &headers, body, &api), &api);
         (answer.status.as_u16(), answer.body)
     };
     let fault = "apiVersion: mesh.outrider.dev/v1alpha1\nkind: FaultInjection\n\

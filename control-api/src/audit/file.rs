@@ -29,7 +29,8 @@ pub fn audit_text(
 ) -> Result<Vec<Audited>, String> {
     let mut all = Vec::new();
     for (index, document) in manifest::documents(text).iter().enumerate() {
-        let value = manifest::parse(&document.text)
+        let value = document
+            .value()
             .map_err(|reason| format!("{file}: document {}: not valid YAML: {reason}", index + 1))?;
         all.extend(audit_value((file, document.line), &value, (level, exemptions, own_image)));
     }

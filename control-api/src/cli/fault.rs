@@ -75,7 +75,8 @@ pub(super) fn run(action: &Action, out: &mut dyn Write) -> io::Result<u8> {
             let path = match name {
                 None => "/api/v1/faults/stop".to_owned(),
                 Some(name) => {
-                    let (namespace, name) = name.split_once('/').unwrap_or(("default", name));
+                    let name = full(name);
+                    let (namespace, name) = name.split_once('/').unwrap_or_default();
                     format!("/api/v1/faults/{}/{}/stop", encoded(namespace), encoded(name))
                 }
             };
@@ -90,6 +91,18 @@ pub(super) fn run(action: &Action, out: &mut dyn Write) -> io::Result<u8> {
         writeln!(out, "{answer:#}")?;
     } else {
         table(&answer).write(out)?;
+        for fault in list(&answer, "faults").iter().filter(|fault| fault["unable"].as_u64() > Some(0)) {
+            let (name, unable) = (named(fault), &fault["unable"]);
+            writeln!(
+                out,
+                "{name}: proxies that are meant and take no faults, because they are not ours: {unable}"
+            )?;
+        }
+        if let Action::Stop { name: Some(name), .. } = action
+            && !list(&answer, "faults").iter().any(|fault| named(fault) == full(name))
+        {
+            writeln!(out, "{} is stopped, and gone: it was applied by hand.", full(name))?;
+        }
         if answer.get("stopped") == Some(&Value::Bool(true)) {
             writeln!(out, "All faults are stopped, until `outrider fault resume`.")?;
         }
@@ -102,11 +115,20 @@ fn read(file: &Path) -> io::Result<String> {
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))
 }
 
+/// With its namespace.
+fn full(name: &str) -> String {
+    if name.contains('/') { name.to_owned() } else { format!("default/{name}") }
+}
+
+fn named(fault: &Value) -> String {
+    format!("{}/{}", text(&fault["namespace"]), text(&fault["name"]))
+}
+
 fn table(answer: &Value) -> Table {
     let mut table = Table::new(&["FAULT", "PHASE", "LEFT", "PROXIES", "FROM"]);
     for fault in list(answer, "faults") {
         table.row([
-            format!("{}/{}", text(&fault["namespace"]), text(&fault["name"])),
+            named(fault),
             text(&fault["phase"]).to_owned(),
             fault["left_s"].as_u64().map_or_else(|| "-".to_owned(), |left| format!("{left}s")),
             match fault["lapsed"].as_u64() {

@@ -34,12 +34,14 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Says what is wrong with the objects below a directory; exit code 1 if any has an error, 2 if it cannot be read.
+    /// Says what is wrong with the objects below a directory, or in a file; exit code 1 if any has an error, 2 if it cannot
+    /// be read.
     Validate {
-        /// The directory; every .yaml, .yml and .json file below it is read.
+        /// The directory, of which every .yaml, .yml and .json file below it is read; or one file.
+        #[arg(value_name = "PATH")]
         dir: PathBuf,
         /// The form of the report.
-        #[arg(long, value_enum, default_value_t = Output::Text)]
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
         output: Output,
         /// The trust domain of the mesh.
         #[arg(long, default_value = "cluster.local")]

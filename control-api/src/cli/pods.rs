@@ -73,9 +73,9 @@ pub(super) struct Audit {
     /// Rules that do not hold for the pods of a service account (`*`: of all in the namespace); may be repeated.
     #[arg(long, value_name = "NAMESPACE/ACCOUNT=RULE,RULE")]
     exempt: Vec<Exemption>,
-    /// The image of the mesh's own init containers, whose `NET_ADMIN` is let pass.
-    #[arg(long, value_name = "IMAGE")]
-    sidecar_image: Option<String>,
+    /// The image of the mesh's own init containers, whose `NET_ADMIN` is let pass: the one that pods were injected with.
+    #[arg(long, value_name = "IMAGE", default_value = flags::SIDECAR_IMAGE)]
+    sidecar_image: String,
 }
 
 pub(super) fn inject(asked: &Inject, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<u8> {
@@ -98,7 +98,7 @@ pub(super) fn uninject(asked: &Uninject, out: &mut dyn Write, err: &mut dyn Writ
 
 pub(super) fn audit(asked: &Audit, out: &mut dyn Write) -> io::Result<u8> {
     let mut all = Vec::new();
-    let given = (asked.level, asked.exempt.as_slice(), asked.sidecar_image.as_deref());
+    let given = (asked.level, asked.exempt.as_slice(), Some(asked.sidecar_image.as_str()));
     if asked.kube {
         let found = cluster::pods(asked.kubeconfig.as_deref(), asked.namespace.as_deref());
         for object in found.map_err(|error| invalid(&error.to_string()))? {

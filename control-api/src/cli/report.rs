@@ -48,7 +48,10 @@ fn text(report: &Report, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{diagnostic}")?;
     }
     let (errors, warnings) = (report.errors(), report.diagnostics.len() - report.errors());
-    writeln!(out, "{} objects are good in themselves; {errors} errors, {warnings} warnings", report.objects)
+    let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let good = if report.objects == 1 { "is good in itself" } else { "are good in themselves" };
+    let objects = counted(report.objects, "object");
+    writeln!(out, "{objects} {good}; {}, {}", counted(errors, "error"), counted(warnings, "warning"))
 }
 
 fn json_form(report: &Report) -> Value {

@@ -32,6 +32,51 @@ pub(super) enum Form {
     Json,
 }
 
+/// A kind of resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Kind {
+    /// Clusters.
+    #[value(alias = "clusters")]
+    Cluster,
+    /// Endpoints of clusters.
+    #[value(alias = "endpoint")]
+    Endpoints,
+    /// Listeners.
+    #[value(alias = "listeners")]
+    Listener,
+    /// Route tables.
+    #[value(alias = "routes")]
+    Route,
+    /// Faults.
+    #[value(alias = "fault")]
+    Faults,
+    /// Destinations that are asked for.
+    #[value(alias = "destinations")]
+    Destination,
+    /// Who is cut off.
+    #[value(alias = "revocation")]
+    Revocations,
+    /// Secrets, without their contents.
+    #[value(alias = "secrets")]
+    Secret,
+}
+
+impl Kind {
+    /// As the API calls it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Endpoints => "endpoints",
+            Self::Listener => "listener",
+            Self::Route => "route",
+            Self::Faults => "faults",
+            Self::Destination => "destination",
+            Self::Revocations => "revocations",
+            Self::Secret => "secret",
+        }
+    }
+}
+
 /// A question.
 #[derive(Clone, Debug, Subcommand)]
 pub(super) enum Question {
@@ -57,12 +102,18 @@ pub(super) enum Question {
     Config {
         /// Its `node.id`.
         proxy: String,
-        /// Only this kind: cluster, endpoints, listener, destination, route, revocations, faults.
-        #[arg(long)]
-        kind: Option<String>,
+        /// Only this kind.
+        #[arg(long, value_enum, value_name = "KIND")]
+        kind: Option<Kind>,
         /// Only the resource of this name.
         #[arg(long)]
         name: Option<String>,
+        /// Of several proxies with this id, the one of this namespace.
+        #[arg(short, long, value_name = "NAME")]
+        namespace: Option<String>,
+        /// Of several proxies with this id, the one of this service account.
+        #[arg(long, value_name = "NAME")]
+        service_account: Option<String>,
         #[command(flatten)]
         options: Options,
     },
@@ -145,9 +196,11 @@ fn path(question: &Question) -> String {
         Question::Describe { object, .. } => below("status", object),
         Question::Proxies { .. } => "/api/v1/proxies".to_owned(),
         Question::Endpoints { service, .. } => below("services", service),
-        Question::Config { proxy, kind, name, .. } => {
-            let pairs = [("kind", kind), ("name", name)];
-            let pairs = pairs.into_iter().filter_map(|(field, value)| {
+        Question::Config { proxy, kind, name, namespace, service_account, .. } => {
+            let kind = kind.map(|kind| kind.name().to_owned());
+            let pairs = [("kind", &kind), ("name", name), ("namespace", namespace)];
+            let pairs = pairs.into_iter().chain([("service_account", service_account)]);
+            let pairs = pairs.filter_map(|(field, value)| {
                 value.as_ref().map(|value| format!("{field}={}", ask::encoded(value)))
             });
             let pairs: Vec<String> = pairs.collect();

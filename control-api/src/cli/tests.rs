@@ -73,7 +73,7 @@ fn good_objects_pass() {
     let dir = Dir::new("good", &[("a.yaml", GOOD)]);
     let (code, out, err) = outrider(&["validate", dir.0.to_str().unwrap()]);
     assert_eq!((code, err.as_str()), (0, ""));
-    assert_eq!(out, "1 objects are good in themselves; 0 errors, 0 warnings\n");
+    assert_eq!(out, "1 object is good in itself; 0 errors, 0 warnings\n");
 }
 
 #[test]
@@ -93,6 +93,16 @@ fn what_is_wrong_is_said_with_file_line_and_field() {
     assert!(lines[1].ends_with("[invalid-object]"), "{}", lines[1]);
     assert!(lines[2].starts_with("b c.yaml:14: error: document 3: not valid YAML"), "{}", lines[2]);
     assert_eq!(lines[3], "2 objects are good in themselves; 3 errors, 0 warnings");
+}
+
+#[test]
+fn one_file_can_be_looked_at() {
+    let dir = Dir::new("file", &[("a.yaml", GOOD), ("b.txt", BAD)]);
+    let file = |name: &str| dir.0.join(name).to_str().unwrap().to_owned();
+    assert_eq!(outrider(&["validate", &file("a.yaml")]).0, 0);
+    let (code, out, _) = outrider(&["validate", "-o", "json", &file("b.txt")]);
+    let json: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, json["findings"][0]["file"].as_str()), (1, Some(&*file("b.txt"))));
 }
 
 #[test]
@@ -238,7 +248,7 @@ fn sidecars_come_into_manifests_and_out_again() {
 
     let (code, out, err) = outrider(&["inject", "-f", &file("bad.yaml"), "--roots", &roots]);
     assert_eq!((code, out.as_str()), (2, ""));
-    assert!(err.contains("bad.yaml: document 1: not valid YAML"), "{err}");
+    assert!(err.contains("bad.yaml: document 1: not valid YAML: line 1, column "), "{err}");
     let (code, _, err) = outrider(&["inject", "-f", &pod, "--roots", &pod]);
     assert!(code == 2 && err.contains("roots: holds no certificate"), "{err}");
     let (code, _, err) = outrider(&["inject", "-f", &pod, "--roots", &file("gone")]);
@@ -257,4 +267,17 @@ fn an_audit_fails_where_there_are_findings() {
     let (code, out, _) = outrider(&["audit", "-o", "json", &file("none.yaml")]);
     assert_eq!((code, serde_json::from_str::<Value>(&out).unwrap()["audited"].as_u64()), (0, Some(0)));
     assert_eq!(outrider(&["audit", "--exempt", "x=y", &file("pod.yaml")]).0, 2);
+}
+
+#[test]
+fn an_audit_lets_pass_what_inject_has_written() {
+    let pod = POD.replace("hostPID: true, ", "");
+    let dir = Dir::new("audit-injected", &[("pod.yaml", &pod), ("ca.pem", ROOTS)]);
+    let file = |name: &str| dir.0.join(name).to_str().unwrap().to_owned();
+    let (_, out, _) = outrider(&["inject", "-f", &file("pod.yaml"), "--roots", &file("ca.pem")]);
+    std::fs::write(dir.0.join("injected.yaml"), &out).unwrap();
+    let (code, out, _) = outrider(&["audit", "--level", "baseline", &file("injected.yaml")]);
+    assert_eq!(code, 0, "{out}");
+    let foreign = ["audit", "--level", "baseline", "--sidecar-image", "x:1", &file("injected.yaml")];
+    assert_eq!(outrider(&foreign).0, 1);
 }

@@ -49,10 +49,11 @@ fn of_condition(mesh: &Mesh, key: &Key, parent: &str, condition: &Condition) -> 
     let (severity, rule) = match condition.kind {
         ConditionKind::Accepted => (Severity::Error, "not-accepted"),
         ConditionKind::ResolvedRefs => (Severity::Error, "unresolved-reference"),
-        // Of a service: it works, but not for all of its endpoints. A trust domain may be known to some proxies. Of others:
-        // what was asked for is not there.
+        // Of a service: it works, but not for all of its endpoints; of workloads in one place one does. A trust domain may
+        // be known to some proxies. Of others: what was asked for is not there.
         ConditionKind::PartiallyInvalid
-            if key.kind == ObjectKind::Service || condition.reason == OTHER_TRUST_DOMAIN =>
+            if matches!(key.kind, ObjectKind::Service | ObjectKind::Workload)
+                || condition.reason == OTHER_TRUST_DOMAIN =>
         {
             (Severity::Warning, "partly-without-effect")
         }

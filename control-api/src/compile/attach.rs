@@ -101,6 +101,11 @@ pub(super) fn age(meta: &Metadata) -> (&str, &str, &str) {
     (meta.creation_timestamp.as_deref().unwrap_or("~"), &meta.namespace, &meta.name)
 }
 
+/// Why the first of two [`age`]s goes before the second, in words.
+pub(super) fn why(winner: (&str, &str, &str), loser: (&str, &str, &str)) -> &'static str {
+    if winner.0 == loser.0 { "comes first by name" } else { "is older" }
+}
+
 /// The ports that a route asks for, and what its parent is called in its status.
 fn places(
     route: &Key,

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::attach::age;
+use super::attach::{age, why};
 use super::model::MeshService;
 use super::status::{ConditionKind, Statuses};
 use crate::object::{Key, Objects};
@@ -109,7 +109,7 @@ impl Claims {
         }
     }
 
-    /// Cluster addresses: of two services with one, the older has it.
+    /// Cluster addresses: of two services with one, the older has it, and of two of files the one that comes first by name.
     fn clusters<'a>(
         &mut self,
         services: &'a BTreeMap<Key, Arc<MeshService>>,
@@ -127,17 +127,19 @@ impl Claims {
                     Entry::Vacant(free) => drop(free.insert(asks)),
                     Entry::Occupied(mut holder) => {
                         let before = *holder.get();
-                        let (winner, loser) = if created(asks.0) < created(before.0) {
+                        let (asking, had) = (created(asks.0), created(before.0));
+                        let (winner, loser) = if asking < had {
                             holder.insert(asks);
                             (asks, before)
                         } else {
                             (before, asks)
                         };
                         self.contested.insert((loser.0.clone(), destination));
+                        let why = why(asking.min(had), asking.max(had));
                         self.lose(
                             loser,
                             destination,
-                            &format!("{} has the address too, and is older", winner.0),
+                            &format!("{} has the address too, and {why}", winner.0),
                         );
                     }
                 }

@@ -134,6 +134,30 @@ impl Mesh {
     }
 }
 
+impl Mesh {
+    /// How many of these proxies each fault that runs is meant for although they take none: they are not our own, or would
+    /// keep it for ever. Faults that all proxies take are left out.
+    #[must_use]
+    pub fn without_faults(
+        &self,
+        injections: &Injections,
+        proxies: &[Arc<ProxyInfo>],
+    ) -> BTreeMap<Key, usize> {
+        let mut counts = BTreeMap::new();
+        if injections.faults.is_empty() {
+            return counts;
+        }
+        let unable = proxies.iter().filter(|one| one.dialect != Dialect::Outrider || !one.supports_ttl);
+        let off = |local: &Local| wants_none(&local.labels) || injections.spared.contains(&local.namespace);
+        for local in unable.filter_map(|proxy| self.local(proxy)).filter(|local| !off(local)) {
+            for fault in injections.faults.iter().filter(|one| one.concerns(&local)) {
+                *counts.entry(fault.compiled.object.key.clone()).or_default() += 1;
+            }
+        }
+        counts
+    }
+}
+
 impl Injection {
     fn concerns(&self, local: &Local) -> bool {
         self.compiled.selects(&local.namespace, &local.labels)
@@ -237,7 +261,7 @@ pub(super) fn compile(mesh: (&Objects, &super::Services), statuses: &mut Statuse
     for object in sorted {
         let key = &object.key;
         if all.len() >= MAX_FAULTS {
-            let message = format!("there are {MAX_FAULTS} older ones, and a proxy takes no more");
+            let message = format!("{MAX_FAULTS} are older, or come first by name, and a proxy takes no more");
             statuses.refuse((key, ""), ConditionKind::Accepted, "TooMany", &message);
             continue;
         }

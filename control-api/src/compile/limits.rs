@@ -14,7 +14,7 @@ use outrider_proto::envoy::extensions::filters::http::local_ratelimit::v3::Local
 use outrider_proto::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 use outrider_proto::envoy::r#type::v3 as kinds;
 
-use super::attach::age;
+use super::attach::{age, why};
 use super::model::MeshService;
 use super::status::{ConditionKind, Statuses};
 use super::traffic::Policies;
@@ -52,7 +52,7 @@ pub(super) fn filters(policy: &Object<TrafficPolicy>) -> Vec<HttpFilter> {
 }
 
 /// Says where a policy's limits have no effect: on ports that are opaque, and where a workload's port serves another
-/// service too, whose policy is older.
+/// service too, whose policy goes before.
 pub(super) fn report(
     services: &BTreeMap<Key, Arc<MeshService>>,
     policies: &Policies,
@@ -81,10 +81,11 @@ pub(super) fn report(
     }
     for ((_, address), holders) in holders {
         let mut holders = holders.into_iter();
-        let Some((_, winner, _)) = holders.next() else { continue };
-        for (_, loser, number) in holders.filter(|(_, key, _)| *key != winner) {
+        let Some((first, winner, _)) = holders.next() else { continue };
+        for (age, loser, number) in holders.filter(|(_, key, _)| *key != winner) {
+            let why = why(first, age);
             let message = format!(
-                "rateLimit and adaptiveConcurrency of {winner}, which is older, hold where port {number} and its own are \
+                "rateLimit and adaptiveConcurrency of {winner}, which {why}, hold where port {number} and its own are \
                  one port of a workload, as {address}"
             );
             statuses.refuse((loser, ""), ConditionKind::PartiallyInvalid, "Conflicted", &message);

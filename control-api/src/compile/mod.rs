@@ -38,6 +38,7 @@ mod tls;
 mod told;
 
 mod traffic;
+mod upstreams;
 mod view;
 mod wire;
 
@@ -205,6 +206,7 @@ impl Mesh {
         let claims = Claims::decide(&objects, &services);
         claims.report(&mut statuses);
         limits::report(&services, &policies, &mut statuses);
+        upstreams::report(&objects, &services, &mut statuses);
         let (mut inputs, mut compiled) = (Vec::new(), Vec::new());
         let (no_inputs, no_compiled) = (BTreeMap::new(), All::new());
         let mut old_inputs = Forward::new(old.map_or(&no_inputs, |old| &old.inputs));

@@ -25,7 +25,7 @@ pub fn with_registered<'a>(
         taken.entry(Arc::clone(&object.key.namespace)).or_default().extend(ports);
     }
     for (proxy, connected) in proxies {
-        let key = |name| Key::new(ObjectKind::Workload, &proxy.namespace, name);
+        let key = |name: &str| Key::new(ObjectKind::Workload, &proxy.namespace, name);
         let written = objects.workloads.contains_key(&key(&proxy.workload));
         let Some(mut workload) = workload(proxy, connected).filter(|_| !written) else { continue };
         // Where one serves already, no second one does: it would only bring an identity that is not expected there.
@@ -33,7 +33,8 @@ pub fn with_registered<'a>(
         let address = workload.address;
         workload.ports.retain(|port| taken.insert(SocketAddr::new(address, port.port)));
         // Two that call themselves alike are still two.
-        let names = [key(&proxy.workload), key(&proxy.id)];
+        let names =
+            [&*proxy.workload, &proxy.id, &format!("{}.{}", proxy.id, proxy.service_account)].map(key);
         let free = names.into_iter().find(|key| !all.workloads.contains_key(key));
         let Some(key) = free.filter(|_| !workload.ports.is_empty()) else { continue };
         let labels = proxy.labels.iter().map(|(name, value)| (name.to_string(), value.to_string()));
@@ -156,5 +157,7 @@ mod tests {
         let (one, mut two) = (proxy("one", 2, "a"), proxy("two", 3, "a"));
         two.workload = "one".into();
         assert_eq!(endpoints(&[(&one, true), (&two, true)]).len(), 3);
+        (two.id, two.service_account) = ("one".into(), "b".into());
+        assert_eq!(endpoints(&[(&one, true), (&two, true)]).len(), 3, "one id, two accounts");
     }
 }

@@ -13,7 +13,7 @@ use super::inbound::Local;
 use super::index::Index;
 use super::own::inbound_cluster;
 use super::view::{Outbound, Redirected, View};
-use super::{Mesh, destination, inbound, local, model, view, wire};
+use super::{Mesh, destination, inbound, local, model, upstreams, view, wire};
 use crate::object::{Key, ObjectKind};
 use crate::proxy_info::{Dialect, ProxyInfo};
 use crate::snapshot::{Kind, Origin, Resources, Snapshot};
@@ -129,9 +129,9 @@ impl Mesh {
                 let chain = calling
                     .and_then(|calling| calling.chains.iter().find(|chain| chain.port == upstream.port))
                     .and_then(|chain| listener::FilterChain::decode(chain.encoded.clone()).ok());
-                if let Some(chain) = chain {
-                    built.push(inbound::upstream(upstream, chain));
-                }
+                let chain =
+                    chain.unwrap_or_else(|| upstreams::closed(upstream, self.settings.tracing.as_ref()));
+                built.push(inbound::upstream(upstream, chain));
             }
         }
         let guarded = origin.with(&policies);

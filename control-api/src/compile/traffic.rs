@@ -12,7 +12,7 @@ use outrider_proto::outrider::load_balancing::v1::PeakEwma;
 use outrider_proto::outrider::shedding::v1::DeadlineShedding;
 use prost::Name as _;
 
-use super::attach::age;
+use super::attach::{age, why};
 use super::model::{MeshService, ServicePort};
 use super::status::{ConditionKind, Statuses};
 use super::{balancing, wire};
@@ -62,7 +62,8 @@ pub(super) fn policies(
             for port in ports {
                 match policies.get(&(key.clone(), port)).and_then(|calls| calls.policy.as_ref()) {
                     Some(winner) => {
-                        let message = format!("{} is older and holds for port {port} of {key}", winner.key);
+                        let why = why(age(&winner.meta), age(&policy.meta));
+                        let message = format!("{} {why} and holds for port {port} of {key}", winner.key);
                         let place = (&policy.key, "");
                         statuses.refuse(place, ConditionKind::Accepted, "Conflicted", &message);
                     }

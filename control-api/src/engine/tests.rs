@@ -84,6 +84,33 @@ async fn changes_of_the_source_and_of_workloads_become_snapshots() {
 }
 
 #[tokio::test]
+async fn who_has_changed_faults_can_wait_until_that_is_compiled() {
+    let experiments = Arc::new(Experiments::default());
+    let registry = Arc::new(Registry::default());
+    let engine =
+        Engine::new(Settings::default(), &view(&[80]), registry, &InMesh::new(), Arc::clone(&experiments));
+    let engine = Arc::new(engine);
+    let (_source, receiver) = watch::channel(view(&[80]));
+    tokio::spawn(Arc::clone(&engine).run(receiver));
+    let fault = json!({
+        "apiVersion": "mesh.outrider.dev/v1alpha1", "kind": "FaultInjection",
+        "metadata": {"name": "f", "namespace": "shop"}, "spec": {"direction": "Inbound", "refuse": {}},
+    });
+    let Ok(AnyObject::FaultInjection(fault)) = AnyObject::from_value(fault, &Place::default()) else {
+        panic!()
+    };
+    let key = fault.key.clone();
+    for _ in 0..20 {
+        experiments.apply(vec![Arc::clone(&fault)], &Objects::default()).unwrap();
+        engine.caught_up(engine.faults_changed(), PATIENCE).await;
+        assert_eq!(engine.compiled().injections.running().count(), 1);
+        assert!(experiments.stop(&key).unwrap());
+        engine.caught_up(engine.faults_changed(), PATIENCE).await;
+        assert!(engine.compiled().mesh.objects().faults.is_empty());
+    }
+}
+
+#[tokio::test]
 async fn who_is_cut_off_is_no_endpoint_and_that_is_told_at_once() {
     let registry = Arc::new(Registry::new(Arc::new(Workloads::new(Duration::from_secs(60)))));
     let settings = Settings::default();

@@ -169,13 +169,14 @@ mod tests {
         let both = json!({"metadata": {"labels": {SWITCH: "enabled"},
             "annotations": {"linkerd.io/inject": "disabled"}}});
         let on: Labels = &[(SWITCH, "enabled")];
-        let table: [(Value, Labels, Decision); 11] = [
+        let table: [(Value, Labels, Decision); 12] = [
             (json!({}), &[], Decision::Skip(Reason::NotAsked)),
             (json!({}), on, Decision::Inject),
             (json!({}), &[(SWITCH, "disabled")], Decision::Skip(Reason::Disabled)),
             (own("enabled"), &[(SWITCH, "disabled")], Decision::Inject),
             (own("disabled"), on, Decision::Skip(Reason::Disabled)),
             (own("enabeld"), on, Decision::Skip(Reason::Disabled)),
+            (own("true"), &[], Decision::Inject),
             (noted(SWITCH, "enabled"), &[], Decision::Inject),
             (noted("sidecar.istio.io/inject", "false"), on, Decision::Skip(Reason::ForeignOptOut)),
             (noted("sidecar.istio.io/inject", "true"), &[], Decision::Skip(Reason::NotAsked)),

@@ -6,11 +6,14 @@ use outrider_proto::Fault;
 use super::settings::{Families, Redirect, Settings};
 use super::tuning::{Quantity, Seconds};
 
+/// The image of sidecars where no other is named.
+pub const SIDECAR_IMAGE: &str = concat!("outrider-proxy:", env!("CARGO_PKG_VERSION"));
+
 /// How sidecars are made.
 #[derive(Args, Clone, Debug)]
 pub struct Flags {
     /// The image of the sidecar and of its init container.
-    #[arg(long, value_name = "IMAGE", default_value = concat!("outrider-proxy:", env!("CARGO_PKG_VERSION")))]
+    #[arg(long, value_name = "IMAGE", default_value = SIDECAR_IMAGE)]
     pub sidecar_image: String,
     /// When the image is pulled; the cluster decides when it is not said.
     #[arg(long, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]

@@ -38,7 +38,7 @@ pub enum ManifestError {
     },
 }
 
-/// A file with sidecars in all pods that may have one.
+/// A file with sidecars in all pods that may have one. What a `Namespace` in the file says holds for the pods in it.
 ///
 /// # Errors
 /// When a document cannot be read, or a pod can have none; nothing is changed then.
@@ -47,11 +47,12 @@ pub fn inject_all(
     around: &Surroundings,
     settings: &Settings,
 ) -> Result<(String, Vec<Note>), ManifestError> {
+    let namespaces = namespaces(text)?;
     each(text, |object, notes| {
         let name = name(object);
-        let own = object["metadata"]["namespace"].as_str().map(str::to_owned);
-        let around =
-            Surroundings { namespace: own.unwrap_or_else(|| around.namespace.clone()), ..around.clone() };
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or(&around.namespace).to_owned();
+        let switches = namespaces.get(&namespace).unwrap_or(&around.switches).clone();
+        let around = Surroundings { namespace, switches, ..around.clone() };
         let Some(pod) = template(object) else { return Ok(()) };
         let done = inject(pod, &around, settings);
         let done = done
@@ -133,8 +134,7 @@ fn each(
     let change: &mut Change<'_> = &mut change;
     let (mut out, mut notes) = (String::new(), Vec::new());
     for (index, document) in documents(text).into_iter().enumerate() {
-        let before =
-            parse(&document.text).map_err(|reason| ManifestError::Syntax { document: index + 1, reason })?;
+        let before = read(index, &document)?;
         let mut after = before.clone();
         let is_list = is_list(&after);
         match after.get_mut("items").and_then(Value::as_array_mut) {
@@ -151,6 +151,10 @@ fn each(
         out.push_str(&if after == before { document.text } else { yaml::write(&after) });
     }
     Ok((out, notes))
+}
+
+fn read(index: usize, document: &Document) -> Result<Value, ManifestError> {
+    document.value().map_err(|reason| ManifestError::Syntax { document: index + 1, reason })
 }
 
 fn is_list(object: &Value) -> bool {
@@ -171,6 +175,8 @@ pub fn objects(document: &Value) -> Vec<&Value> {
 pub struct Document {
     /// Where the first thing in it stands, from 1.
     pub line: usize,
+    /// Where its text begins, from 1.
+    pub begin: usize,
     /// Its text.
     pub text: String,
 }
@@ -194,6 +200,9 @@ pub fn documents(text: &str) -> Vec<Document> {
             current.line = index + 1;
         }
         if rest.is_none() || !line.is_empty() {
+            if current.begin == 0 {
+                current.begin = index + 1;
+            }
             current.text.push_str(line);
             current.text.push('\n');
         }
@@ -203,20 +212,49 @@ pub fn documents(text: &str) -> Vec<Document> {
     all
 }
 
-/// Reads one document: no key twice, and bounds that an "alias bomb" runs into.
+impl Document {
+    /// What it says.
+    ///
+    /// # Errors
+    /// What the reader says, with the line in the file.
+    pub fn value(&self) -> Result<Value, String> {
+        value(&self.text, self.begin)
+    }
+}
+
+/// Reads a text that is one document.
 ///
 /// # Errors
 /// What the reader says.
 pub fn parse(text: &str) -> Result<Value, String> {
+    value(text, 1)
+}
+
+/// No key twice, and bounds that an "alias bomb" runs into.
+fn value(text: &str, first: usize) -> Result<Value, String> {
     let mut options = outrider_proto::yaml::options();
     // As every tool of Kubernetes reads `defaultMode: 0644`.
     options.legacy_octal_numbers = true;
-    serde_saphyr::from_str_with_options(text, options).map_err(|error| outrider_proto::yaml::said(&error))
+    serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| outrider_proto::yaml::said(&error, first))
 }
 
-/// Labels and annotations that say something of a namespace, when the file holds the namespace, too.
-#[must_use]
-pub fn switches(namespace: &Value) -> BTreeMap<String, String> {
+/// What the namespaces in a file say, by name, wherever in the file they stand.
+fn namespaces(text: &str) -> Result<BTreeMap<String, BTreeMap<String, String>>, ManifestError> {
+    let mut all = BTreeMap::new();
+    for (index, document) in documents(text).into_iter().enumerate() {
+        let value = read(index, &document)?;
+        let found = objects(&value).into_iter();
+        let found = found.filter(|object| object["apiVersion"] == "v1" && object["kind"] == "Namespace");
+        let named =
+            found.filter_map(|object| Some((object["metadata"]["name"].as_str()?.to_owned(), object)));
+        all.extend(named.map(|(name, object)| (name, switches(object))));
+    }
+    Ok(all)
+}
+
+/// Labels and annotations of a namespace; of two with one name the label.
+fn switches(namespace: &Value) -> BTreeMap<String, String> {
     ["annotations", "labels"]
         .into_iter()
         .filter_map(|part| namespace["metadata"][part].as_object())

@@ -65,8 +65,7 @@ fn injecting_again_changes_nothing_and_undoing_it_brings_back_what_was() {
         let (undone, before) = (manifest::documents(&undone), manifest::documents(&text));
         assert_eq!(undone.len(), before.len(), "{name}");
         for (undone, before) in undone.iter().zip(&before) {
-            let (undone, before) =
-                (manifest::parse(&undone.text).unwrap(), manifest::parse(&before.text).unwrap());
+            let (undone, before) = (undone.value().unwrap(), before.value().unwrap());
             assert_eq!(undone, before, "{name}");
         }
     }
@@ -164,7 +163,7 @@ fn only_half_of_the_proxys_identity_is_nobody() {
 fn the_patch_makes_the_pod_of_the_pod() {
     for (name, text) in files() {
         let Some(mut before) =
-            manifest::template(&mut manifest::parse(&manifest::documents(&text)[0].text).unwrap()).cloned()
+            manifest::template(&mut manifest::documents(&text)[0].value().unwrap()).cloned()
         else {
             continue;
         };
@@ -209,4 +208,39 @@ fn probes_by_grpc_are_answered_where_the_application_has_no_port() {
     assert_eq!(asked("b", "livenessProbe"), 15_034);
     let redirect = done.pod["spec"]["initContainers"][0]["args"].to_string();
     assert!(redirect.contains("15032,15033,15034"), "{redirect}");
+}
+
+#[test]
+fn a_namespace_of_the_file_says_what_holds_for_its_pods() {
+    let pod = |name: &str, namespace: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}{namespace}}}\nspec: {{containers: [{{name: a, image: x}}]}}\n"
+        )
+    };
+    let namespace = |name: &str, part: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, {part}: {{outrider.dev/inject: disabled}}}}\n"
+        )
+    };
+    // Before and behind its pods, and as the one that is meant where a pod names none.
+    let text = pod("early", ", namespace: off")
+        + &namespace("off", "labels")
+        + &pod("late", ", namespace: off")
+        + &pod("here", "")
+        + &pod("elsewhere", ", namespace: on")
+        + &namespace("shop", "labels");
+    let (_, notes) = manifest::inject_all(&text, &around(), &settings()).unwrap();
+    let done: Vec<_> = notes.iter().map(|note| (note.object.as_str(), note.done == "injected")).collect();
+    let expected = [("Pod/early", false), ("Pod/late", false), ("Pod/here", false), ("Pod/elsewhere", true)];
+    assert_eq!(done, expected);
+}
+
+#[test]
+fn what_is_no_yaml_is_said_with_the_line_of_the_file() {
+    let text = "# a\nkind: A\n---\n# b\n\nkind: B\nkind: C\n";
+    let error = manifest::inject_all(text, &around(), &settings()).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "document 2: not valid YAML: line 7, column 1: duplicate mapping key: kind not allowed here"
+    );
 }

@@ -90,7 +90,7 @@ pub(crate) fn typed<T: DeserializeOwned>(value: Value, path: &mut Path) -> Optio
         Ok(typed) => Some(typed),
         Err(error) => {
             let at = error.path().to_string();
-            let reason = error.inner().to_string();
+            let reason = in_words(&error.inner().to_string());
             match at.as_str() {
                 "." | "" => path.fault(reason),
                 at => path.fault_at(at.trim_start_matches('.'), reason),
@@ -98,6 +98,30 @@ pub(crate) fn typed<T: DeserializeOwned>(value: Value, path: &mut Path) -> Optio
             None
         }
     }
+}
+
+/// What the reader of types says, in words of YAML instead of names of the program's own types.
+fn in_words(reason: &str) -> String {
+    let Some((found, wanted)) = reason.rsplit_once(", expected ") else { return reason.to_owned() };
+    let whole = |least: &dyn std::fmt::Display, most: &dyn std::fmt::Display| {
+        format!("a whole number from {least} to {most}")
+    };
+    let wanted = match wanted {
+        "u8" => whole(&u8::MIN, &u8::MAX),
+        "u16" => whole(&u16::MIN, &u16::MAX),
+        "u32" => whole(&u32::MIN, &u32::MAX),
+        "i32" => whole(&i32::MIN, &i32::MAX),
+        "u64" | "usize" | "i64" => "a whole number".to_owned(),
+        "f32" | "f64" => "a number".to_owned(),
+        "a sequence" => "a list".to_owned(),
+        "a map" => "a mapping".to_owned(),
+        "a string" => "a text".to_owned(),
+        _ if wanted.starts_with("struct ") => "a mapping of fields".to_owned(),
+        _ if wanted.starts_with("enum ") => "one of its words".to_owned(),
+        _ => wanted.to_owned(),
+    };
+    let found = found.replace("invalid type: sequence", "invalid type: list");
+    format!("{}, expected {wanted}", found.replace("invalid type: map", "invalid type: mapping"))
 }
 
 impl<S: Spec> Object<S> {

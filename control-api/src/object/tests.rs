@@ -245,3 +245,17 @@ fn durations_are_those_of_gateway_api() {
         assert_eq!(parse(text), None, "{text}");
     }
 }
+
+#[test]
+fn a_type_that_does_not_fit_is_said_in_words_of_yaml() {
+    for (spec, expected) in [
+        (
+            "{address: 10.0.0.1, weight: many}",
+            "spec.weight: invalid type: string \"many\", expected a whole number from 0 to 4294967295",
+        ),
+        ("{address: 10.0.0.1, ports: 80}", "spec.ports: invalid type: integer `80`, expected a list"),
+        ("3", "spec: invalid type: integer `3`, expected a mapping of fields"),
+    ] {
+        refused(&[("Workload", spec, expected)]);
+    }
+}

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use crate::proxy_info::ProxyInfo;
+use crate::proxy_info::{Dialect, Identity, ProxyInfo};
 use crate::serve::{Answer, Outgoing, Standing};
 use crate::snapshot::Kind;
 use proxy::Proxy;
@@ -23,28 +23,52 @@ use proxy::Proxy;
 /// All proxies that are connected.
 #[derive(Debug, Default)]
 pub struct Registry {
-    proxies: Mutex<BTreeMap<Key, Entry>>,
+    connected: Mutex<Connected>,
     next: AtomicU64,
     workloads: Arc<Workloads>,
 }
 
-/// A node's id is its own word; its namespace is proved. Nobody takes the place of a proxy of another namespace.
-type Key = (Arc<str>, Arc<str>);
+/// The streams of all proxies, those of one in the order in which they began.
+#[derive(Debug, Default)]
+struct Connected {
+    proxies: BTreeMap<Key, Vec<Stream>>,
+    /// How many streams these are.
+    streams: usize,
+}
+
+/// A node's id is its own word, its identity is proved: nobody takes the place of another by calling itself alike.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    namespace: Arc<str>,
+    id: Arc<str>,
+    service_account: Arc<str>,
+    identity: Option<Identity>,
+}
 
 #[derive(Debug)]
-struct Entry {
-    /// Which of the streams that came one after the other under this key.
+struct Stream {
     number: u64,
     proxy: Arc<Mutex<Proxy>>,
 }
 
-/// One stream; the proxy is connected until this is dropped.
+/// One stream; the proxy is connected until its last one is dropped.
 #[derive(Debug)]
 pub struct Connection {
     registry: Arc<Registry>,
     key: Key,
     number: u64,
     proxy: Arc<Mutex<Proxy>>,
+}
+
+impl Key {
+    fn of(info: &ProxyInfo) -> Self {
+        Self {
+            namespace: Arc::clone(&info.namespace),
+            id: Arc::clone(&info.id),
+            service_account: Arc::clone(&info.service_account),
+            identity: info.identity.clone(),
+        }
+    }
 }
 
 impl Registry {
@@ -54,22 +78,42 @@ impl Registry {
         Self { workloads, ..Self::default() }
     }
 
-    /// A stream begins. One of the same proxy that has not ended yet is forgotten: the newer one counts.
+    /// A stream begins. Of several streams of one proxy the newest counts, and when it ends, the one before it.
     #[must_use]
     pub fn connect(self: &Arc<Self>, info: &Arc<ProxyInfo>, protocol: &'static str) -> Connection {
-        let key = (Arc::clone(&info.namespace), Arc::clone(&info.id));
+        let key = Key::of(info);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let proxy = Arc::new(Mutex::new(Proxy::new(Arc::clone(info), protocol, SystemTime::now())));
-        let entry = Entry { number, proxy: Arc::clone(&proxy) };
-        lock(&self.proxies).insert(key.clone(), entry);
-        self.workloads.connected(info, number);
+        let mut connected = lock(&self.connected);
+        let streams = connected.proxies.entry(key.clone()).or_default();
+        streams.push(Stream { number, proxy: Arc::clone(&proxy) });
+        let several = streams.len() > 1;
+        connected.streams += 1;
+        // In the same order as here.
+        self.workloads.connected(&key, info);
+        drop(connected);
+        // A gRPC client may have a stream for each of its targets.
+        if several && info.dialect != Dialect::Grpc {
+            tracing::warn!(
+                proxy = %info.id,
+                namespace = %info.namespace,
+                service_account = %info.service_account,
+                "a second stream of this node: unless it has only connected again, two proxies have one node id"
+            );
+        }
         Connection { registry: Arc::clone(self), key, number, proxy }
     }
 
-    /// How many are connected.
+    /// How many proxies are connected.
     #[must_use]
     pub fn len(&self) -> usize {
-        lock(&self.proxies).len()
+        lock(&self.connected).proxies.len()
+    }
+
+    /// How many streams they have.
+    #[must_use]
+    pub fn streams(&self) -> usize {
+        lock(&self.connected).streams
     }
 
     /// Whether none is connected.
@@ -82,6 +126,12 @@ impl Registry {
     #[must_use]
     pub fn workloads(&self) -> &Arc<Workloads> {
         &self.workloads
+    }
+
+    /// Who they are.
+    #[must_use]
+    pub fn infos(&self) -> Vec<Arc<ProxyInfo>> {
+        self.all().iter().map(|proxy| Arc::clone(lock(proxy).info())).collect()
     }
 
     /// All of them in short, by namespace and id.
@@ -115,7 +165,8 @@ impl Registry {
         })
     }
 
-    /// The proxies with this id, with all of their resources; several only when namespaces use the same id.
+    /// The proxies with this id, with all of their resources; several only when namespaces or
+    /// service accounts use the same id.
     #[must_use]
     pub fn resources(&self, id: &str) -> Vec<(ProxyReport, Vec<ResourceReport>)> {
         let all = self.all();
@@ -130,7 +181,9 @@ impl Registry {
     }
 
     fn all(&self) -> Vec<Arc<Mutex<Proxy>>> {
-        lock(&self.proxies).values().map(|entry| Arc::clone(&entry.proxy)).collect()
+        let connected = lock(&self.connected);
+        let newest = connected.proxies.values().filter_map(|streams| streams.last());
+        newest.map(|stream| Arc::clone(&stream.proxy)).collect()
     }
 }
 
@@ -156,12 +209,18 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let mut proxies = lock(&self.registry.proxies);
-        if proxies.get(&self.key).is_some_and(|entry| entry.number == self.number) {
-            proxies.remove(&self.key);
+        let mut connected = lock(&self.registry.connected);
+        let Some(streams) = connected.proxies.get_mut(&self.key) else { return };
+        streams.retain(|stream| stream.number != self.number);
+        let left = streams.last().map(|stream| Arc::clone(&stream.proxy));
+        if left.is_none() {
+            connected.proxies.remove(&self.key);
         }
-        drop(proxies);
-        self.registry.workloads.disconnected(&self.key, self.number);
+        connected.streams = connected.streams.saturating_sub(1);
+        match left {
+            Some(proxy) => self.registry.workloads.connected(&self.key, lock(&proxy).info()),
+            None => self.registry.workloads.disconnected(&self.key),
+        }
     }
 }
 

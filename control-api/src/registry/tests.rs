@@ -117,6 +117,37 @@ fn the_newer_stream_of_a_proxy_counts() {
     assert!(registry.is_empty());
 }
 
+/// Two proxies by mistake, or one that has connected again and whose old stream was the one that held.
+#[test]
+fn the_stream_that_is_left_counts_whichever_ends_first() {
+    let registry = Arc::new(Registry::default());
+    let told = set(&[("a", "1", "Service/shop/a")]);
+    let first = registry.connect(&info("a"), "delta");
+    first.standing(std::iter::once(standing(&told, true, &[], true)));
+    let second = registry.connect(&info("a"), "sotw");
+    assert_eq!((registry.len(), registry.streams(), registry.objects().len()), (1, 2, 0));
+    drop(second);
+    assert_eq!((registry.len(), registry.streams()), (1, 1));
+    assert_eq!(registry.proxies()[0].protocol, "delta");
+    assert_eq!(registry.objects()["Service/shop/a"].acknowledged, 1);
+    drop(first);
+    assert_eq!((registry.len(), registry.streams()), (0, 0));
+}
+
+#[test]
+fn nobody_of_another_account_stands_in_for_a_proxy_by_its_id() {
+    let registry = Arc::new(Registry::default());
+    let of = |account: &str| {
+        let identity = crate::auth::parse(&format!("spiffe://mesh/ns/shop/sa/{account}"));
+        Arc::new(ProxyInfo { identity, service_account: account.into(), ..ProxyInfo::clone(&info("a")) })
+    };
+    let _own = registry.connect(&of("web"), "delta");
+    let stranger = registry.connect(&of("stranger"), "delta");
+    assert_eq!((registry.len(), registry.resources("a").len()), (2, 2));
+    drop(stranger);
+    assert_eq!(registry.proxies()[0].info.service_account.as_ref(), "web");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_workload_goes_a_while_after_its_stream() {
     let workloads = Arc::new(Workloads::new(Duration::from_secs(5)));
@@ -142,6 +173,11 @@ async fn a_workload_goes_a_while_after_its_stream() {
     assert_eq!(end, Instant::now() + Duration::from_secs(5));
     // It comes back in time: the end of the stream before takes nothing away.
     let second = registry.connect(&registered, "delta");
+    // The end of one of two streams takes nothing away, nor does what it said hold on.
+    let moved =
+        ProxyInfo { address: Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9))), ..ProxyInfo::clone(&registered) };
+    drop(registry.connect(&Arc::new(moved), "delta"));
+    assert_eq!(seen.borrow_and_update()[0].info.address, registered.address);
     assert_eq!(workloads.expire(end), None);
     assert!(seen.borrow_and_update()[0].connected);
     drop(second);

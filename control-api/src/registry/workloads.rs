@@ -17,8 +17,6 @@ pub const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 /// How long one stays that was there before a restart and has not come back: longer than proxies pause at the most
 /// between attempts to connect.
 pub const RESTORED_GRACE: Duration = Duration::from_secs(30);
-/// The number of no stream.
-const NO_STREAM: u64 = u64::MAX;
 
 /// A workload that says where it serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +37,6 @@ pub struct Workloads {
 
 #[derive(Debug)]
 struct Entry {
-    number: u64,
     info: Arc<ProxyInfo>,
     /// When it goes, if its stream has ended.
     goes: Option<Instant>,
@@ -71,8 +68,8 @@ impl Workloads {
         let mut entries = lock(&self.entries);
         let goes = Some(Instant::now() + RESTORED_GRACE);
         for info in all {
-            let key = (Arc::clone(&info.namespace), Arc::clone(&info.id));
-            let entry = Entry { number: NO_STREAM, info: Arc::new(info), goes, restored: true };
+            let key = Key::of(&info);
+            let entry = Entry { info: Arc::new(info), goes, restored: true };
             entries.entry(key).or_insert(entry);
         }
         self.publish(&entries);
@@ -103,27 +100,27 @@ impl Workloads {
         }
     }
 
-    pub(super) fn connected(&self, info: &Arc<ProxyInfo>, number: u64) {
-        let key = (Arc::clone(&info.namespace), Arc::clone(&info.id));
+    /// The newest stream that a proxy has says this.
+    pub(super) fn connected(&self, key: &Key, info: &Arc<ProxyInfo>) {
         let mut entries = lock(&self.entries);
         let registers = info.registers() && info.is_there;
         let changed = if registers {
-            let entry = Entry { number, info: Arc::clone(info), goes: None, restored: false };
-            let before = entries.insert(key, entry);
+            let entry = Entry { info: Arc::clone(info), goes: None, restored: false };
+            let before = entries.insert(key.clone(), entry);
             before.is_none_or(|before| before.info != *info || !before.connected())
         } else {
             // It said so before, and does not any more.
-            entries.remove(&key).is_some()
+            entries.remove(key).is_some()
         };
         if changed {
             self.publish(&entries);
         }
     }
 
-    pub(super) fn disconnected(&self, key: &Key, number: u64) {
+    /// Its last stream has ended.
+    pub(super) fn disconnected(&self, key: &Key) {
         let mut entries = lock(&self.entries);
-        let entry = entries.get_mut(key).filter(|entry| entry.number == number);
-        if let Some(entry) = entry {
+        if let Some(entry) = entries.get_mut(key) {
             entry.goes = Some(Instant::now() + self.grace);
             self.publish(&entries);
         }

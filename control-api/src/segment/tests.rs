@@ -5,7 +5,7 @@ use crate::object::{AnyObject, Place};
 pub(super) fn objects(text: &str) -> Objects {
     let mut objects = Objects::default();
     for document in manifest::documents(text) {
-        let value = manifest::parse(&document.text).unwrap();
+        let value = document.value().unwrap();
         objects.insert(AnyObject::from_value(value, &Place::default()).unwrap());
     }
     objects

@@ -105,7 +105,7 @@ async fn ready(
         }
         Some(Err(error)) => {
             metrics::counter!("outrider_control_handshake_failures_total").increment(1);
-            tracing::info!(%address, %error, "no TLS connection");
+            handshakes.refused(address, &error);
         }
         None => {}
     }

@@ -91,7 +91,7 @@ async fn open<P: Protocol>(
     let node =
         P::node(&first).ok_or_else(|| Status::invalid_argument("node: missing in the first request"))?;
     let info = Arc::new(node::proxy_info(node, caller)?);
-    if shared.registry.len() >= MAX_PROXIES {
+    if shared.registry.streams() >= MAX_PROXIES {
         return Err(Status::resource_exhausted(format!("{MAX_PROXIES} proxies are connected already")));
     }
     let snapshot = shared.snapshots.snapshot(&info);

@@ -117,8 +117,12 @@ pub(super) struct Serve {
 /// A join token.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Token {
-    #[command(flatten)]
-    pub(super) common: Common,
+    /// Where the control server keeps roots and the join key.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/outrider")]
+    pub(super) state_dir: PathBuf,
+    /// The trust domain, to be sure of it: there is no other than that of the state directory.
+    #[arg(long, value_name = "NAME")]
+    pub(super) trust_domain: Option<String>,
     /// The workload's namespace.
     #[arg(long, value_name = "NAME")]
     pub(super) namespace: String,

@@ -199,9 +199,20 @@ fn settings(serve: &Serve) -> Settings {
     }
 }
 
-/// State, authority and join key.
-fn base(serve: &Serve) -> Result<Base, StartError> {
+/// What can be said of the arguments before anything is made.
+fn check(serve: &Serve) -> Result<(), StartError> {
     let common = &serve.common;
+    if let Some(directory) = &serve.config_dir {
+        match std::fs::metadata(directory) {
+            Ok(metadata) if metadata.is_dir() => {}
+            Ok(_) => {
+                return Err(StartError(format!("--config-dir: {}: not a directory", directory.display())));
+            }
+            Err(error) => return Err(StartError(format!("--config-dir: {}: {error}", directory.display()))),
+        }
+    } else if !serve.kubernetes && serve.kubeconfig.is_none() {
+        return Err(no_objects());
+    }
     if !check_trust_domain(&common.trust_domain) {
         return Err(StartError(format!("--trust-domain: \"{}\" is not one", common.trust_domain)));
     }
@@ -212,6 +223,17 @@ fn base(serve: &Serve) -> Result<Base, StartError> {
         let (least, most) = (SVID_LIVES_S.start(), SVID_LIVES_S.end());
         return Err(StartError(format!("--svid-ttl-s: must be from {least} to {most}")));
     }
+    Ok(())
+}
+
+fn no_objects() -> StartError {
+    StartError("no objects; use --config-dir DIR, or --kubernetes".to_owned())
+}
+
+/// State, authority and join key.
+fn base(serve: &Serve) -> Result<Base, StartError> {
+    check(serve)?;
+    let common = &serve.common;
     let failed = StartError::of("--state-dir");
     let state = StateDir::open(&common.state_dir).map_err(|error| failed(&error))?;
     let lock = state.lock().map_err(|error| failed(&error))?;
@@ -230,6 +252,8 @@ fn base(serve: &Serve) -> Result<Base, StartError> {
     let authority = Authority::open(&common.trust_domain, origin, lives, SystemTime::now());
     let authority = Arc::new(authority.map_err(|error| StartError::of("authority")(&error))?);
     write_roots(&state, &authority);
+    let written = super::token::remember(&state, &common.trust_domain);
+    written.map_err(|error| failed(&error))?;
     Ok(Base { authority, join: Arc::new(join), state, _lock: lock })
 }
 
@@ -237,11 +261,13 @@ async fn source(serve: &Serve, client: Option<&Client>) -> Result<watch::Receive
     if let Some(client) = client {
         return cluster::source(client).await;
     }
-    let Some(directory) = &serve.config_dir else {
-        return Err(StartError("no objects; use --config-dir DIR, or --kubernetes".to_owned()));
+    let Some(directory) = &serve.config_dir else { return Err(no_objects()) };
+    let shown = directory.display().to_string();
+    let failed = |error: std::io::Error| match error.to_string() {
+        // It may be about a directory below this one.
+        error if error.starts_with(&shown) => StartError(format!("--config-dir: {error}")),
+        error => StartError(format!("--config-dir: {shown}: {error}")),
     };
-    let failed =
-        |error: std::io::Error| StartError(format!("--config-dir: {}: {error}", directory.display()));
     let (view, _task) = files::watch(directory, files::INTERVAL).await.map_err(failed)?;
     Ok(view)
 }

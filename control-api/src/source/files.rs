@@ -5,7 +5,7 @@
 //! that a file that is being written is not read half. What cannot be read keeps what was last good in force; at the
 //! start there is nothing to keep, and where a policy may be missing that is an error.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -241,7 +241,8 @@ impl Directory {
     }
 
     fn read(&self, path: &Path, stamp: Option<Stamp>) -> File {
-        let shown = path.strip_prefix(&self.root).unwrap_or(path).display().to_string();
+        let below = path.strip_prefix(&self.root).ok().filter(|below| !below.as_os_str().is_empty());
+        let shown = below.unwrap_or(path).display().to_string();
         let file: Arc<str> = shown.into();
         let documents: Arc<[Read]> = match text(path) {
             Ok(text) => {
@@ -369,12 +370,20 @@ fn duplicate(object: &AnyObject, other: &AnyObject) -> Diagnostic {
     diagnostic(object.place(), Some(object.key()), &fault, (InForce::Nothing, "duplicate"))
 }
 
+/// What a file holds. What is no file may never come to an end, or never begin: a pipe waits for its other end.
 fn text(path: &Path) -> Result<String, String> {
-    let bytes = fs::metadata(path).map_err(|error| format!("cannot be read: {error}"))?.len();
-    if bytes > MAX_FILE_BYTES {
+    use std::io::Read as _;
+    let unreadable = |error: io::Error| format!("cannot be read: {error}");
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err("is not a file; take it away, or give it another name".to_owned());
+    }
+    let file = fs::File::open(path).map_err(unreadable)?;
+    let mut text = String::new();
+    let bytes = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
+    if bytes as u64 > MAX_FILE_BYTES {
         return Err(format!("larger than {MAX_FILE_BYTES} bytes; use several files"));
     }
-    fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))
+    Ok(text)
 }
 
 /// Every YAML and JSON file below a directory, with its stamp if it has one. Names that begin with a dot are passed over,
@@ -396,12 +405,28 @@ fn has_gone(error: &io::Error) -> bool {
 }
 
 fn list_once(root: &Path) -> io::Result<BTreeMap<PathBuf, Option<Stamp>>> {
+    use std::os::unix::fs::MetadataExt as _;
     let mut found = BTreeMap::new();
-    let mut folders = vec![(root.to_owned(), 0)];
-    while let Some((folder, depth)) = folders.pop() {
+    // `outrider validate` may be asked of one file; the server sees to it that it is a directory.
+    if let Some(metadata) = fs::metadata(root).ok().filter(fs::Metadata::is_file) {
+        found.insert(root.to_owned(), stamp(&metadata));
+        return Ok(found);
+    }
+    let mut folders = VecDeque::from([(root.to_owned(), 0)]);
+    // A symbolic link may lead back to where it stands. The shortest way to a directory counts.
+    let mut seen = BTreeSet::new();
+    while let Some((folder, depth)) = folders.pop_front() {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
-        for entry in fs::read_dir(&folder).map_err(named)? {
-            let path = entry.map_err(named)?.path();
+        let metadata = fs::metadata(&folder).map_err(named)?;
+        if !seen.insert((metadata.dev(), metadata.ino())) {
+            continue;
+        }
+        let entries = fs::read_dir(&folder).map_err(named)?;
+        let mut paths =
+            entries.map(|entry| Ok(entry.map_err(named)?.path())).collect::<io::Result<Vec<_>>>()?;
+        // Of two ways as short as each other always the same one.
+        paths.sort();
+        for path in paths {
             let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
             if hidden {
                 continue;
@@ -409,7 +434,7 @@ fn list_once(root: &Path) -> io::Result<BTreeMap<PathBuf, Option<Stamp>>> {
             let metadata = fs::metadata(&path).ok();
             if metadata.as_ref().is_some_and(fs::Metadata::is_dir) {
                 if depth < MAX_DEPTH {
-                    folders.push((path, depth + 1));
+                    folders.push_back((path, depth + 1));
                 }
             } else if path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json") {
                 if found.len() >= MAX_FILES {

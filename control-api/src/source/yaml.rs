@@ -26,7 +26,7 @@ pub(crate) fn documents(file: &Arc<str>, text: &str) -> Vec<Document> {
         match serde_saphyr::from_str_with_options::<Value>(&text, yaml::options()) {
             Ok(Value::Null) => {}
             Ok(value) => flatten(place, value, &mut all),
-            Err(error) => all.push((place, Err(syntax(&error, line)))),
+            Err(error) => all.push(syntax(place, &error)),
         }
     }
     all
@@ -78,12 +78,18 @@ fn split(text: &str) -> Vec<(usize, String)> {
     documents
 }
 
-fn syntax(error: &serde_saphyr::Error, first: usize) -> Fault {
-    let at = error.location().map(|location| {
-        let line = usize::try_from(location.line()).unwrap_or_default();
-        format!("line {}, column {}: ", first + line.saturating_sub(1), location.column())
-    });
-    Fault::new("", format!("not valid YAML: {}{}", at.unwrap_or_default(), yaml::said(error)))
+/// The line of the fault is more use than that of the document.
+fn syntax(mut place: Place, error: &serde_saphyr::Error) -> Document {
+    let at = yaml::place(error, place.line);
+    let what = yaml::what(error, place.line);
+    let reason = match at {
+        None => format!("not valid YAML: {what}"),
+        Some((line, column)) => {
+            place.line = line;
+            format!("not valid YAML: column {column}: {what}")
+        }
+    };
+    (place, Err(Fault::new("", reason)))
 }
 
 #[cfg(test)]
@@ -106,7 +112,7 @@ mod tests {
         let kinds = kinds(text);
         assert_eq!(kinds.len(), 4, "{kinds:?}");
         assert_eq!((kinds[0].as_str(), kinds[2].as_str()), ("1:3 \"A\"", "3:9 \"C\""));
-        assert!(kinds[1].starts_with("2:5 not valid YAML: line "), "{kinds:?}");
+        assert!(kinds[1].starts_with("2:5 not valid YAML: column "), "{kinds:?}");
         assert_eq!(kinds[3], "4:11 \"D\"");
     }
 

@@ -36,7 +36,7 @@ fn json(text: &str) -> Option<Json> {
 
 fn yaml(text: &str) -> Result<Json, Vec<Fault>> {
     serde_saphyr::from_str_with_options(text, options())
-        .map_err(|error| vec![Fault::new("", format!("not valid YAML: {}", said(&error)))])
+        .map_err(|error| vec![Fault::new("", format!("not valid YAML: {}", said(&error, 1)))])
 }
 
 /// A value under the bounds that hold for YAML; a key that stands twice in a mapping is refused as there.

@@ -8,8 +8,10 @@ use serde_json::Value;
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the server may say nothing: the configuration of a large mesh takes a while.
-const TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the server may say nothing, and may read nothing: the configuration of a large mesh takes a moment.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How an answer begins.
+const BEGIN: &[u8] = b"HTTP/1.";
 /// Largest answer, in bytes.
 const MAX_ANSWER_BYTES: u64 = 1 << 30;
 
@@ -40,18 +42,36 @@ fn exchange(address: &str, request: &str) -> io::Result<Value> {
     let failed = |error: io::Error| {
         io::Error::new(error.kind(), format!("control server {address}: {error}; is --control right?"))
     };
-    let mut stream = connect(address).map_err(failed)?;
+    let stream = connect(address).map_err(failed)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.write_all(request.as_bytes()).map_err(failed)?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).map_err(failed)?;
-    let answer = String::from_utf8(answer).map_err(io::Error::other)?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    let answer = answer(stream, request);
+    let answer = answer.map_err(|reason| io::Error::other(format!("control server {address}: {reason}")))?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.split(' ').nth(1).unwrap_or_default();
     if status != "200" {
         return Err(io::Error::other(format!("control server {address}: {status}: {}", body.trim_end())));
     }
     serde_json::from_str(body).map_err(|error| io::Error::other(format!("control server {address}: {error}")))
+}
+
+/// What the other end says to a request; it is HTTP, whatever else may be wrong with it.
+fn answer(mut stream: TcpStream, request: &str) -> Result<String, String> {
+    let waited =
+        |error: &io::Error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut);
+    let failed = |error: io::Error| match waited(&error) {
+        true => format!("gave no answer within {} s (is this the port of the API?)", TIMEOUT.as_secs()),
+        false => format!("gave no HTTP answer: {error} (is this the port of the API?)"),
+    };
+    stream.write_all(request.as_bytes()).map_err(failed)?;
+    let mut answer = Vec::new();
+    // What is something else need not be read to its end, which may never come.
+    (&mut stream).take(BEGIN.len() as u64).read_to_end(&mut answer).map_err(failed)?;
+    if answer != BEGIN {
+        return Err("gave no HTTP answer (is this the port of the API?)".to_owned());
+    }
+    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).map_err(failed)?;
+    String::from_utf8(answer).map_err(|_| "gave an answer that is not text".to_owned())
 }
 
 /// The first of the addresses of a name that answers.

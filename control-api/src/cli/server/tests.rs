@@ -75,7 +75,7 @@ fn proxies_endpoints_and_configuration_are_shown() {
     let (code, out, _, asked) = command(&["endpoints", "shop/web"], "200 OK", service);
     assert_eq!((code, asked.as_str()), (0, "/api/v1/services/shop/web"));
     assert!(out.contains("80    10.0.0.1:80  Healthy  1       spiffe://a/ns/b/sa/c"), "{out}");
-    let words = ["config", "a/b", "--kind", "route", "--name", "outbound|80||x"];
+    let words = ["config", "a/b", "--kind", "routes", "--name", "outbound|80||x"];
     let (code, out, _, asked) = command(&words, "200 OK", "{\"resources\": []}");
     assert_eq!((code, out.as_str()), (0, "{\n  \"resources\": []\n}\n"));
     assert_eq!(asked, "/api/v1/proxies/a%2Fb/config?kind=route&name=outbound%7C80%7C%7Cx");
@@ -97,6 +97,10 @@ fn names_of_a_wrong_form_are_not_asked_for() {
         let err = String::from_utf8(err).unwrap();
         assert!(err.contains(reason), "{err}");
     }
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let words = ["outrider", "config", "p", "--kind", "foo"].into_iter().map(Into::into);
+    assert_eq!(cli::run(words.collect::<Vec<_>>(), &mut out, &mut err), 2);
+    assert!(String::from_utf8(err).unwrap().contains("possible values: cluster, "));
     let (code, _, _, asked) = command(&["describe", "Namespace//shop"], "200 OK", r#"{"key": "x"}"#);
     assert_eq!((code, asked.as_str()), (0, "/api/v1/status/Namespace//shop"));
 }
@@ -106,9 +110,40 @@ fn no_answer_is_told_from_a_bad_one() {
     let (code, out, err, _) = command(&["endpoints", "shop/none"], "404 Not Found", "there is none\n");
     assert_eq!((code, out.as_str()), (2, ""));
     assert!(err.contains("404: there is none"), "{err}");
+    // A port that speaks something else: HTTP/2, as for ADS, whose server waits then for more.
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = other.accept().unwrap();
+        stream.write_all(b"\0\0\0\x04\0\0\0\0\0").unwrap();
+        // Until the client goes.
+        let _ = std::io::Read::read_to_end(&mut stream, &mut Vec::new());
+    });
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let words = ["outrider", "proxies", "--control", &address].into_iter().map(Into::into);
+    assert_eq!(cli::run(words.collect::<Vec<_>>(), &mut out, &mut err), 2);
+    server.join().unwrap();
+    let err = String::from_utf8(err).unwrap();
+    assert!(err.ends_with("gave no HTTP answer (is this the port of the API?)\n"), "{err}");
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let words = ["outrider", "proxies", "--control", &free].into_iter().map(Into::into);
     assert_eq!(cli::run(words.collect::<Vec<_>>(), &mut out, &mut err), 2);
     assert!(String::from_utf8(err).unwrap().contains("--control"));
+}
+
+#[test]
+fn a_fault_says_whom_it_does_not_reach_and_one_that_is_gone_that_it_is() {
+    let all = r#"{"stopped": false, "faults": [{"namespace": "shop", "name": "f", "file": "", "phase": "Running",
+        "left_s": 9, "proxies": 0, "acknowledged": 0, "unable": 2}]}"#;
+    let (code, out, ..) = command(&["fault", "list"], "200 OK", all);
+    assert_eq!(code, 0);
+    assert!(out.contains("shop/f  Running  9s    0/0      applied\n"), "{out}");
+    assert!(
+        out.ends_with("shop/f: proxies that are meant and take no faults, because they are not ours: 2\n"),
+        "{out}"
+    );
+    let (_, out, _, asked) = command(&["fault", "stop", "g"], "200 OK", r#"{"faults": []}"#);
+    assert_eq!(asked, "/api/v1/faults/default/g/stop");
+    assert!(out.ends_with("default/g is stopped, and gone: it was applied by hand.\n"), "{out}");
 }

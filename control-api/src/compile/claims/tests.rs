@@ -159,11 +159,15 @@ fn what_is_written_goes_before_what_a_workload_says_of_itself() {
 
 #[test]
 fn of_two_services_with_one_cluster_address_the_older_has_it() {
-    for (first, second, holder) in [("2020", "2021", "a/x"), ("2021", "2020", "b/y"), ("", "2021", "b/y")] {
+    for (first, second, holder) in
+        [("2020", "2021", "a/x"), ("2021", "2020", "b/y"), ("", "2021", "b/y"), ("", "", "a/x")]
+    {
         let mesh = mesh(&[service("a/x", first, "10.96.0.1"), service("b/y", second, "10.96.0.1")]);
         assert_eq!(held(&mesh), [format!("10.96.0.1:80 {holder}")]);
         let loser = if holder == "a/x" { "b/y" } else { "a/x" };
         assert!(said(&mesh, loser).contains(&format!("Service/{holder}")), "{}", said(&mesh, loser));
+        let why = if first == second { "comes first by name" } else { "is older" };
+        assert!(said(&mesh, loser).contains(why), "{}", said(&mesh, loser));
         assert_eq!(said(&mesh, holder), "");
     }
 }

@@ -217,3 +217,18 @@ fn every_action_passes_the_gate() {
         assert!(json["fault"].get(&name).is_some(), "{action}: {json}");
     }
 }
+
+#[test]
+fn proxies_that_take_no_faults_are_counted_where_one_is_meant_for_them() {
+    let selected = json!({"direction": "Inbound", "refuse": {}, "selector": {"matchLabels": {"app": "a"}}});
+    let label = |app: &str| json!({"app": app});
+    let off = json!({"app": "a", "mesh.outrider.dev/faults": "off"});
+    let all = vec![workload(1, label("a")), workload(2, label("b")), workload(3, off), fault("f", selected)];
+    let mesh = mesh(all, Caps::default());
+    let envoy = |number| Arc::new(ProxyInfo { dialect: Dialect::Envoy, ..proxy(number) });
+    let proxies = [envoy(1), envoy(2), envoy(3), Arc::new(proxy(1))];
+    let counted = |in_force: &InForce| mesh.without_faults(&mesh.injections(in_force), &proxies);
+    let key = Key::new(ObjectKind::FaultInjection, "shop", "f");
+    assert_eq!(counted(&InForce::default()), BTreeMap::from([(key.clone(), 1)]));
+    assert!(counted(&InForce { stopped: false, over: BTreeSet::from([key]) }).is_empty());
+}

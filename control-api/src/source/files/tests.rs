@@ -227,3 +227,30 @@ fn a_policy_that_was_never_good_denies_everything_until_it_is() {
     assert_eq!(policies(&view), ["policy-without-a-good-name Deny None"]);
     assert_eq!((addresses(&view).len(), view.diagnostics[0].in_force), (1, InForce::Denial));
 }
+
+/// What a pipe's reader waits for never comes. (It would be the watcher that waits, or the start.)
+#[test]
+fn what_is_no_file_is_said_and_not_read() {
+    let folder = Folder::new("no-file");
+    folder.write("a.yaml", &workload("a", "10.0.0.1"));
+    let made = std::process::Command::new("mkfifo").arg(folder.0.join("pipe.yaml")).status().unwrap();
+    assert!(made.success());
+    std::os::unix::fs::symlink("/dev/zero", folder.0.join("zero.yaml")).unwrap();
+    let view = Directory::new(&folder.0).scan().unwrap();
+    assert_eq!(addresses(&view), ["a=10.0.0.1"]);
+    let said: Vec<_> = view.diagnostics.iter().map(ToString::to_string).collect();
+    assert_eq!(said.len(), 2);
+    assert!(said.iter().all(|one| one.contains("is not a file")), "{said:?}");
+}
+
+#[test]
+fn a_link_to_where_it_stands_is_gone_through_once() {
+    let folder = Folder::new("loop");
+    folder.write("a.yaml", &workload("a", "10.0.0.1"));
+    folder.write("sub/b.yaml", &workload("b", "10.0.0.2"));
+    std::os::unix::fs::symlink(".", folder.0.join("loop")).unwrap();
+    std::os::unix::fs::symlink("..", folder.0.join("sub/back")).unwrap();
+    let view = Directory::new(&folder.0).scan().unwrap();
+    assert_eq!(addresses(&view), ["a=10.0.0.1", "b=10.0.0.2"]);
+    assert!(view.diagnostics.is_empty(), "{:?}", view.diagnostics);
+}
