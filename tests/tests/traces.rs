@@ -337,12 +337,15 @@ async fn envoy_carries_traces_on_as_ours_does() {
         for proxy in Beside::both(&http, &[TO_BE], &clusters) {
             let before = collector.spans().len();
             let mut seen = Vec::new();
-            for headers in [
-                &[("traceparent", &*sampled), ("tracestate", "a=1")][..],
+            let asks = [
                 &[("traceparent", &*not)][..],
                 &[][..],
                 &[("x-client-trace-id", "1")][..],
-            ] {
+                &[("traceparent", &*sampled), ("tracestate", "a=1")][..],
+            ];
+            // Whom the caller has chosen Envoy chooses once more, ours does not.
+            let alike = if share == 0 { 3 } else { 4 };
+            for headers in &asks[..alike] {
                 seen.push(hop(&proxy, &backend, headers).await);
             }
             let recorded = seen.iter().filter(|(_, flags, _)| flags == "01").count();
@@ -455,9 +458,13 @@ async fn where_ours_is_not_as_envoy_is_documented() {
     let (collector, backend) = (Collector::start().await, Backend::start().await);
     let clusters = [cluster("be", backend.port, ""), cluster("otel", collector.port, HTTP2)];
     let sampled = parent(TRACE, "01");
-    for proxy in Beside::both(&tracing("s", "overall_sampling: {value: 0}"), &[TO_BE], &clusters) {
-        let limited = hop(&proxy, &backend, &[("traceparent", &sampled)]).await;
-        assert_eq!(limited.1, if proxy.name == "ours" { "00" } else { "01" }, "{}", proxy.name);
+    for (share, ours) in [("random_sampling: {value: 0}", "01"), ("overall_sampling: {value: 0}", "00")] {
+        for proxy in Beside::both(&tracing("s", share), &[TO_BE], &clusters) {
+            let flags = hop(&proxy, &backend, &[("traceparent", &sampled)]).await.1;
+            assert_eq!(flags, if proxy.name == "ours" { ours } else { "00" }, "{} {share}", proxy.name);
+        }
+    }
+    for proxy in Beside::both(&tracing("s", ""), &[TO_BE], &clusters) {
         assert_eq!(proxy.get("/", &[("traceparent", "garbage")]).await.status, 200);
         let seen = backend.seen().last().unwrap().headers["traceparent"].clone();
         assert_eq!(seen == "garbage", proxy.name != "ours", "{}: {seen}", proxy.name);
