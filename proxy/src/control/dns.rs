@@ -31,6 +31,8 @@ const MAX_ADDRESSES: usize = 256;
 pub struct Resolved {
     /// The cluster.
     pub cluster: Arc<str>,
+    /// What was looked up. The cluster may have other names by now.
+    pub hosts: Arc<[NamedEndpoint]>,
     /// Its endpoints; `None` when they could not be found out.
     pub endpoints: Option<EndpointSet>,
 }
@@ -84,12 +86,13 @@ impl Resolver {
 
 async fn resolve(cluster: Arc<str>, asked: Asked, messages: mpsc::Sender<Message>) {
     let (mut failures, mut first) = (0_u32, None);
+    let hosts: Arc<[NamedEndpoint]> = asked.hosts.as_slice().into();
     loop {
         let found = asked.look_up(&cluster, &mut first).await;
         let ttl = found.as_ref().and_then(|found| found.ttl);
         failures = if found.is_some() { 0 } else { failures.saturating_add(1) };
         let endpoints = found.map(|found| EndpointSet { endpoints: found.endpoints });
-        let resolved = Resolved { cluster: Arc::clone(&cluster), endpoints };
+        let resolved = Resolved { cluster: Arc::clone(&cluster), hosts: Arc::clone(&hosts), endpoints };
         if messages.send(Message::Resolved(resolved)).await.is_err() {
             return;
         }

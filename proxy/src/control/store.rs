@@ -23,6 +23,7 @@ use tokio::time::Instant;
 pub use super::change::{Change, Kind, Resource};
 use super::dns::Resolved;
 use crate::identity::Revoked;
+use crate::model::endpoint::NamedEndpoint;
 use crate::model::tls::{Secret, SecretKind};
 use crate::model::{Cluster, ClusterEntry, Discovery, EndpointSet, Listener, RouteTable, Snapshot};
 use demand::Demand;
@@ -49,7 +50,8 @@ pub struct Store {
     /// What the workload calls, where that is asked for.
     demand: Demand,
     /// Endpoints of names, by cluster.
-    resolved: BTreeMap<Arc<str>, Arc<EndpointSet>>,
+    /// The addresses of clusters' names, with the names that they are of.
+    resolved: BTreeMap<Arc<str>, (Arc<[NamedEndpoint]>, Arc<EndpointSet>)>,
     references: References,
     current: Arc<Snapshot>,
 }
@@ -204,16 +206,21 @@ impl Store {
     /// Takes note of the addresses of a cluster's names; whether they are news. That there were none to be had is
     /// news the first time.
     pub fn resolved(&mut self, resolved: Resolved) -> bool {
-        let Resolved { cluster, endpoints } = resolved;
-        let endpoints = match endpoints {
-            Some(endpoints) => endpoints,
-            None if self.resolved.contains_key(&cluster) => return false,
-            None => EndpointSet::default(),
-        };
-        if self.resolved.get(&cluster).is_some_and(|known| **known == endpoints) {
+        let Resolved { cluster, hosts, endpoints } = resolved;
+        let Some(kept) = self.clusters.get(&cluster) else { return false };
+        if !is_of(&kept.compiled, &hosts) {
             return false;
         }
-        self.resolved.insert(cluster, Arc::new(endpoints));
+        let known = self.addresses(&kept.compiled);
+        let endpoints = match endpoints {
+            Some(endpoints) => endpoints,
+            None if known.is_some() => return false,
+            None => EndpointSet::default(),
+        };
+        if known.is_some_and(|known| **known == endpoints) {
+            return false;
+        }
+        self.resolved.insert(cluster, (hosts, Arc::new(endpoints)));
         true
     }
 
@@ -274,7 +281,8 @@ impl Store {
                     self.endpoints.contains_key(eds) || self.references.is_given_up(Kind::Endpoints, eds)
                 }
                 Discovery::Dns { .. } => {
-                    self.resolved.contains_key(name) || self.references.is_given_up(Kind::Cluster, name)
+                    self.addresses(&kept.compiled).is_some()
+                        || self.references.is_given_up(Kind::Cluster, name)
                 }
                 Discovery::Static(_) | Discovery::OriginalDst => true,
             };
@@ -324,10 +332,16 @@ impl Store {
         Some(ClusterEntry { endpoints: self.endpoints_of(&config), config })
     }
 
+    /// The addresses that the cluster's names came to, if they were looked up.
+    fn addresses(&self, cluster: &Cluster) -> Option<&Arc<EndpointSet>> {
+        let (hosts, endpoints) = self.resolved.get(&cluster.name)?;
+        is_of(cluster, hosts).then_some(endpoints)
+    }
+
     fn endpoints_of(&self, cluster: &Cluster) -> Arc<EndpointSet> {
         let found = match &cluster.discovery {
             Discovery::Static(set) => Some(Arc::clone(set)),
-            Discovery::Dns { .. } => self.resolved.get(&cluster.name).cloned(),
+            Discovery::Dns { .. } => self.addresses(cluster).cloned(),
             Discovery::Eds(name) => self.endpoints.get(name).map(|kept| Arc::clone(&kept.compiled)),
             Discovery::OriginalDst => None,
         };
@@ -404,6 +418,12 @@ fn stays(expires: Option<Instant>) -> Result<(), Vec<Fault>> {
         None => Ok(()),
         Some(_) => Err(vec![Fault::new("ttl", "a list of who is cut off must not run out")]),
     }
+}
+
+/// Whether these are the names of the cluster. Their addresses hold under other weights, too, until they are looked up anew.
+fn is_of(cluster: &Cluster, names: &[NamedEndpoint]) -> bool {
+    let place = |named: &NamedEndpoint| (named.host.clone(), named.port);
+    matches!(&cluster.discovery, Discovery::Dns { hosts, .. } if hosts.iter().map(place).eq(names.iter().map(place)))
 }
 
 #[cfg(test)]

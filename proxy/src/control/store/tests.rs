@@ -111,7 +111,8 @@ async fn names_are_resolved_once_before_a_cluster_counts_as_there() {
     set(&mut store, cluster(DNS), None);
     assert!(store.assemble(1).clusters.contains_key("c"));
     assert!(!store.is_settled(), "its names are still looked up");
-    let answer = |endpoints| Resolved { cluster: "c".into(), endpoints };
+    let hosts = names(&store);
+    let answer = |endpoints| Resolved { cluster: "c".into(), hosts: Arc::clone(&hosts), endpoints };
     let Resource::Endpoints(_, set_of_one) = endpoints() else { panic!("endpoints") };
     assert!(store.resolved(answer(Some(set_of_one))));
     assert_eq!(store.assemble(2).clusters["c"].endpoints.endpoints.len(), 1);
@@ -132,6 +133,44 @@ async fn names_are_resolved_once_before_a_cluster_counts_as_there() {
     assert!(silent.expire(Instant::now()) && silent.is_settled(), "nobody waits for ever");
 }
 
+/// The names of the only cluster.
+fn names(store: &Store) -> Arc<[NamedEndpoint]> {
+    match &store.clusters["c"].compiled.discovery {
+        Discovery::Dns { hosts, .. } => hosts.as_slice().into(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_addresses_of_other_names_are_not_a_clusters() {
+    let mut store = Store::default();
+    set(&mut store, cluster(DNS), None);
+    let old = names(&store);
+    let Resource::Endpoints(_, found) = endpoints() else { panic!("endpoints") };
+    assert!(store.resolved(Resolved {
+        cluster: "c".into(),
+        hosts: Arc::clone(&old),
+        endpoints: Some(found)
+    }));
+    let _ = store.assemble(1);
+    set(&mut store, cluster(&DNS.replace("name.test", "other.test")), None);
+    let before = |store: &mut Store, version| {
+        let snapshot = store.assemble(version);
+        let entry = &snapshot.clusters["c"];
+        assert_eq!(entry.endpoints.endpoints.len(), 1);
+        matches!(&entry.config.discovery, Discovery::Dns { hosts, .. } if hosts.as_slice() == &*old)
+    };
+    assert!(before(&mut store, 2), "it goes on as it was");
+    let Resource::Endpoints(_, late) = endpoints() else { panic!("endpoints") };
+    let answer = Resolved { cluster: "c".into(), hosts: Arc::clone(&old), endpoints: Some(late) };
+    assert!(!store.resolved(answer), "an answer that was under way is not about it");
+    assert!(before(&mut store, 3) && !store.is_settled());
+    advance(UNRESOLVED_AFTER).await;
+    assert!(store.expire(Instant::now()));
+    let snapshot = store.assemble(4);
+    assert!(snapshot.clusters["c"].endpoints.endpoints.is_empty(), "not the old addresses for ever");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_cluster_that_becomes_one_of_names_keeps_its_endpoints_until_they_are_known() {
     let mut store = Store::default();
@@ -140,7 +179,7 @@ async fn a_cluster_that_becomes_one_of_names_keeps_its_endpoints_until_they_are_
     let _ = store.assemble(1);
     set(&mut store, cluster(DNS), None);
     assert_eq!(store.assemble(2).clusters["c"].endpoints.endpoints.len(), 1);
-    assert!(store.resolved(Resolved { cluster: "c".into(), endpoints: None }));
+    assert!(store.resolved(Resolved { cluster: "c".into(), hosts: names(&store), endpoints: None }));
     assert!(store.assemble(3).clusters["c"].endpoints.endpoints.is_empty());
 }
 

@@ -23,8 +23,8 @@ impl Store {
         });
         let routes = self.named_routes();
         let clusters = self.demanded_clusters(&routes);
-        let addresses = self.by_name().map(|cluster| Arc::clone(&cluster.name));
-        let unresolved = addresses.filter(|name| !self.resolved.contains_key(name));
+        let unresolved = self.by_name().filter(|cluster| self.addresses(cluster).is_none());
+        let unresolved = unresolved.map(|cluster| Arc::clone(&cluster.name));
         let unresolved = unresolved.chain(self.missing_clusters(&clusters).cloned()).collect();
         let of = |kind: Kind| move |name: Arc<str>| (kind, name);
         let names = endpoints
