@@ -64,6 +64,7 @@ async fn establish(
     let inspected_as = inspected.transport_protocol();
     let mut facts = Facts {
         listener: Arc::clone(&listener.name),
+        came_by: Arc::clone(&listener),
         destination,
         redirected: original.is_some(),
         spared: listener.spared,

@@ -14,11 +14,10 @@ use prost_types::Any;
 use crate::ads::Ads;
 use crate::backend::Backend;
 use crate::client::{self, Answer, Ask, PATIENCE};
-use crate::config::{HCM, HTTP2, ROUTER, address, cluster};
+use crate::config::{HCM, HTTP2, ROUTER, STDOUT, address, cluster};
 use crate::process::{Process, admin_get, free_port, scratch};
 
 const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
-const STDOUT: &str = "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog";
 /// The status of a request that has met what only [`Lab::settle`] injects.
 const SETTLED: u16 = 599;
 

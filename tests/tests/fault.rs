@@ -4,12 +4,11 @@ use std::time::{Duration, Instant};
 
 use outrider_tests::backend::Backend;
 use outrider_tests::client::{self, Answer, Ask, PATIENCE};
-use outrider_tests::config::{HCM, ROUTER, address, cluster};
+use outrider_tests::config::{HCM, ROUTER, STDOUT, address, cluster};
 use outrider_tests::process::{Process, envoy_binary, free_port};
 
 const FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
 const RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
-const STDOUT: &str = "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog";
 /// Envoy's timers may fire so much too early.
 const EARLY_MS: u64 = 10;
 const ALL: &str = "percentage: {numerator: 100}";

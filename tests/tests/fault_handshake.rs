@@ -5,14 +5,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use outrider_tests::backend::Backend;
 use outrider_tests::client::PATIENCE;
-use outrider_tests::config::{HCM, ROUTER, address, cluster};
+use outrider_tests::config::{HCM, ROUTER, STDOUT, address, cluster};
 use outrider_tests::faults::{Lab, Setup};
 use outrider_tests::mesh::{DAY, Mesh, SERVER};
 use outrider_tests::process::{Process, admin_get, envoy_binary, free_port};
 
 /// The life of a certificate that is to be really over; whole seconds are cut off.
 const SHORT: Duration = Duration::from_secs(4);
-const STDOUT: &str = "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog";
 const EXPIRED: &str = "place: INBOUND, match: {listeners: [tls]}, expired_certificate: {}";
 
 fn http() -> String {

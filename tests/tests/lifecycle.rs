@@ -259,6 +259,34 @@ stats_sinks: []
 }
 
 #[tokio::test]
+async fn what_takes_longer_than_a_drain_is_cut_and_says_so() {
+    let (backend, admin, port) = (Backend::start().await, free_port(), free_port());
+    let logged = format!(
+        "access_log: [{{name: log, typed_config: {{\"@type\": {}, log_format: {{text_format_source: {{inline_string: \
+         \"LINE %RESPONSE_CODE_DETAILS% %BYTES_SENT%\\n\"}}}}}}}}], upgrade_configs",
+        config::STDOUT
+    );
+    let text = |answer: &str| config(admin, port, backend.port, answer).replace("upgrade_configs", &logged);
+    let env = [("OUTRIDER_DRAIN_TIMEOUT_MS", "100")];
+    let mut proxy = Process::outrider_with(&text("one"), admin, &env);
+    for drain in ["a change of the listener", "the end of the proxy"] {
+        let mut tunnel = websocket(port).await;
+        assert!(echoes(&mut tunnel, b"under way").await);
+        if drain.starts_with("a change") {
+            fs::write(proxy.directory.join("config.yaml"), text("two")).unwrap();
+            proxy.signal("HUP");
+        } else {
+            proxy.signal("TERM");
+        }
+        let ended = timeout(PATIENCE, tunnel.read(&mut [0])).await.expect("it is cut");
+        assert!(!matches!(ended, Ok(1..)), "{drain}");
+    }
+    assert_eq!(proxy.wait(PATIENCE), Some(0));
+    let log = proxy.log();
+    assert_eq!(log.matches("LINE drain_timeout 9\n").count(), 2, "{log}");
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_is_said_at_the_start() {
     let (backend, admin) = (Backend::start().await, free_port());
     let directory = scratch("taken");

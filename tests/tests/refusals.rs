@@ -8,12 +8,11 @@ use std::time::{Duration, SystemTime};
 use outrider_tests::authority::Authority;
 use outrider_tests::backend::Backend;
 use outrider_tests::client::{self, Ask, PATIENCE};
-use outrider_tests::config::{HCM, ROUTER, address, cluster};
+use outrider_tests::config::{HCM, ROUTER, STDOUT, address, cluster};
 use outrider_tests::mesh::{CLIENT, DAY, Mesh, SERVER, TLS};
 use outrider_tests::process::{Process, admin_get, free_port};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, SanType};
 
-const STDOUT: &str = "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog";
 const SPIFFE: &str =
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig";
 

@@ -6,7 +6,7 @@ use outrider_tests::backend::Backend;
 use outrider_tests::beside::Beside;
 use outrider_tests::client::{self, Answer, Ask, PATIENCE};
 use outrider_tests::collector::{Collector, Received, hex};
-use outrider_tests::config::{HTTP2, TO_BE, cluster, tracing, web};
+use outrider_tests::config::{HTTP2, STDOUT, TO_BE, cluster, tracing, web};
 use outrider_tests::control::{Control, Wire};
 use outrider_tests::faults::{Lab, Setup};
 use outrider_tests::mesh::{self, DAY, Mesh};
@@ -159,7 +159,6 @@ async fn without_tracing_headers_pass_as_they_are() {
     assert!(seen["b3"] == "x" && !seen.contains_key("traceparent"));
 }
 
-const STDOUT: &str = "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog";
 const RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
 
 /// A lab whose HTTP chains are traced and deny whoever says `x-denied`.

@@ -51,7 +51,7 @@ pub struct Store {
     demand: Demand,
     /// Endpoints of names, by cluster.
     /// The addresses of clusters' names, with the names that they are of.
-    resolved: BTreeMap<Arc<str>, (Arc<[NamedEndpoint]>, Arc<EndpointSet>)>,
+    resolved: BTreeMap<Arc<str>, Addresses>,
     references: References,
     current: Arc<Snapshot>,
 }
@@ -419,6 +419,9 @@ fn stays(expires: Option<Instant>) -> Result<(), Vec<Fault>> {
         Some(_) => Err(vec![Fault::new("ttl", "a list of who is cut off must not run out")]),
     }
 }
+
+/// Names, and what they came to.
+type Addresses = (Arc<[NamedEndpoint]>, Arc<EndpointSet>);
 
 /// Whether these are the names of the cluster. Their addresses hold under other weights, too, until they are looked up anew.
 fn is_of(cluster: &Cluster, names: &[NamedEndpoint]) -> bool {

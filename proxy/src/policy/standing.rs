@@ -50,6 +50,8 @@ struct Place {
 pub struct Facts {
     /// The name of the listener.
     pub listener: Arc<str>,
+    /// The listener as it was when it let the connection in.
+    pub came_by: Arc<Listener>,
     /// Where it was going.
     pub destination: SocketAddr,
     /// Whether it was going elsewhere when it was led here.
@@ -239,6 +241,11 @@ impl Standing {
     /// Holds it to what is revoked now. Whether it was ended.
     pub fn revoke(&self, revoked: &Revoked) -> bool {
         self.facts.peer.as_ref().is_some_and(|peer| revoked.covers(peer)) && self.end(Reason::IdentityRevoked)
+    }
+
+    /// Ends it as its listener has been drained for long enough. Whether it was ended.
+    pub fn overdue(&self) -> bool {
+        self.end(Reason::DrainTimeout)
     }
 
     /// Lets the requests under way ask again whether they may go on.

@@ -24,6 +24,9 @@ use crate::worker::Worker;
 /// How long accepting pauses when the process is out of file descriptors.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long connections that are cut at the end of a drain have to say so in logs and metrics.
+pub const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// All listeners of one worker.
 pub struct Listeners {
     worker: Rc<Worker>,
@@ -156,9 +159,14 @@ impl Listeners {
     /// Lets the connections of a generation end, and ends them when they take too long.
     fn drain(&mut self, generation: Rc<Generation>) {
         generation.drain.begin();
-        let (late, limit) = (Rc::clone(&generation), self.drain_timeout);
+        let (late, limit, worker) = (Rc::clone(&generation), self.drain_timeout, Rc::clone(&self.worker));
         tokio::task::spawn_local(async move {
             sleep(limit).await;
+            let standings = worker.standings.alive();
+            let late_ones = standings.iter().filter(|one| Arc::ptr_eq(&one.facts.came_by, &late.listener));
+            worker.count_cut(Reason::DrainTimeout, late_ones.filter(|one| one.overdue()).count());
+            drop(standings);
+            sleep(LAST_WORDS).await;
             late.tasks.borrow_mut().abort_all();
         });
         self.draining.push(generation);

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::listeners::Listeners;
+use super::listeners::{LAST_WORDS, Listeners};
 use super::sockets::BoundListener;
 use crate::identity::Revoked;
 use crate::limit::pressure::Pressure;
@@ -180,7 +180,7 @@ async fn run(
                 fed = changed.is_ok();
                 let published = news.borrow_and_update().clone();
                 if end.is_none() && (published.draining || !fed) {
-                    end = Some(Instant::now() + drain_timeout);
+                    end = Some(Instant::now() + drain_timeout + LAST_WORDS);
                     listeners.close_all();
                 }
                 // What is under way goes on under what holds now, in a drain too.

@@ -135,10 +135,8 @@ async fn names_are_resolved_once_before_a_cluster_counts_as_there() {
 
 /// The names of the only cluster.
 fn names(store: &Store) -> Arc<[NamedEndpoint]> {
-    match &store.clusters["c"].compiled.discovery {
-        Discovery::Dns { hosts, .. } => hosts.as_slice().into(),
-        other => panic!("{other:?}"),
-    }
+    let Discovery::Dns { hosts, .. } = &store.clusters["c"].compiled.discovery else { panic!("names") };
+    hosts.as_slice().into()
 }
 
 #[tokio::test(start_paused = true)]
