@@ -165,7 +165,8 @@ fn killed_at_its_first_start_it_starts_again() {
         };
         let roots = names.iter().filter(|name| name.starts_with("root-")).count();
         assert_eq!(roots, 1, "{names:?}");
-        let whole = ["ca.pem", "faults.json", "in-mesh.json", "join.key", "lock", "operator.token"];
+        let whole =
+            ["ca.pem", "faults.json", "in-mesh.json", "join.key", "lock", "operator.token", "trust-domain"];
         let odd = names.iter().find(|name| !name.starts_with("root-") && !whole.contains(&name.as_str()));
         assert_eq!(odd, None, "something was left half-made: {names:?}");
         let token = fs::read_to_string(control.token("client")).unwrap();

@@ -3,6 +3,7 @@
 use std::fmt::{Display, Write as _};
 use std::future::poll_fn;
 use std::task::Poll;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -232,6 +233,10 @@ pub(super) async fn send_body<D: Downstream>(
         Poll::Ready(())
     })
     .await;
+    if !response.headers.contains(b"date") {
+        // Whoever makes an answer dates it (RFC 9110 section 6.6.1).
+        response.headers.append(b"date", httpdate::fmt_http_date(SystemTime::now()).as_bytes());
+    }
     super::limit::tell(report.quota.as_deref(), &mut response.headers);
     if down.send_head(response).is_err() {
         return Outcome::Broken;

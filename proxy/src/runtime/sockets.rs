@@ -77,8 +77,8 @@ fn socket(address: SocketAddr, dual_stack: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Looks whether anybody listens there already. With `SO_REUSEPORT` the kernel would share connections with another process
-/// of the same user, a proxy that was left behind for one.
+/// Looks whether anybody listens there already. With `SO_REUSEPORT` the kernel shares connections among the processes of a
+/// user: those that mean it, and a proxy that was left behind.
 fn probe(address: SocketAddr, dual_stack: bool) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
@@ -143,14 +143,17 @@ impl Sockets {
         }
         let place = Place::of(listener);
         let is_ours = |bound: &Arc<BoundListener>| bound.address.port() == listener.address.port();
-        if !self.started && !self.bound.values().any(is_ours) {
-            probe(listener.address, listener.dual_stack)
-                .map_err(|error| format!("address: cannot listen on {}: {error}", listener.address))?;
-        }
+        let is_shared = !self.started
+            && !self.bound.values().any(is_ours)
+            && probe(listener.address, listener.dual_stack).is_err();
         if !self.closed && !self.bound.contains_key(&place) {
             let bound = BoundListener::bind(listener.address, listener.dual_stack, self.workers)
                 .map_err(|error| format!("address: cannot listen on {}: {error}", listener.address))?;
             self.bound.insert(place, Arc::new(bound));
+            if is_shared {
+                let (name, address) = (&listener.name, listener.address);
+                tracing::warn!(listener = %name, %address, "another process listens there too, and gets a part of the connections");
+            }
         }
         Ok(())
     }
