@@ -54,7 +54,7 @@ fn define(cluster: &Cluster) {
     let text = String::from_utf8(crds.stdout).unwrap();
     let own = text.split("---\n").filter(|one| !one.trim().is_empty());
     let mut all: Vec<Value> = own.map(|one| serde_json::from_str(one).unwrap()).collect();
-    assert_eq!(all.len(), 5);
+    assert_eq!(all.len(), 6);
     let anything = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     let group = "gateway.networking.k8s.io";
     for kind in ["HTTPRoute", "GRPCRoute", "TCPRoute"] {
@@ -428,8 +428,11 @@ async fn one_bad_object_of_each_kind_says_why_and_all_else_works() {
     route(&cluster, "good", "web");
     let control = control(&cluster, Wire::Plaintext, "one");
     let bad = bad_ones();
-    let place = |plural: &str| {
-        if plural.ends_with("routes") { format!("{GATEWAY}/{plural}") } else { format!("{OWN}/{plural}") }
+    let place = |plural: &str| match plural {
+        // It lives in no namespace.
+        "revocations" => format!("/apis/mesh.outrider.dev/v1alpha1/{plural}"),
+        route if route.ends_with("routes") => format!("{GATEWAY}/{route}"),
+        own => format!("{OWN}/{own}"),
     };
     for (plural, kind, spec, _) in &bad {
         let version = if plural.ends_with("routes") {
