@@ -34,6 +34,9 @@ fn control_plane() -> Option<PathBuf> {
         .clone()
 }
 
+/// The longest that the proxy waits before it connects to a control server again.
+const LONGEST_PAUSE: Duration = Duration::from_millis(22_500);
+
 struct Lab {
     binary: PathBuf,
     server: Option<Process>,
@@ -103,7 +106,7 @@ static_resources:
 
     /// Waits until a request of this kind to the proxy is answered as expected.
     async fn until(&self, port: u16, path: &str, expected: impl Fn(&client::Answer) -> bool) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + PATIENCE + LONGEST_PAUSE;
         let ask = Ask { path: path.into(), ..Ask::default() };
         let mut last = client::Answer::default();
         while Instant::now() < end {
