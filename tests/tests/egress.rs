@@ -133,7 +133,8 @@ async fn an_outbound_listener_refuses_what_a_breakout_goes_to_unless_told_otherw
     ));
     lab.until("allowed", async || lab.get("/").await.0 == 200).await;
     assert_eq!(lab.get("/metadata").await, refused);
-    assert!(answer(lab.tcp).await.is_some());
+    // Another worker may hear of the change a moment later.
+    lab.until("allowed on every worker", async || answer(lab.tcp).await.is_some()).await;
 
     lab.change("protected: RECORD, unknown: REFUSE");
     lab.until("recorded", async || lab.get("/").await.0 == 200 && lab.counted("recorded", "api_server"))
