@@ -112,6 +112,29 @@ pub(super) fn options(protocol: Protocol) -> BTreeMap<String, prost_types::Any> 
     BTreeMap::from([(HTTP_OPTIONS.to_owned(), wire::any(&options))])
 }
 
+/// One endpoint, by its name or its address.
+pub(super) fn assignment_of_host(cluster: &str, host: String, port: u16) -> endpoint::ClusterLoadAssignment {
+    let address = core::Address {
+        address: Some(core::address::Address::SocketAddress(core::SocketAddress {
+            address: host,
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port.into())),
+            ..Default::default()
+        })),
+    };
+    let one = endpoint::LbEndpoint {
+        host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
+            address: Some(address),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    endpoint::ClusterLoadAssignment {
+        cluster_name: cluster.to_owned(),
+        endpoints: vec![endpoint::LocalityLbEndpoints { lb_endpoints: vec![one], ..Default::default() }],
+        ..Default::default()
+    }
+}
+
 /// Endpoints by locality. Where the cluster is encrypted, those without an identity are left out: they could not be
 /// told from anybody else.
 fn assignment(name: &str, endpoints: &[Endpoint], encrypted: bool) -> endpoint::ClusterLoadAssignment {

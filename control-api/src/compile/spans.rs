@@ -5,12 +5,11 @@ use std::str::FromStr;
 
 use outrider_proto::envoy::config::cluster::v3 as cluster;
 use outrider_proto::envoy::config::core::v3 as core;
-use outrider_proto::envoy::config::endpoint::v3 as endpoint;
 use outrider_proto::envoy::config::trace::v3 as trace;
 use outrider_proto::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use outrider_proto::envoy::r#type::v3::Percent as WirePercent;
 
-use super::cluster::{CONNECT_TIMEOUT, options};
+use super::cluster::{CONNECT_TIMEOUT, assignment_of_host, options};
 use super::model::Protocol;
 use super::wire;
 use crate::object::scalar::Percent;
@@ -64,33 +63,12 @@ impl Tracing {
         let Collector { host, port } = &self.collector;
         let is_address = host.parse::<IpAddr>().is_ok();
         let kind = if is_address { DiscoveryType::Static } else { DiscoveryType::StrictDns };
-        let address = core::Address {
-            address: Some(core::address::Address::SocketAddress(core::SocketAddress {
-                address: host.clone(),
-                port_specifier: Some(core::socket_address::PortSpecifier::PortValue((*port).into())),
-                ..Default::default()
-            })),
-        };
-        let one = endpoint::LbEndpoint {
-            host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
-                address: Some(address),
-                ..Default::default()
-            })),
-            ..Default::default()
-        };
         cluster::Cluster {
             name: CLUSTER.to_owned(),
             cluster_discovery_type: Some(ClusterDiscoveryType::Type(kind.into())),
             connect_timeout: Some(wire::duration(CONNECT_TIMEOUT)),
             typed_extension_protocol_options: options(Protocol::Http2),
-            load_assignment: Some(endpoint::ClusterLoadAssignment {
-                cluster_name: CLUSTER.to_owned(),
-                endpoints: vec![endpoint::LocalityLbEndpoints {
-                    lb_endpoints: vec![one],
-                    ..Default::default()
-                }],
-                ..Default::default()
-            }),
+            load_assignment: Some(assignment_of_host(CLUSTER, host.clone(), *port)),
             ..Default::default()
         }
     }

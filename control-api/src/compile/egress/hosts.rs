@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use outrider_proto::envoy::config::cluster::v3 as cluster;
 use outrider_proto::envoy::config::core::v3 as core;
-use outrider_proto::envoy::config::endpoint::v3 as endpoint;
 use outrider_proto::envoy::config::listener::v3 as listener;
 use outrider_proto::envoy::config::route::v3 as route;
 use outrider_proto::outrider::egress::v1 as pb;
 
+use super::super::cluster::assignment_of_host;
 use super::super::{Settings, chain, http, wire};
 use super::{Egress, KUBELET, Resource};
 use crate::object::egress::{EgressPolicy, Sensitive};
@@ -134,32 +134,15 @@ fn cluster_name(host: &str, port: u16) -> String {
 fn host_cluster(host: &str, port: u16) -> cluster::Cluster {
     use cluster::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily};
     let name = cluster_name(host, port);
-    let address = core::Address {
-        address: Some(core::address::Address::SocketAddress(core::SocketAddress {
-            // The dot at the end keeps the search list of the host out: it would put names of the cluster first.
-            address: format!("{host}."),
-            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port.into())),
-            ..Default::default()
-        })),
-    };
-    let one = endpoint::LbEndpoint {
-        host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
-            address: Some(address),
-            ..Default::default()
-        })),
-        ..Default::default()
-    };
+    // The dot at the end keeps the search list of the host out: it would put names of the cluster first.
+    let assignment = assignment_of_host(&name, format!("{host}."), port);
     cluster::Cluster {
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::LogicalDns.into())),
         dns_lookup_family: DnsLookupFamily::All.into(),
         respect_dns_ttl: true,
         connect_timeout: Some(wire::duration(super::super::cluster::CONNECT_TIMEOUT)),
         typed_extension_protocol_options: super::super::cluster::options(super::super::model::Protocol::Http),
-        load_assignment: Some(endpoint::ClusterLoadAssignment {
-            cluster_name: name.clone(),
-            endpoints: vec![endpoint::LocalityLbEndpoints { lb_endpoints: vec![one], ..Default::default() }],
-            ..Default::default()
-        }),
+        load_assignment: Some(assignment),
         name,
         ..Default::default()
     }

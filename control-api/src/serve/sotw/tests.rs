@@ -190,17 +190,25 @@ fn bodies(response: &pb::DiscoveryResponse) -> Vec<(String, bool)> {
     wrapped.map(|one| (one.name, one.resource.is_some())).collect()
 }
 
-#[test]
-fn a_lease_that_goes_on_is_said_without_what_it_is_about() {
-    let snapshot = |names: &[&str]| {
-        let listed: Vec<_> = names.iter().map(|name| (Kind::Faults, *name, "1")).collect();
-        let mut all = plain(&listed);
-        names.iter().for_each(|name| all.set_ttl(Kind::Faults, (*name).into(), Duration::from_secs(6)));
-        Arc::new(all)
-    };
-    let session = Session::new("test".into(), true, snapshot(&["a"]), Arc::default());
+/// Faults of these names with a lease of six seconds.
+fn leased(names: &[&str]) -> Arc<Snapshot> {
+    let listed: Vec<_> = names.iter().map(|name| (Kind::Faults, *name, "1")).collect();
+    let mut all = plain(&listed);
+    names.iter().for_each(|name| all.set_ttl(Kind::Faults, (*name).into(), Duration::from_secs(6)));
+    Arc::new(all)
+}
+
+/// A stream that has asked for all faults, of which there is one, `a`.
+fn leased_stream() -> Stream {
+    let session = Session::new("test".into(), true, leased(&["a"]), Arc::default());
     let mut stream = Stream { session, now: Instant::now(), names: BTreeMap::new(), version: String::new() };
     stream.say(Kind::Faults, "", &["*"], None);
+    stream
+}
+
+#[test]
+fn a_lease_that_goes_on_is_said_without_what_it_is_about() {
+    let mut stream = leased_stream();
     let expect = |stream: &mut Stream, expected: &[(&str, bool)]| {
         let said = stream.next().unwrap();
         let expected: Vec<_> = expected.iter().map(|(name, whole)| ((*name).to_owned(), *whole)).collect();
@@ -211,21 +219,13 @@ fn a_lease_that_goes_on_is_said_without_what_it_is_about() {
     stream.now += Duration::from_secs(2);
     expect(&mut stream, &[("a", false)]);
     // What is there already is only renewed when another comes; absence would end it.
-    stream.session.change(snapshot(&["a", "b"]));
+    stream.session.change(leased(&["a", "b"]));
     expect(&mut stream, &[("a", false), ("b", true)]);
 }
 
 #[test]
 fn what_a_client_has_let_go_of_does_not_begin_again_because_of_another() {
-    let snapshot = |names: &[&str]| {
-        let listed: Vec<_> = names.iter().map(|name| (Kind::Faults, *name, "1")).collect();
-        let mut all = plain(&listed);
-        names.iter().for_each(|name| all.set_ttl(Kind::Faults, (*name).into(), Duration::from_secs(6)));
-        Arc::new(all)
-    };
-    let session = Session::new("test".into(), true, snapshot(&["a"]), Arc::default());
-    let mut stream = Stream { session, now: Instant::now(), names: BTreeMap::new(), version: String::new() };
-    stream.say(Kind::Faults, "", &["*"], None);
+    let mut stream = leased_stream();
     assert_eq!(stream.talk(), [short(Kind::Faults, &["a"])]);
     stream.now += Duration::from_secs(9);
     let renewal = stream.next().unwrap();
@@ -233,7 +233,7 @@ fn what_a_client_has_let_go_of_does_not_begin_again_because_of_another() {
     assert_eq!(answer.lapsed, ["a".into()]);
     stream.now += Duration::from_secs(9);
     assert!(stream.next().is_none());
-    stream.session.change(snapshot(&["a", "b"]));
+    stream.session.change(leased(&["a", "b"]));
     assert_eq!(stream.talk(), [short(Kind::Faults, &["b"])]);
 }
 
